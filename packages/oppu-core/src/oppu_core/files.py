@@ -46,19 +46,36 @@ def fsync_dir(path: Path) -> None:
         os.close(fd)
 
 
+def _temporary(path: Path) -> Path:
+    """A name beside `path` that tells its target and the process that writes it."""
+    target = hashlib.sha256(path.name.encode("utf-8", "surrogateescape")).hexdigest()[:12]
+    return path.parent / f".tmp-{target}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+
+
 def remove_strays(path: Path) -> None:
-    """Remove what killed writers of `path` left beside it."""
-    for stray in path.parent.glob(f".tmp-{path.name}-*"):
-        if stray.is_dir():
-            shutil.rmtree(stray, ignore_errors=True)
-        else:
-            stray.unlink(missing_ok=True)
+    """Remove what killed writers of `path` left beside it; what a living process writes is left alone."""
+    prefix = _temporary(path).name.rsplit("-", 2)[0]
+    for stray in path.parent.glob(f"{prefix}-*"):
+        pid = int(stray.name.rsplit("-", 2)[1])
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            _remove(stray)
+        except PermissionError:  # alive, somebody else's
+            continue
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a whole text file (UTF-8) or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".tmp-{path.name}-{uuid.uuid4().hex[:8]}"
+    temporary = _temporary(path)
     try:
         with temporary.open("w", encoding="utf-8") as file:
             file.write(text)
@@ -97,6 +114,8 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path} cannot be read as text: {error}.") from error
     except json.JSONDecodeError as error:
         raise DataError(f"{path}, line {error.lineno}: not JSON ({error.msg}).") from error
+    except (ValueError, RecursionError) as error:  # integers of thousands of digits, very deep nesting
+        raise DataError(f"{path}: not usable as JSON ({error}).") from error
 
 
 def read_jsonl(path: Path) -> list[Any]:
@@ -111,8 +130,8 @@ def read_jsonl(path: Path) -> list[Any]:
             for number, line in enumerate(file, 1):
                 try:
                     rows.append(json.loads(line))
-                except json.JSONDecodeError as error:
-                    raise DataError(f"{path}, line {number}: not JSON ({error.msg}).") from error
+                except (ValueError, RecursionError) as error:
+                    raise DataError(f"{path}, line {number}: not JSON ({error}).") from error
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist.") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -124,11 +143,12 @@ def read_jsonl(path: Path) -> list[Any]:
 def new_dir(path: Path) -> Iterator[Path]:
     """Fill a folder under a temporary name; it appears at `path` when the block ends without an error.
 
-    An existing folder at `path` is replaced.
+    An existing folder at `path` is replaced: it is moved aside first, so that a kill leaves it whole, or
+    absent, or replaced, never in part.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_strays(path)
-    temporary = path.parent / f".tmp-{path.name}-{uuid.uuid4().hex[:8]}"
+    temporary, aside = _temporary(path), _temporary(path)
     temporary.mkdir()
     try:
         yield temporary
@@ -138,9 +158,10 @@ def new_dir(path: Path) -> Iterator[Path]:
                     os.fsync(handle.fileno())
         fsync_dir(temporary)
         if path.exists():
-            shutil.rmtree(path)
+            path.rename(aside)
         temporary.rename(path)
     except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
+        _remove(temporary)
         raise
     fsync_dir(path.parent)
+    _remove(aside)

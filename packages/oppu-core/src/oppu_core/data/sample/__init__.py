@@ -1,0 +1,8 @@
+"""The sample world: planted users in plain English, with nothing to download.
+
+:mod:`world` is the mechanism, :mod:`tagging` and :mod:`headlines` are grammars that plug into it.
+"""
+
+from oppu_core.data.sample.world import GRAMMARS, sample_users, world_texts
+
+__all__ = ["GRAMMARS", "sample_users", "world_texts"]

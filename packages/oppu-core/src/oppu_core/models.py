@@ -1,0 +1,199 @@
+"""Load a base: the model, its tokenizer's conventions, and a fingerprint of both.
+
+``tiny`` is the base that ships with this package. Knows nothing of users, tasks or adapters.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import warnings
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from oppu_core.errors import ConfigError, ModelError
+from oppu_core.files import file_sha256, read_json
+
+TINY = "tiny"
+TINY_FOLDER = Path(__file__).parent / "tiny_base"
+Dtype = Literal["float32", "bfloat16", "float16"]
+transformers_logging.disable_progress_bar()  # a bar for loading weights would cut through ours
+MAX_LENGTH = 2048  # tokens of prompt and answer together, as in the authors' code
+
+
+class TextCodec:
+    """Text to token ids and back, with the conventions of one tokenizer in one place.
+
+    Args:
+        tokenizer: A Hugging Face tokenizer.
+        context: How many tokens the model takes at once.
+    """
+
+    def __init__(self, tokenizer: Any, context: int) -> None:
+        if tokenizer.eos_token_id is None:
+            raise ModelError("The tokenizer has no end-of-text token; answers could not end.")
+        self.tokenizer = tokenizer
+        self.context = context
+        self.eos_id: int = tokenizer.eos_token_id
+        self.pad_id: int = self.eos_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        # SentencePiece-style tokenizers put a space before the first word themselves.
+        pieces = tokenizer.tokenize("a")
+        self._lead = "" if pieces and pieces[0].startswith("▁") else " "
+
+    def prompt_ids(self, text: str) -> list[int]:
+        """Token ids of a prompt, with the special tokens that this tokenizer puts in front."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # "sequence longer than …": lengths are checked by the caller
+            ids: list[int] = self.tokenizer(text, verbose=False)["input_ids"]
+        return ids[:-1] if ids and ids[-1] == self.eos_id else ids
+
+    def answer_ids(self, text: str) -> list[int]:
+        """Token ids of an answer as it continues a prompt, closed by the end-of-text token."""
+        ids = self.tokenizer(self._lead + text, add_special_tokens=False, verbose=False)["input_ids"]
+        return [*ids, self.eos_id]
+
+    def answer_text(self, ids: list[int]) -> str:
+        """The answer that generated ids spell: up to a newline or the end of text, stripped."""
+        text: str = self.tokenizer.decode(ids, skip_special_tokens=True)
+        return text.lstrip().split("\n", 1)[0].strip()
+
+    @functools.cached_property
+    def stop_ids(self) -> list[int]:
+        """The ids that end an answer: end of text and every token with a newline in it."""
+        size = len(self.tokenizer)
+        texts = self.tokenizer.batch_decode([[index] for index in range(size)])
+        return sorted({self.eos_id, *(index for index, text in enumerate(texts) if "\n" in text)})
+
+
+@dataclasses.dataclass(frozen=True)
+class BaseIdentity:
+    """What weights that are trained on a base depend on.
+
+    Attributes:
+        fingerprint: The sha256 over configuration, tokenizer and weights.
+        dtype: The type of its weights in memory.
+        context: How many tokens prompt and answer may have together.
+    """
+
+    fingerprint: str
+    dtype: Dtype
+    context: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Base:
+    """A loaded base.
+
+    Attributes:
+        name: What the user called it: ``tiny``, a folder, or a Hugging Face id.
+        model: The causal language model, frozen, in evaluation mode.
+        codec: Text to ids and back.
+        identity: What tells it from other bases.
+    """
+
+    name: str
+    model: Any
+    codec: TextCodec
+    identity: BaseIdentity
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lies."""
+        device: torch.device = self.model.device
+        return device
+
+    @property
+    def parameters(self) -> int:
+        """How many parameters the model has."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto`` takes a CUDA GPU if there is one, else the CPU.
+
+    Raises:
+        ConfigError: the device is unknown or absent.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"--device {name!r} is no device; use auto, cpu, cuda or cuda:N.") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"--device {name}: no CUDA GPU is available here; use --device auto or cpu.")
+    return device
+
+
+def base_folder(name: str) -> Path:
+    """The folder of a base: the shipped one, a local folder, or a snapshot from the Hugging Face hub.
+
+    Only safetensors are ever fetched or read; a pickled checkpoint could run code.
+
+    Raises:
+        ModelError: nothing usable is there.
+    """
+    folder = TINY_FOLDER if name == TINY else Path(name).expanduser()
+    if not folder.is_dir() and (folder.exists() or name.count("/") != 1 or name.startswith((".", "/", "~"))):
+        raise ModelError(
+            f"The base {name!r} is no folder. Use 'tiny', a local folder, or a hub id (org/name)."
+        )
+    if not folder.is_dir():
+        from huggingface_hub import snapshot_download
+
+        try:
+            patterns = ["*.json", "*.safetensors", "*.model", "*.txt"]
+            folder = Path(snapshot_download(name, allow_patterns=patterns))
+        except Exception as error:  # the hub client raises many kinds; all mean the same to the user
+            raise ModelError(
+                f"The base {name!r} is no folder here, and could not be fetched from the hub: {error}"
+            ) from error
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{folder} has no config.json; it is no Hugging Face model folder.")
+    if not any(folder.glob("*.safetensors")):
+        raise ModelError(f"{folder} has no *.safetensors; pickled weights are never loaded. Convert them.")
+    return folder
+
+
+def base_identity(folder: Path, dtype: Dtype) -> BaseIdentity:
+    """What a model folder's answers depend on, from its files alone.
+
+    Raises:
+        DataError: the configuration cannot be read.
+    """
+    digest = hashlib.sha256()
+    for file in sorted(folder.iterdir()):
+        if file.suffix in {".safetensors", ".json", ".model", ".txt"} and file.name != "generation_config.json":
+            digest.update(f"{file.name} {file_sha256(file)}\n".encode())
+    config = read_json(folder / "config.json")
+    lengths = (config.get(key) for key in ("max_position_embeddings", "n_positions", "n_ctx"))
+    context = min([MAX_LENGTH, *(length for length in lengths if isinstance(length, int))])
+    return BaseIdentity(digest.hexdigest(), dtype, context)
+
+
+def load_base(name: str, dtype: Dtype = "float32", device: str = "auto") -> Base:
+    """Load a base for training adapters and answering.
+
+    Args:
+        name: ``tiny``, a folder, or a hub id.
+        dtype: The type of the frozen weights; adapters are always float32.
+        device: ``auto``, ``cpu``, ``cuda`` …
+
+    Raises:
+        ModelError: it cannot be loaded, or has no end-of-text token.
+    """
+    target = pick_device(device)
+    folder = base_folder(name)
+    identity = base_identity(folder, dtype)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder))
+        model = AutoModelForCausalLM.from_pretrained(
+            str(folder), dtype=getattr(torch, dtype), use_safetensors=True
+        )
+    except Exception as error:  # transformers raises many kinds for a broken folder
+        raise ModelError(f"The base in {folder} cannot be loaded: {type(error).__name__}: {error}") from error
+    model = model.to(target).eval().requires_grad_(False)
+    return Base(name, model, TextCodec(tokenizer, identity.context), identity)

@@ -1,0 +1,72 @@
+"""People watch it work: live progress on the terminal, and a JSONL log in the run's folder.
+
+Knows nothing of what is being done.
+"""
+
+import contextlib
+import datetime
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Column
+
+
+class Stage:
+    """One progress bar with a line of facts beside it."""
+
+    def __init__(self, bar: Progress, task: TaskID, total: int) -> None:
+        self._bar, self._task, self._total = bar, task, total
+        self._tokens, self._start = 0, time.monotonic()
+
+    def advance(self, amount: float = 1, *, loss: float | None = None, tokens: int = 0) -> None:
+        """Move on by `amount` of the stage's total; `loss` and tokens per second are shown."""
+        self._tokens += tokens
+        facts = [f"loss {loss:.2f}"] if loss is not None else []
+        if self._tokens and self._bar.console.width >= 100:
+            facts.append(f"{self._tokens / max(time.monotonic() - self._start, 1e-9):,.0f} tokens/s")
+        if facts:
+            self._bar.update(self._task, facts="  ".join(facts))
+        self._bar.advance(self._task, amount)
+
+
+class Watch:
+    """Where progress and events of a run go.
+
+    Args:
+        console: The terminal.
+        log: A JSONL file that events are appended to; None keeps no log.
+    """
+
+    def __init__(self, console: Console, log: Path | None = None) -> None:
+        self.console = console
+        self._log = log
+
+    def event(self, kind: str, **facts: Any) -> None:
+        """Append a line to the log."""
+        if self._log is not None:
+            now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+            with self._log.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"time": now, "event": kind, **facts}, ensure_ascii=False) + "\n")
+
+    @contextlib.contextmanager
+    def stage(self, title: str, total: int, unit: str) -> Iterator[Stage]:
+        """Show a bar while the block runs; its start and end are logged."""
+        self.event("start", stage=title, total=total, unit=unit)
+        start = time.monotonic()
+        whole = Column(no_wrap=True)
+        columns = (
+            TextColumn("{task.description}", table_column=whole),
+            BarColumn(bar_width=12),
+            MofNCompleteColumn(table_column=whole),
+            TextColumn(f"{unit}, eta", table_column=whole),
+            TimeRemainingColumn(table_column=whole, compact=True),
+            TextColumn("{task.fields[facts]}", style="dim", table_column=whole),
+        )
+        with Progress(*columns, console=self.console) as bar:
+            yield Stage(bar, bar.add_task(title, total=total, facts=""), total)
+        self.event("end", stage=title, seconds=round(time.monotonic() - start, 3))

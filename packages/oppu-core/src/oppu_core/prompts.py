@@ -1,0 +1,265 @@
+"""Methods, and the prompts and training examples that they make.
+
+A :class:`Method` is one column of the paper's Table 1. :class:`PromptMaker` turns (user, query, method) into
+the text in front of the answer: profile, retrieved items, instruction, query, in this order (Appendix H). It
+knows tokens only to keep a prompt within the model's context, and knows nothing of training.
+"""
+
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal, Protocol
+
+from oppu_core.data.types import HistoryItem, Query, User
+from oppu_core.errors import ConfigError, DataError
+from oppu_core.profiles import compute_profile
+from oppu_core.retrieval import Retriever
+from oppu_core.tasks import Task
+
+DEFAULT_METHODS = (
+    "non_personalized",
+    "random_k1",
+    "rag_k1",
+    "pag_k0",
+    "oppu_k0",
+    "oppu_rag_k1",
+    "oppu_pag_k0",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """A way of answering.
+
+    Attributes:
+        k: How many retrieved items stand in the prompt.
+        retriever: From where: the user's own items, others' items at random, or nowhere.
+        profile: Whether the user's profile stands in the prompt.
+        personal: Whether the user's own adapter answers.
+    """
+
+    k: int
+    retriever: Literal["bm25", "random"] | None
+    profile: bool
+    personal: bool
+
+    @property
+    def name(self) -> str:
+        """The method's name, as :func:`parse_method` reads it."""
+        if self.retriever == "random":
+            return f"random_k{self.k}"
+        if not self.personal:
+            return "non_personalized" if self.variant == "base" else self.variant
+        return "oppu_k0" if self.variant == "base" else f"oppu_{self.variant}"
+
+    @property
+    def variant(self) -> str:
+        """The prompt construction whose task base answers: ``base``, ``rag_kN`` or ``pag_kN``.
+
+        ``random_kN`` is answered by the base of ``rag_kN``; the paper does not say which it took.
+        """
+        if self.profile:
+            return f"pag_k{self.k}"
+        return f"rag_k{self.k}" if self.k else "base"
+
+    @property
+    def without_adapter(self) -> "Method":
+        """The same prompt, answered by the task base alone."""
+        return dataclasses.replace(self, personal=False)
+
+
+def parse_method(name: str) -> Method:
+    """Read a method's name: ``non_personalized``, ``random_kN``, ``rag_kN``, ``pag_kN``, ``oppu_k0``,
+    ``oppu_rag_kN`` or ``oppu_pag_kN``.
+
+    Raises:
+        ConfigError: it is none of these.
+    """
+    if name == "non_personalized":
+        return Method(0, None, profile=False, personal=False)
+    if name == "oppu_k0":
+        return Method(0, None, profile=False, personal=True)
+    match = re.fullmatch(r"(oppu_)?(rag|pag|random)_k(0|[1-9]\d{0,3})", name)
+    if match:
+        personal, kind, k = bool(match[1]), match[2], int(match[3])
+        if kind == "pag":
+            return Method(k, "bm25" if k else None, profile=True, personal=personal)
+        if k and kind == "rag":
+            return Method(k, "bm25", profile=False, personal=personal)
+        if k and kind == "random" and not personal:
+            return Method(k, "random", profile=False, personal=False)
+    raise ConfigError(
+        f"There is no method {name!r}. Methods: non_personalized, random_kN, rag_kN, pag_kN, oppu_k0, "
+        "oppu_rag_kN, oppu_pag_kN, with N items in the prompt (N from 1; pag also 0)."
+    )
+
+
+def variant_method(variant: str) -> Method:
+    """The method that makes a variant's prompts (retrieval from the user's own items)."""
+    return parse_method("non_personalized" if variant == "base" else variant)
+
+
+class TokenCounter(Protocol):
+    """The part of :class:`oppu_core.models.TextCodec` that prompts need."""
+
+    @property
+    def context(self) -> int:
+        """How many tokens fit into the model at once."""
+
+    def prompt_ids(self, text: str) -> list[int]:
+        """Token ids of a prompt, special tokens included."""
+
+    def answer_ids(self, text: str) -> list[int]:
+        """Token ids of an answer, the end-of-text token included."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt:
+    """A prompt and what stands in it."""
+
+    text: str
+    retrieved: tuple[HistoryItem, ...]
+    profile: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """A training example: the model reads `prompt` and learns to write `answer`."""
+
+    prompt: str
+    answer: str
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptMaker:
+    """Makes the prompts of one task for one model.
+
+    Attributes:
+        task: The task.
+        counter: Counts tokens.
+        retrievers: ``bm25`` and, where a method asks for it, ``random``.
+    """
+
+    task: Task
+    counter: TokenCounter
+    retrievers: Mapping[str, Retriever]
+
+    def prompt(
+        self,
+        method: Method,
+        fields: Mapping[str, str],
+        visible: Sequence[HistoryItem],
+        profile: str,
+        key: str,
+        answer: str | None = None,
+    ) -> Prompt:
+        """The prompt for one query.
+
+        Args:
+            method: Decides what stands in front of the query.
+            fields: The query's input fields.
+            visible: The items that the query may see, oldest first; nothing else is retrieved from.
+            profile: The user's profile text; used by profile methods only.
+            key: Identifies the query (see :meth:`Retriever.retrieve`).
+            answer: In training, the answer that has to fit behind the prompt.
+
+        Raises:
+            DataError: instruction and answer alone do not fit into the model's context.
+        """
+        retrieved: list[HistoryItem] = []
+        if method.retriever:
+            search = self.task.retrieval_text(_clean(fields))
+            retrieved = self.retrievers[method.retriever].retrieve(search, visible, method.k, key)
+        profile = " ".join(profile.split()) if method.profile else ""
+        reserve = self.task.max_answer_tokens
+        if answer is not None:
+            reserve = max(reserve, len(self.counter.answer_ids(answer)))
+        text = self._fit(_clean(fields), [_clean(item.fields) for item in retrieved], profile, reserve)
+        return Prompt(text, tuple(retrieved), profile)
+
+    def query_prompt(self, method: Method, user: User, query: Query, profile: str) -> Prompt:
+        """The prompt that asks a user's query."""
+        visible = user.history[: query.history_len]
+        return self.prompt(method, query.fields, visible, profile, f"{user.user_id}/{query.id}")
+
+    def query_examples(self, variant: str, user: User) -> Iterator[Example]:
+        """Training examples for a task base: the user's queries with their golds."""
+        method = variant_method(variant)
+        profile = self.profile_for(method, user)
+        for query in user.queries:
+            answer = " ".join((query.gold or "").split())
+            visible = user.history[: query.history_len]
+            key = f"{user.user_id}/{query.id}"
+            if answer:
+                prompt = self.prompt(method, query.fields, visible, profile, key, answer)
+                yield Example(prompt.text, answer)
+
+    def history_examples(self, variant: str, user: User) -> Iterator[Example]:
+        """Training examples for a personal adapter: item t is asked, and sees only the items before t.
+
+        Items without an answer teach nothing and are left out.
+        """
+        method = variant_method(variant)
+        profile = self.profile_for(method, user)
+        assert self.task.output_field is not None
+        history = user.training_history
+        for t, item in enumerate(history):
+            answer = " ".join(item.fields[self.task.output_field].split())
+            fields = {name: item.fields[name] for name in self.task.input_fields}
+            key = f"{user.user_id}/history/{item.id}"
+            if answer:
+                yield Example(self.prompt(method, fields, history[:t], profile, key, answer).text, answer)
+
+    def profile_for(self, method: Method, user: User) -> str:
+        """The user's profile, where the method uses one."""
+        return compute_profile(self.task, user.training_history) if method.profile else ""
+
+    def _fit(
+        self, fields: Mapping[str, str], retrieved: list[dict[str, str]], profile: str, reserve: int
+    ) -> str:
+        """The text of the prompt, cut to the context: retrieved texts first, then the profile, then the
+        query's text; never the instruction."""
+        budget = self.counter.context - reserve
+
+        def render(item_chars: int | None, profile_chars: int | None, query_chars: int | None) -> str:
+            long = self.task.long_field
+            lines = [_cut(profile, profile_chars)] if profile_chars != 0 and profile else []
+            if item_chars != 0:
+                lines += [self.task.history_line({**i, long: _cut(i[long], item_chars)}) for i in retrieved]
+            query = self.task.query_text({**fields, long: _cut(fields[long], query_chars)})
+            return "\n".join([*lines, self.task.instruction, query])
+
+        def fits(*chars: int | None) -> bool:
+            return len(self.counter.prompt_ids(render(*chars))) <= budget
+
+        if fits(None, None, None):
+            return render(None, None, None)
+        chars: list[int | None] = [None, None, None]
+        longest = max((len(item[self.task.long_field]) for item in retrieved), default=0)
+        for stage, length in enumerate((longest, len(profile), len(fields[self.task.long_field]))):
+            chars[stage] = 0
+            if fits(*chars):
+                low, high = 0, length  # `low` fits, `high` does not
+                while high - low > 1:
+                    middle = (low + high) // 2
+                    chars[stage] = middle
+                    low, high = (middle, high) if fits(*chars) else (low, middle)
+                chars[stage] = low
+                return render(*chars)
+        raise DataError(
+            f"Task {self.task.name}: the instruction and an answer of {reserve} tokens do not fit into the "
+            f"model's context of {self.counter.context} tokens. Use a model with a longer context."
+        )
+
+
+def _clean(fields: Mapping[str, str]) -> dict[str, str]:
+    """One line a text: an answer ends at a newline, and a retrieved item stands on one line."""
+    return {name: " ".join(text.split()) for name, text in fields.items()}
+
+
+def _cut(text: str, chars: int | None) -> str:
+    """The first `chars` characters, back to a word's end where there is one."""
+    if chars is None or len(text) <= chars:
+        return text
+    head = text[:chars]
+    return head if text[chars].isspace() or " " not in head else head.rsplit(" ", 1)[0]

@@ -1,0 +1,205 @@
+"""Trained weights by content: the same thing is never trained twice, and nothing damaged is ever loaded.
+
+A store is a folder of plain PEFT folders and an SQLite manifest. An entry is known by its *identity*, a JSON
+value of everything that it was made from; what is not in the manifest as ``ok`` does not exist. Knows
+nothing of models or training.
+
+Layout::
+
+    manifest.sqlite
+    task_loras/<id>/                          adapter_config.json, adapter_model.safetensors
+    adapters/<config id>/<aa>/<key>/          likewise; <key> is a hash, never the user's id
+
+"""
+
+import dataclasses
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from oppu_core.errors import StoreError
+from oppu_core.files import canonical_json, content_id, file_sha256, new_dir, write_json
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS entries (
+    folder TEXT PRIMARY KEY,
+    kind TEXT NOT NULL,
+    config_id TEXT NOT NULL,
+    user_id TEXT,
+    status TEXT NOT NULL,
+    reason TEXT,
+    sha256 TEXT,
+    identity TEXT NOT NULL,
+    facts TEXT NOT NULL
+)
+"""
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+
+
+@dataclasses.dataclass(frozen=True)
+class Key:
+    """Where an entry lies and what it is.
+
+    Attributes:
+        kind: ``task_lora`` or ``adapter``.
+        folder: Below the store, in POSIX form.
+        config_id: Groups entries that differ only in the user.
+        identity: Everything that the weights depend on.
+        user_id: Of a personal adapter.
+    """
+
+    kind: str
+    folder: str
+    config_id: str
+    identity: Mapping[str, Any]
+    user_id: str | None = None
+
+
+def task_lora_key(identity: Mapping[str, Any]) -> Key:
+    """The key of a task LoRA: base, task, variant, training settings and a hash of the data."""
+    entry_id = content_id(identity)[:24]
+    return Key("task_lora", f"task_loras/{entry_id}", entry_id, identity)
+
+
+def adapter_key(config: Mapping[str, Any], user_id: str, history: str) -> Key:
+    """The key of a personal adapter.
+
+    Args:
+        config: What all users share: task LoRA, PEFT and training settings, seed.
+        user_id: Any string.
+        history: The hash of what the adapter is trained on, so that a changed history is another entry.
+    """
+    config_id = content_id(config)[:24]
+    key = content_id([user_id, history])[:32]
+    identity = {"config": dict(config), "user_id": user_id, "history": history}
+    return Key("adapter", f"adapters/{config_id}/{key[:2]}/{key}", config_id, identity, user_id)
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A row of the manifest; `facts` are counts, losses and seconds."""
+
+    folder: str
+    kind: str
+    user_id: str | None
+    status: str
+    reason: str | None
+    facts: Mapping[str, Any]
+
+
+class Store:
+    """A folder of trained weights; safe to use from several processes at once.
+
+    Args:
+        path: Created when it does not exist.
+
+    Raises:
+        StoreError: the folder or its manifest cannot be used.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._manifest = sqlite3.connect(path / "manifest.sqlite", timeout=60)
+            self._manifest.execute("PRAGMA journal_mode=WAL")
+            self._manifest.execute(_SCHEMA)
+            self._manifest.commit()
+        except (OSError, sqlite3.DatabaseError) as error:
+            raise StoreError(f"The store {path} cannot be opened: {error}.") from error
+
+    def close(self) -> None:
+        """Close the manifest."""
+        self._manifest.close()
+
+    def has(self, key: Key) -> bool:
+        """Whether these weights were trained and stored."""
+        row = self._row(key)
+        return row is not None and row[0] == "ok"
+
+    def load(self, key: Key) -> dict[str, torch.Tensor]:
+        """The stored tensors.
+
+        Raises:
+            StoreError: they are missing, or their bytes are not the ones that were written.
+        """
+        row = self._row(key)
+        whom = f"of user {key.user_id!r} " if key.user_id is not None else ""
+        if row is None or row[0] != "ok":
+            raise StoreError(f"The store {self.path} has no {key.kind} {whom}at {key.folder}; train it first.")
+        folder = self.path / key.folder
+        try:
+            found = _digest(folder)
+        except OSError as error:
+            raise StoreError(f"The {key.kind} {whom}in {folder} cannot be read: {error}.") from error
+        if found != row[1]:
+            raise StoreError(
+                f"The {key.kind} {whom}in {folder} is damaged: its bytes are not those that were stored. "
+                "Remove the folder and run the training command again."
+            )
+        return load_file(folder / WEIGHTS_FILE)
+
+    def put(
+        self, key: Key, config: Mapping[str, Any], state: Mapping[str, torch.Tensor], facts: Mapping[str, Any]
+    ) -> None:
+        """Store weights: first the whole folder, then the row that makes it exist."""
+        with new_dir(self.path / key.folder) as folder:
+            write_json(folder / CONFIG_FILE, dict(config))
+            save_file(dict(state), folder / WEIGHTS_FILE, metadata={"format": "pt"})
+        self._write(key, "ok", None, _digest(self.path / key.folder), facts)
+
+    def put_failure(self, key: Key, reason: str) -> None:
+        """Remember that training failed, and why; it is tried again when it is next asked for."""
+        self._write(key, "failed", reason, None, {})
+
+    def entries(self, config_id: str | None = None) -> Iterator[Entry]:
+        """The manifest's rows, by folder; of one configuration or of all."""
+        rows = self._manifest.execute(
+            "SELECT folder, kind, user_id, status, reason, facts FROM entries "
+            "WHERE ?1 IS NULL OR config_id = ?1 ORDER BY folder",
+            (config_id,),
+        )
+        for folder, kind, user_id, status, reason, facts in rows:
+            yield Entry(folder, kind, user_id, status, reason, json.loads(facts))
+
+    def failure(self, key: Key) -> str | None:
+        """Why training this entry failed, if it did."""
+        row = self._row(key)
+        return row[2] if row is not None and row[0] == "failed" else None
+
+    def _row(self, key: Key) -> tuple[str, str, str] | None:
+        row = self._manifest.execute(
+            "SELECT status, sha256, reason FROM entries WHERE folder = ?", (key.folder,)
+        ).fetchone()
+        if row is not None and row[0] == "ok" and not (self.path / key.folder).is_dir():
+            return None  # removed by hand: train it again
+        return row
+
+    def _write(
+        self, key: Key, status: str, reason: str | None, sha256: str | None, facts: Mapping[str, Any]
+    ) -> None:
+        with self._manifest:
+            self._manifest.execute(
+                "INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    key.folder,
+                    key.kind,
+                    key.config_id,
+                    key.user_id,
+                    status,
+                    reason,
+                    sha256,
+                    canonical_json(dict(key.identity)),
+                    canonical_json(dict(facts)),
+                ),
+            )
+
+
+def _digest(folder: Path) -> str:
+    return content_id([file_sha256(folder / name) for name in (CONFIG_FILE, WEIGHTS_FILE)])

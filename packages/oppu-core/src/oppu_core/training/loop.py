@@ -1,0 +1,99 @@
+"""The obvious loop: one adapter, trained on one list of examples. What fast training is held to.
+
+It knows a model with trainable parameters and token ids; nothing of users, tasks or storage.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from transformers import get_linear_schedule_with_warmup
+
+from oppu_core.errors import TrainingError
+from oppu_core.packing import IGNORED, Batch, TokenizedExample, collate, epoch_order
+from oppu_core.training.config import TrainConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """What a training step did.
+
+    Attributes:
+        step: Steps done, from 1.
+        steps: Steps in all.
+        loss: Mean cross entropy of the batch's target tokens before the step, in nats.
+        tokens: Real tokens in the batch.
+    """
+
+    step: int
+    steps: int
+    loss: float
+    tokens: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """What training came to: mean losses of the first and the last epoch, steps and real tokens."""
+
+    first_loss: float
+    last_loss: float
+    steps: int
+    tokens: int
+
+
+def target_loss(model: Any, batch: Batch) -> torch.Tensor:
+    """Mean cross entropy of the target tokens given what stands before each (OPPU eq. for L = CE(Θ(φ(x)), r))."""
+    logits_BTV = model(input_ids=batch.ids_BT, attention_mask=batch.mask_BT, use_cache=False).logits
+    return torch.nn.functional.cross_entropy(
+        logits_BTV[:, :-1].float().flatten(0, 1), batch.labels_BT[:, 1:].flatten(), ignore_index=IGNORED
+    )
+
+
+def train(
+    model: Any,
+    examples: Sequence[TokenizedExample],
+    config: TrainConfig,
+    pad_id: int,
+    on_step: Callable[[Progress], None] | None = None,
+) -> Trained:
+    """Train the model's trainable parameters in place.
+
+    AdamW, linear schedule with warm-up, clipped gradients. The order of examples comes from the
+    configuration's seed alone, so that nothing but the examples tells two users' trainings apart.
+
+    Raises:
+        TrainingError: there is nothing to train on, or a loss is not finite.
+    """
+    if not examples:
+        raise TrainingError("there is nothing to train on (no history item has an answer)")
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+    per_epoch = math.ceil(len(examples) / config.batch_size)
+    steps = config.epochs * per_epoch
+    schedule = get_linear_schedule_with_warmup(optimizer, round(config.warmup * steps), steps)
+    order = torch.Generator().manual_seed(config.seed)
+    torch.manual_seed(config.seed)  # LoRA dropout, where it is asked for
+    losses: list[float] = []
+    tokens = 0
+    for _ in range(config.epochs):
+        for indices in epoch_order(examples, config.batch_size, order):
+            batch = collate([examples[index] for index in indices], pad_id).to(model.device)
+            loss = target_loss(model, batch)
+            value = loss.item()
+            if not math.isfinite(value):
+                raise TrainingError(f"the loss became {value} at step {len(losses) + 1} of {steps}")
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
+            optimizer.step()
+            schedule.step()
+            losses.append(value)
+            tokens += (count := int(batch.mask_BT.sum()))
+            if on_step:
+                on_step(Progress(len(losses), steps, value, count))
+    if not all(bool(torch.isfinite(parameter).all()) for parameter in parameters):
+        raise TrainingError("the adapter's weights are no longer finite after training")
+    epoch = [losses[i : i + per_epoch] for i in (0, steps - per_epoch)]
+    return Trained(sum(epoch[0]) / per_epoch, sum(epoch[1]) / per_epoch, steps, tokens)

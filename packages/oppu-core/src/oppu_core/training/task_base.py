@@ -1,0 +1,79 @@
+"""Task bases: the base adapted once to a task and a prompt variant, on the queries of held-out users.
+
+The task LoRA is what is stored; merged into the base it is the frozen ground that personal adapters of this
+variant stand on. Test users have no part in it.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable
+
+from oppu_core.data.dataset import Dataset
+from oppu_core.errors import TrainingError
+from oppu_core.models import Base, BaseIdentity
+from oppu_core.packing import tokenize
+from oppu_core.prompts import PromptMaker
+from oppu_core.store import Key, Store, task_lora_key
+from oppu_core.training.config import TrainConfig
+from oppu_core.training.loop import Progress, train
+from oppu_core.training.peft_methods import adapter_config_json, adapter_state, attach, merge
+
+
+def key_of(base: BaseIdentity, dataset: Dataset, variant: str, config: TrainConfig) -> Key:
+    """The task LoRA of a base, dataset, variant and settings; only the *others* part of the data counts."""
+    return task_lora_key(
+        {
+            "base": dataclasses.asdict(base),
+            "task": dataset.task.fingerprint,
+            "variant": variant,
+            "training": dataclasses.asdict(config),
+            "data": dataset.content("others"),
+        }
+    )
+
+
+def train_task_lora(
+    base: Base,
+    dataset: Dataset,
+    variant: str,
+    maker: PromptMaker,
+    config: TrainConfig,
+    store: Store,
+    on_step: Callable[[Progress], None] | None = None,
+) -> Base:
+    """The task base of a variant; its LoRA comes from the store, or is trained and stored.
+
+    Args:
+        base: Changed in place: it is the task base afterwards.
+        dataset: Its ``others`` are trained on.
+        variant: The prompt construction.
+        maker: Makes the prompts.
+        config: Training settings.
+        store: Where the LoRA is or will be.
+        on_step: Told of every training step.
+
+    Raises:
+        TrainingError: the others have no queries with answers, or the loss is not finite.
+    """
+    key = key_of(base.identity, dataset, variant, config)
+    if not store.has(key):
+        start = time.monotonic()
+        examples = tokenize(
+            (e for user in dataset.users("others") for e in maker.query_examples(variant, user)), base.codec
+        )
+        peft_model = attach(base.model, config)
+        try:
+            trained = train(peft_model, examples, config, base.codec.pad_id, on_step)
+        except TrainingError as error:
+            raise TrainingError(
+                f"The task LoRA ({dataset.task.name}, {variant}) could not be trained on the others' queries of "
+                f"{dataset.path}: {error}. Try a lower --set task_lora.learning_rate=…."
+            ) from error
+        facts = {
+            **dataclasses.asdict(trained),
+            "examples": len(examples),
+            "seconds": round(time.monotonic() - start, 3),
+        }
+        store.put(key, adapter_config_json(config), adapter_state(peft_model), facts)
+        base = dataclasses.replace(base, model=peft_model.unload())
+    return dataclasses.replace(base, model=merge(base.model, config, store.load(key)))

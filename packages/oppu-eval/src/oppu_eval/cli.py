@@ -1,0 +1,113 @@
+"""The commands that this package adds to ``oppu``: run, quickstart, evaluate, report."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from oppu_core import cli as core
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from oppu_core.runs import Run
+
+PaperOption = Annotated[
+    bool, typer.Option("--paper", help="Show the paper's numbers (Llama-2-7B, official LaMP) beside ours.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add this package's commands (entry-point group ``oppu.commands``)."""
+    app.command(epilog="Example: [bold]oppu quickstart[/bold]")(quickstart)
+    app.command(
+        epilog="Example: [bold]oppu run --run runs/movies --data data/movies --model tiny "
+        "--methods non_personalized,rag_k1,oppu_k0[/bold]"
+    )(run)
+    app.command(epilog="Example: [bold]oppu evaluate --run runs/movies --paper[/bold]")(evaluate)
+    app.command(epilog="Example: [bold]oppu report --run runs/movies[/bold]")(report)
+
+
+def run(
+    run: core.RunOption,
+    data: core.DataOption,
+    model: core.ModelOption = "tiny",
+    methods: core.MethodsOption = None,
+    preset: core.PresetOption = "auto",
+    settings: core.SetOption = None,
+    dtype: core.DtypeOption = "float32",
+    device: core.DeviceOption = "auto",
+    seed: core.SeedOption = 0,
+    users: core.UsersOption = None,
+    sample: core.SampleOption = False,
+    batch_size: core.BatchOption = 32,
+    store: core.StoreOption = None,
+    paper: PaperOption = False,
+) -> None:
+    """Everything, from datasets and a base to a report: task bases, personal adapters, answers, scores.
+
+    Start the same command again to continue an interrupted run; what is done is not done again.
+    """
+    started = core.start(run, data, model, methods, preset, settings, dtype, seed, users, sample, store)
+    core.work(started, ["bases", "personal", "answers"], device, batch_size)
+    _finish(started, paper)
+
+
+def quickstart(
+    run: Annotated[Path, typer.Option("--run", help="The run folder to make.")] = Path("runs/quickstart"),
+    device: core.DeviceOption = "auto",
+    paper: PaperOption = False,
+) -> None:
+    """The whole comparison on the sample world: nothing to download, about two minutes on two cores.
+
+    Two tasks (movie tags, headlines), ten users each, seven methods, and what no model could beat.
+    """
+    from oppu_eval.quickstart import quickstart_data
+
+    Console(stderr=True).print(
+        "Ten planted users a task, each with an own adapter, against prompts alone. About two minutes.\n"
+    )
+    data = quickstart_data(run.parent / f"{run.name}-data")
+    started = core.start(run, data, "tiny", None, "auto", None, "float32", 0, None, False, None)
+    core.work(started, ["bases", "personal", "answers"], device, 32)
+    _finish(started, paper)
+    Console(stderr=True).print(
+        "\nNext: [bold]oppu ask --run "
+        f'{run} --task lamp_2m --user test-000 "A dragon sleeps under the castle. The jokes never stop."[/bold]'
+    )
+
+
+def evaluate(run: core.RunOption, paper: PaperOption = False) -> None:
+    """Score a run's answers: values with intervals, differences with p-values, wins; writes results.json."""
+    from oppu_core.runs import open_run
+
+    from oppu_eval.run_results import evaluate_run
+
+    opened = open_run(run)
+    with core.interruptible(), Console(stderr=True).status("scoring, with intervals over users …"):
+        results = evaluate_run(opened)
+    _show(results, paper)
+
+
+def report(run: core.RunOption, paper: PaperOption = False) -> None:
+    """Render an evaluated run: a table here, and report.html with pictures and answers side by side."""
+    from oppu_core.runs import open_run
+
+    from oppu_eval.run_results import read_results, write_report
+
+    opened = open_run(run)
+    results = read_results(opened)
+    path = write_report(opened, results, paper)
+    _show(results, paper)
+    Console().print(f"Report: {path}")
+
+
+def _finish(run: "Run", paper: bool) -> None:
+    evaluate(run.path, paper)
+    from oppu_eval.run_results import read_results, write_report
+
+    Console().print(f"Report: {write_report(run, read_results(run), paper)}")
+
+
+def _show(results: dict[str, Any], paper: bool) -> None:
+    from oppu_eval.table import render_table
+
+    Console().print(render_table(results, paper))

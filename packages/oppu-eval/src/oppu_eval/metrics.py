@@ -1,0 +1,164 @@
+"""Metrics as sums over users.
+
+Every metric is computed from the *sum* of one small vector per user (counts of right answers, summed
+errors, …). Resampling users is then a matrix product (weights of users times vectors of users), and the
+metric of ten thousand resamples is computed in one stroke. Knows nothing about methods or intervals.
+
+The metrics are those of the LaMP scorer: accuracy and macro-F1 over the fixed label set, MAE and RMSE on a
+scale of 1 to 5, ROUGE-1 and ROUGE-L F-measure without stemming.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from oppu_core.tasks import Task
+
+Array = npt.NDArray[np.float64]
+
+SCALE = (1.0, 5.0)
+_LARGEST_NUMBER = 1e100  # beyond it a squared error may overflow: no rating, hence unparsable
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """One metric, in two halves.
+
+    Attributes:
+        name: As in ``results.json``, e.g. ``accuracy``.
+        title: What a person calls it.
+        higher_is_better: False for errors.
+        bounds: The least and the largest value there can be.
+        statistics: (answers, golds) of one user -> the user's sufficient statistics [S]; vectors of several
+            users add up.
+        value: Sums of statistics [..., S] -> values [...].
+    """
+
+    name: str
+    title: str
+    higher_is_better: bool
+    bounds: tuple[float, float]
+    statistics: Callable[[Sequence[str], Sequence[str]], Array]
+    value: Callable[[Array], Array]
+
+    @property
+    def sign(self) -> float:
+        """+1 or -1: what makes a difference positive when it is an improvement."""
+        return 1.0 if self.higher_is_better else -1.0
+
+    def score(self, answers: Sequence[str], golds: Sequence[str]) -> float:
+        """The metric's value on one list of answers."""
+        return float(self.value(self.statistics(answers, golds)))
+
+
+def metrics_for(task: Task) -> tuple[Metric, ...]:
+    """The metrics of a task, by its kind; the first is the primary one."""
+    if task.kind == "classification":
+        accuracy = functools.partial(_accuracy_statistics, labels=task.labels)
+        confusion = functools.partial(_confusion_statistics, labels=task.labels)
+        return (
+            Metric("accuracy", "Accuracy", True, (0.0, 1.0), accuracy, _mean),
+            Metric("macro_f1", "Macro-F1", True, (0.0, 1.0), confusion, _macro_f1),
+        )
+    if task.kind == "rating":
+        return (
+            Metric("mae", "MAE", False, (0.0, math.inf), _absolute_error_statistics, _mean),
+            Metric("rmse", "RMSE", False, (0.0, math.inf), _squared_error_statistics, _root_mean),
+        )
+    rouge_1 = functools.partial(_rouge_statistics, variant="rouge1")
+    rouge_l = functools.partial(_rouge_statistics, variant="rougeL")
+    return (
+        Metric("rouge_1", "ROUGE-1", True, (0.0, 1.0), rouge_1, _mean),
+        Metric("rouge_l", "ROUGE-L", True, (0.0, 1.0), rouge_l, _mean),
+    )
+
+
+def _mean(sums_S: Array) -> Array:
+    """[..., (total, count)] -> [...]."""
+    return np.asarray(sums_S[..., 0] / sums_S[..., 1])
+
+
+def _root_mean(sums_S: Array) -> Array:
+    """[..., (total, count)] -> [...]."""
+    return np.sqrt(_mean(sums_S))
+
+
+def _macro_f1(sums_S: Array) -> Array:
+    """[..., 3 L] -> [...]: the mean of 2 TP / (2 TP + FP + FN) over all L labels, 0 / 0 being 0."""
+    counts = sums_S.reshape(*sums_S.shape[:-1], 3, -1)
+    right, false_positive, false_negative = counts[..., 0, :], counts[..., 1, :], counts[..., 2, :]
+    denominator = 2 * right + false_positive + false_negative
+    f1_L = np.divide(2 * right, denominator, out=np.zeros_like(denominator), where=denominator > 0)
+    return np.asarray(f1_L.mean(axis=-1))
+
+
+def _stripped(answers: Sequence[str], golds: Sequence[str]) -> list[tuple[str, str]]:
+    return [(answer.strip(), gold.strip()) for answer, gold in zip(answers, golds, strict=True)]
+
+
+def _accuracy_statistics(answers: Sequence[str], golds: Sequence[str], labels: tuple[str, ...]) -> Array:
+    """[2]: right answers, queries. An answer outside the label set is wrong, even where the gold is too."""
+    pairs = _stripped(answers, golds)
+    right = sum(answer == gold and answer in labels for answer, gold in pairs)
+    return np.array([right, len(pairs)], dtype=np.float64)
+
+
+def _confusion_statistics(answers: Sequence[str], golds: Sequence[str], labels: tuple[str, ...]) -> Array:
+    """[3 L]: true positives, false positives, false negatives of each label.
+
+    An answer outside the label set is no label: a false negative of the gold, nobody's false positive.
+    """
+    index = {label: position for position, label in enumerate(labels)}
+    counts = np.zeros((3, len(labels)))
+    for answer, gold in _stripped(answers, golds):
+        if answer == gold and gold in index:
+            counts[0, index[gold]] += 1
+            continue
+        if answer in index:
+            counts[1, index[answer]] += 1
+        if gold in index:
+            counts[2, index[gold]] += 1
+    return counts.reshape(-1)
+
+
+def _rating_error(answer: str, gold: str) -> float:
+    """The absolute error; what is not a finite number counts as the farther end of the scale."""
+    target = float(gold)
+    try:
+        number = float(answer)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number) or abs(number) > _LARGEST_NUMBER:
+        return max(abs(end - target) for end in SCALE)
+    return abs(number - target)
+
+
+def _absolute_error_statistics(answers: Sequence[str], golds: Sequence[str]) -> Array:
+    """[2]: summed absolute errors, queries."""
+    errors = [_rating_error(answer, gold) for answer, gold in _stripped(answers, golds)]
+    return np.array([sum(errors), len(errors)], dtype=np.float64)
+
+
+def _squared_error_statistics(answers: Sequence[str], golds: Sequence[str]) -> Array:
+    """[2]: summed squared errors, queries."""
+    errors = [_rating_error(answer, gold) for answer, gold in _stripped(answers, golds)]
+    return np.array([sum(error * error for error in errors), len(errors)], dtype=np.float64)
+
+
+@functools.cache
+def _rouge_scorer(variant: str) -> Any:
+    from rouge_score.rouge_scorer import RougeScorer
+
+    return RougeScorer([variant], use_stemmer=False)
+
+
+def _rouge_statistics(answers: Sequence[str], golds: Sequence[str], variant: str) -> Array:
+    """[2]: summed F-measures, queries."""
+    scorer = _rouge_scorer(variant)
+    pairs = _stripped(answers, golds)
+    total = sum(float(scorer.score(gold, answer)[variant].fmeasure) for answer, gold in pairs)
+    return np.array([total, len(pairs)], dtype=np.float64)

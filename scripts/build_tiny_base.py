@@ -1,0 +1,215 @@
+"""Build the tiny base that ships inside oppu-core: ``uv run python scripts/build_tiny_base.py``.
+
+A Llama of about a million parameters with an own BPE tokenizer, pretrained from scratch on texts of the
+sample world: passing users of the pretraining audience whose preferences are drawn anew for every text, in
+the prompts of all tasks and all prompt constructions. It learns what descriptions, tags, articles and
+headlines look like and how prompts are answered; it never meets a user of a dataset twice or at all.
+
+Seeded: the same command on the same machine gives the same folder.
+"""
+
+import argparse
+import json
+import math
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from oppu_core.data.sample import GRAMMARS, world_texts
+from oppu_core.models import TINY_FOLDER, TextCodec
+from oppu_core.prompts import PromptMaker
+from oppu_core.retrieval import BM25Retriever
+from oppu_core.tasks import TASKS
+
+CONTEXT = 512
+VOCABULARY = 2048
+SPECIAL = ["<s>", "</s>", "<pad>"]
+# Prompt constructions and their share of the texts; the same ones that the main table is made of.
+VARIANTS = (("base", 0.6), ("rag_k1", 0.2), ("pag_k0", 0.12), ("pag_k1", 0.04), ("rag_k2", 0.04))
+CONTEXT_LOSS = 0.1  # weight of a prompt's tokens beside an answer's
+
+
+class _Unlimited:
+    """A token counter for making texts before there is a tokenizer."""
+
+    context = 1_000_000
+
+    def prompt_ids(self, text: str) -> list[int]:
+        return []
+
+    def answer_ids(self, text: str) -> list[int]:
+        return []
+
+
+def documents(seed: int) -> Iterator[list[tuple[str, str]]]:
+    """An endless stream of documents, each a list of (text, answer) pieces of one passing user.
+
+    Half of them are plain lists of history lines (many answers for few tokens), half are one prompt with its
+    answer.
+    """
+    rng = random.Random(f"tiny base/{seed}")
+    makers = {
+        name: PromptMaker(TASKS[name], _Unlimited(), {"bm25": BM25Retriever(TASKS[name])})
+        for name in GRAMMARS
+    }
+    variants, weights = zip(*VARIANTS, strict=True)
+    while True:
+        task = TASKS[rng.choice(sorted(GRAMMARS))]
+        if rng.random() < 0.5:
+            user = world_texts(task, rng, 6)
+            yield [
+                (f"{task.query_text(item.fields)}", item.fields[task.output_field]) for item in user.history
+            ]
+        else:
+            variant = rng.choices(variants, weights)[0]
+            user = world_texts(task, rng, 0 if variant == "base" else rng.randrange(4, 16))
+            for example in makers[task.name].query_examples(variant, user):
+                yield [(example.prompt, example.answer)]
+
+
+def tokenize(document: list[tuple[str, str]], codec: TextCodec) -> tuple[list[int], list[bool]]:
+    """Token ids of a document and whether each is part of an answer."""
+    ids: list[int] = []
+    is_answer: list[bool] = []
+    for number, (text, answer) in enumerate(document, 1):
+        prompt = codec.prompt_ids(text)
+        if ids:  # one line after the other: a newline ends an answer, the document ends with end-of-text
+            prompt = codec.prompt_ids("\n" + text)[1:]
+        target = codec.answer_ids(answer)[: None if number == len(document) else -1]
+        ids += prompt + target
+        is_answer += [False] * len(prompt) + [True] * len(target)
+    return ids, is_answer
+
+
+def batches(
+    seed: int, codec: TextCodec, tokens: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Endless padded batches (ids_BT, is_token_BT, is_answer_BT) of about `tokens` tokens, rows of like length."""
+    stream = documents(seed)
+    rng = random.Random(f"tiny base batches/{seed}")
+    while True:
+        rows = sorted((tokenize(next(stream), codec) for _ in range(256)), key=lambda row: len(row[0]))
+        groups: list[list[tuple[list[int], list[bool]]]] = [[]]
+        for row in rows:
+            if (len(groups[-1]) + 1) * len(row[0]) > tokens and groups[-1]:
+                groups.append([])
+            groups[-1].append(row)
+        rng.shuffle(groups)
+        for group in groups:
+            shape = (len(group), len(group[-1][0]))
+            ids_BT, is_token_BT, is_answer_BT = (
+                torch.zeros(shape, dtype=torch.long),
+                torch.zeros(shape),
+                torch.zeros(shape),
+            )
+            for b, (ids, is_answer) in enumerate(group):
+                ids_BT[b, : len(ids)] = torch.tensor(ids)
+                is_token_BT[b, : len(ids)] = 1
+                is_answer_BT[b, : len(ids)] = torch.tensor(is_answer, dtype=torch.float)
+            yield ids_BT, is_token_BT, is_answer_BT
+
+
+def train_tokenizer(seed: int, texts: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer over the world's prompts and answers."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    stream = documents(seed)
+    lines = ["\n".join(f"{text} {answer}" for text, answer in next(stream)) for _ in range(texts)]
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=SPECIAL,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(lines, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        model_max_length=CONTEXT,
+    )
+
+
+def main() -> None:
+    """Train tokenizer and model, and write the folder."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--out", type=Path, default=TINY_FOLDER)
+    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--batch-tokens", type=int, default=2048)
+    parser.add_argument("--learning-rate", type=float, default=3e-3)
+    parser.add_argument("--hidden", type=int, default=128)
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    console = Console()
+
+    torch.manual_seed(args.seed)
+    tokenizer = train_tokenizer(args.seed, 20_000)
+    codec = TextCodec(tokenizer, CONTEXT)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=args.hidden,
+        intermediate_size=3 * args.hidden,
+        num_hidden_layers=args.layers,
+        num_attention_heads=args.hidden // 32,
+        max_position_embeddings=CONTEXT,
+        tie_word_embeddings=True,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=2,
+    )
+    model = LlamaForCausalLM(config)
+    size = sum(parameter.numel() for parameter in model.parameters())
+    console.print(f"{size:,} parameters, vocabulary {len(tokenizer):,}")
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=args.learning_rate, weight_decay=0.1, betas=(0.9, 0.98)
+    )
+
+    def rate(step: int) -> float:
+        warm = min(1.0, (step + 1) / 100)
+        return warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / args.steps)))
+
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+    stream = batches(args.seed + 1, codec, args.batch_tokens)
+    start = time.monotonic()
+    for step in range(args.steps):
+        ids_BT, is_token_BT, is_answer_BT = next(stream)
+        logits_BTV = model(input_ids=ids_BT, attention_mask=is_token_BT.long()).logits[:, :-1]
+        losses_BT = torch.nn.functional.cross_entropy(logits_BTV.mT, ids_BT[:, 1:], reduction="none")
+        is_answer_BT, is_token_BT = is_answer_BT[:, 1:], is_token_BT[:, 1:]
+        weights_BT = is_answer_BT + CONTEXT_LOSS * (is_token_BT - is_answer_BT)
+        loss = (losses_BT * weights_BT).sum() / weights_BT.sum()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        if step % 100 == 0:
+            answers = ((losses_BT * is_answer_BT).sum() / is_answer_BT.sum()).item()
+            seconds = time.monotonic() - start
+            console.print(f"step {step:5d}  loss {loss.item():.3f}  answers {answers:.3f}  {seconds:.0f} s")
+
+    args.out.mkdir(parents=True, exist_ok=True)
+    model.half().save_pretrained(args.out)
+    tokenizer.save_pretrained(args.out)
+    (args.out / "generation_config.json").unlink(missing_ok=True)
+    facts = {"parameters": size, "steps": args.steps, "batch_tokens": args.batch_tokens, "seed": args.seed}
+    (args.out / "README.md").write_text(
+        "# The tiny base\n\nBuilt by `scripts/build_tiny_base.py`: "
+        + json.dumps(facts, sort_keys=True)
+        + "\n",
+        encoding="utf-8",
+    )
+
+
+if __name__ == "__main__":
+    main()
