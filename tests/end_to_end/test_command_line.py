@@ -1,0 +1,164 @@
+"""The command line teaches, and says what is wrong in one message."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from conftest import QUICK
+from oppu_core.data.dataset import Dataset
+
+
+def commands(app: typer.Typer) -> list[tuple[str, object]]:
+    """Every command as typer knows it."""
+    from typer.main import get_command
+
+    def walk(command, name: str):
+        children = getattr(command, "commands", None)
+        if not children:
+            yield name, command
+            return
+        for child_name, child in children.items():
+            yield from walk(child, f"{name} {child_name}")
+
+    return list(walk(get_command(app), "oppu"))
+
+
+def test_every_command_has_help_with_an_example() -> None:
+    from oppu_core import cli
+
+    cli.register_plugins()
+    found = commands(cli.app)
+    assert {name for name, _ in found} >= {
+        "oppu quickstart",
+        "oppu run",
+        "oppu data import",
+        "oppu data sample",
+        "oppu base train",
+        "oppu personal train",
+        "oppu answer",
+        "oppu evaluate",
+        "oppu report",
+        "oppu ask",
+    }
+    for name, command in found:
+        assert command.help and len(command.help) > 30, name
+        assert command.epilog and name in command.epilog, f"{name} shows no example of itself"
+        for parameter in command.params:
+            assert getattr(parameter, "help", None) or parameter.name == "help", f"{name}: {parameter.name}"
+
+
+def test_help_imports_neither_torch_nor_other_heavy_packages() -> None:
+    script = (
+        "import sys; sys.argv = ['oppu', '--help']\nfrom oppu_core.cli import main\n"
+        "try: main()\nexcept SystemExit: pass\n"
+        "heavy = {'torch', 'transformers', 'peft', 'pyarrow', 'matplotlib', 'numpy'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "quickstart" in done.stdout
+
+
+BAD = {
+    "unknown method": (["run", "--methods", "oppu_k7"], "There is no method 'oppu_k7'"),
+    "missing dataset": (["run", "--data", "nowhere"], "nowhere"),
+    "two datasets of a task": (["run", "--data", "{movies}"], "one dataset of each task"),
+    "missing model": (["run", "--model", "./no-model"], "no-model"),
+    "a file as model": (["run", "--model", "{movies}/dataset.json"], "is no folder"),
+    "unknown setting": (["run", "--set", "personal.rnak=3"], "--set"),
+    "setting of the wrong type": (["run", "--set", "personal.epochs=many"], "many"),
+    "setting that cannot train": (["run", "--set", "personal.epochs=0"], "personal.epochs is 0"),
+    "projection that the base lacks": (["run", "--set", "personal.targets=c_attn"], "c_attn"),
+    "no users": (["run", "--users", "0"], "--users 0"),
+    "absent GPU": (["run", "--device", "cuda:99"], "cuda:99"),
+    "nonsense device": (["run", "--device", "abacus"], "abacus"),
+    "not a run": (["answer"], "is no run"),
+    "no run to evaluate": (["evaluate"], "is no run"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_gets_one_message_and_no_traceback(oppu, movies: Dataset, tmp_path: Path, case: str) -> None:
+    arguments, expected = BAD[case]
+    arguments = [argument.format(movies=movies.path) for argument in arguments]
+    command, *options = arguments
+    needed = ["--run", str(tmp_path / "run")]
+    if command == "run":
+        needed += [*QUICK, "--data", str(movies.path)] if "missing dataset" != case else []
+    result = oppu(command, *needed, *options)
+    assert result.returncode in (1, 2), result.stdout
+    assert expected in result.stderr.replace("\n", " ")
+    assert "Traceback" not in result.stderr
+    assert result.stderr.count("error:") == 1
+
+
+def test_answering_without_adapters_names_the_users_and_the_command(oppu, movies: Dataset, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    methods = ["--methods", "non_personalized,oppu_k0"]
+    assert oppu("base", "train", "--run", run, "--data", movies.path, *methods, *QUICK).returncode == 0
+    result = oppu("answer", "--run", run)
+    assert result.returncode == 1
+    assert "'test-000'" in result.stderr
+    assert "oppu personal train" in result.stderr
+
+
+def test_the_steps_one_by_one_are_the_run(oppu, movies: Dataset, headlines: Dataset, tmp_path: Path) -> None:
+    """`base train`, `personal train`, `answer`, `evaluate`, `report` end with what `run` ends with."""
+    options = ["--data", movies.path, "--data", headlines.path, *QUICK]
+    options += ["--methods", "non_personalized,oppu_k0", "--users", "2"]
+    whole, steps = tmp_path / "whole" / "run", tmp_path / "steps" / "run"
+    assert oppu("run", "--run", whole, *options).returncode == 0
+    assert oppu("base", "train", "--run", steps, *options).returncode == 0
+    for command in (["personal", "train"], ["answer"], ["evaluate"], ["report"]):
+        result = oppu(*command, "--run", steps)
+        assert result.returncode == 0, result.stderr
+    assert (whole / "results.json").read_bytes() == (steps / "results.json").read_bytes()
+    rows = json.loads((whole / "results.json").read_text())["rows"]
+    found = {(row["task"], row["method"]) for row in rows}
+    both = {"global_majority", "user_majority", "oracle", "non_personalized", "oppu_k0"}
+    assert {method for task, method in found if task == "lamp_2m"} == both
+    assert {method for task, method in found if task == "lamp_4"} == {
+        "copy_input",
+        "oracle",
+        "non_personalized",
+        "oppu_k0",
+    }
+    assert {row["users"] for row in rows} == {2}
+    assert (steps / "report.html").read_text().startswith("<!DOCTYPE html>")
+    events = [json.loads(line) for line in (whole / "log.jsonl").read_text().splitlines()]
+    assert sum(event["event"] == "user" for event in events) == 4
+
+    question = ["--run", whole, "--user", "test-001", "A dragon sleeps under the castle. The jokes never stop."]
+    asked = oppu("ask", "--task", "lamp_2m", *question)
+    assert asked.returncode == 0, asked.stderr
+    assert "oppu_k0" in asked.stdout and "non_personalized" in asked.stdout
+    assert "choose one with --task" in oppu("ask", *question).stderr
+    unknown = oppu("ask", "--task", "lamp_2m", "--run", whole, "--user", "test-00l", "A text.")
+    assert unknown.returncode == 1 and "test-00" in unknown.stderr
+    empty = oppu("ask", "--task", "lamp_2m", "--run", whole, "--user", "test-001", "  ")
+    assert empty.returncode == 2 and "empty" in empty.stderr
+
+
+def test_a_second_process_on_the_same_run_waits_its_turn(oppu, movies: Dataset, tmp_path: Path) -> None:
+    from oppu_core.runs import open_run
+
+    run = tmp_path / "run"
+    options = ["--data", movies.path, "--methods", "non_personalized", *QUICK]
+    assert oppu("base", "train", "--run", run, *options).returncode == 0
+    with open_run(run).lock():
+        result = oppu("answer", "--run", run)
+    assert result.returncode == 2 and "Another process" in result.stderr
+    assert oppu("answer", "--run", run).returncode == 0
+
+
+def test_answers_can_be_sampled_as_in_the_paper(oppu, movies: Dataset, tmp_path: Path) -> None:
+    options = ["--data", movies.path, "--methods", "non_personalized", "--sample", *QUICK]
+    files = []
+    for name, size in (("a", "1"), ("b", "8")):
+        run = tmp_path / name / "run"
+        assert oppu("run", "--run", run, "--batch-size", size, *options).returncode == 0
+        files.append((run / "lamp_2m" / "predictions" / "non_personalized.jsonl").read_bytes())
+    assert files[0] == files[1]

@@ -1,0 +1,112 @@
+"""Killed anywhere and started again, a run ends with the same bytes as one that was never killed."""
+
+import json
+import signal
+import sqlite3
+from pathlib import Path
+
+import pytest
+from conftest import QUICK
+from oppu_core.data.dataset import Dataset
+
+METHODS = "non_personalized,rag_k1,oppu_k0,oppu_rag_k1"
+
+# Each kills the process without warning at the n-th call of a function of ours.
+KILL = """
+import importlib, os, signal
+def kill_at(module, name, n, after=False):
+    module = importlib.import_module(module)
+    owner, _, attribute = name.rpartition(".")
+    holder = getattr(module, owner) if owner else module
+    original, calls = getattr(holder, attribute), [0]
+    def wrapper(*args, **kwargs):
+        calls[0] += 1
+        result = original(*args, **kwargs) if calls[0] < n or after else None
+        if calls[0] == n:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+    setattr(holder, attribute, wrapper)
+"""
+POINTS = {
+    "while a task LoRA is trained": 'kill_at("oppu_core.training.loop", "target_loss", 2)',
+    "when its folder is written and not yet in the manifest": 'kill_at("oppu_core.store", "Store._write", 1)',
+    "while the first method is answered": 'kill_at("oppu_core.pipeline", "Journal.add", 1, after=True)',
+    "in the middle of writing a user's weights": 'kill_at("oppu_core.store", "save_file", 2, after=True)',
+    "while the second user is trained": 'kill_at("oppu_core.training.loop", "target_loss", 3)',
+    "after the second user's answers": 'kill_at("oppu_core.pipeline", "Journal.add", 3, after=True)',
+    "before a prediction file is whole": 'kill_at("oppu_core.runs", "write_jsonl", 1)',
+    "before the results are whole": 'kill_at("oppu_eval.run_results", "write_json", 1)',
+}
+
+
+def contents(run: Path) -> dict[str, bytes]:
+    """Every byte that a run is answerable for: not its log, its lock or SQLite's pages."""
+    files = [path for path in run.parent.rglob("*") if path.is_file()]
+    kept = {
+        str(path.relative_to(run.parent)): path.read_bytes()
+        for path in files
+        if path.name not in ("log.jsonl", ".lock") and not path.name.startswith("manifest.sqlite")
+    }
+    with sqlite3.connect(run.parent / "store" / "manifest.sqlite") as manifest:
+        rows = manifest.execute("SELECT folder, status, sha256, identity, facts FROM entries ORDER BY folder")
+        for folder, status, sha256, identity, facts in rows:
+            plain = {key: value for key, value in json.loads(facts).items() if key != "seconds"}
+            kept[f"manifest {folder}"] = repr((status, sha256, identity, plain)).encode()
+    return kept
+
+
+def test_a_run_that_is_killed_at_many_points_ends_with_the_same_bytes(
+    oppu, movies: Dataset, tmp_path: Path
+) -> None:
+    def command(folder: str) -> list[str]:
+        run = str(tmp_path / folder / "run")
+        return ["run", "--run", run, "--data", str(movies.path), "--methods", METHODS, *QUICK]
+
+    undisturbed = oppu(*command("undisturbed"))
+    assert undisturbed.returncode == 0, undisturbed.stderr
+    for where, point in POINTS.items():
+        killed = oppu(*command("killed"), code=KILL + point)
+        assert killed.returncode == -signal.SIGKILL, f"not killed {where}: {killed.stderr}"
+    finished = oppu(*command("killed"))
+    assert finished.returncode == 0, finished.stderr
+
+    expected = contents(tmp_path / "undisturbed" / "run")
+    found = contents(tmp_path / "killed" / "run")
+    assert found.keys() == expected.keys()
+    different = [name for name in expected if expected[name] != found[name]]
+    # The report names the run's folder in its command line.
+    assert [name for name in different if not name.endswith("report.html")] == []
+
+
+def test_a_torn_line_of_the_journal_is_answered_again(oppu, movies: Dataset, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    command = ["run", "--run", run, "--data", movies.path, "--methods", "non_personalized,oppu_k0", *QUICK]
+    assert oppu(*command).returncode == 0
+    file = run / "lamp_2m" / "predictions" / "oppu_k0.jsonl"
+    whole = file.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    file.unlink()
+    (file.parent / ".oppu_k0.partial.jsonl").write_bytes(b"".join(lines[:4]) + lines[4][:20])
+    assert oppu(*command).returncode == 0
+    assert file.read_bytes() == whole
+
+
+def test_ctrl_c_says_how_to_go_on(oppu, movies: Dataset, tmp_path: Path) -> None:
+    interrupt = "import oppu_core.training.loop as loop\ndef stop(*_): raise KeyboardInterrupt\nloop.target_loss = stop"
+    result = oppu("run", "--run", tmp_path / "run", "--data", movies.path, code=interrupt)
+    assert result.returncode == 130
+    assert "same command again" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("option", [["--seed", "1"], ["--methods", "rag_k2"], ["--set", "personal.epochs=2"]])
+def test_a_changed_configuration_is_refused_with_the_difference(
+    oppu, movies: Dataset, tmp_path: Path, option: list[str]
+) -> None:
+    base = ["base", "train", "--run", tmp_path / "run", "--data", movies.path]
+    assert oppu(*base, "--methods", "non_personalized", *QUICK).returncode == 0
+    again = ["--methods", "non_personalized", *QUICK, *option]
+    result = oppu(*base, *again)
+    assert result.returncode == 2
+    assert "another configuration" in result.stderr
+    assert "then" in result.stderr and "now" in result.stderr

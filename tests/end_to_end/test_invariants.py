@@ -1,0 +1,238 @@
+"""The invariants of the design: what an adapter, a base and an answer depend on, and what they do not."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import QUICK, sample_dataset
+from oppu_core.data.dataset import Dataset, write_dataset
+from oppu_core.data.types import HistoryItem, User
+from oppu_core.inference import answer
+from oppu_core.models import Base, load_base
+from oppu_core.prompts import PromptMaker, parse_method
+from oppu_core.retrieval import BM25Retriever
+from oppu_core.store import Store
+from oppu_core.training import personal, task_base
+from oppu_core.training.config import TrainConfig, personal_config, task_config
+from oppu_core.training.peft_methods import attach, load_state, merge
+
+TASK_CONFIG = dataclasses.replace(task_config("lamp_2m", "small", 0), epochs=1)
+CONFIG = dataclasses.replace(personal_config("lamp_2m", "small", 0), epochs=1)
+
+
+@dataclasses.dataclass
+class World:
+    """A task base on a dataset, and its store."""
+
+    base: Base
+    maker: PromptMaker
+    store: Store
+    dataset: Dataset
+    variant: str = "base"
+
+    def train(self, users: list[User], config: TrainConfig = CONFIG) -> list[personal.UserDone]:
+        done: list[personal.UserDone] = []
+        key = task_base.key_of(self.base.identity, self.dataset, self.variant, TASK_CONFIG)
+        trained = personal.train_personal(
+            self.base, key, self.variant, users, self.maker, config, self.store, done.append
+        )
+        self.base = dataclasses.replace(trained, model=trained.model.unload())
+        return done
+
+    def weights(self, user: User) -> bytes:
+        key = task_base.key_of(self.base.identity, self.dataset, self.variant, TASK_CONFIG)
+        method = parse_method("non_personalized" if self.variant == "base" else self.variant)
+        profile = self.maker.profile_for(method, user)
+        folder = personal.key_of(key, self.dataset.task, CONFIG, user, profile).folder
+        return (self.store.path / folder / "adapter_model.safetensors").read_bytes()
+
+
+@pytest.fixture
+def world(movies: Dataset, tmp_path: Path):
+    def make(variant: str = "base", dataset: Dataset = movies, name: str = "store") -> World:
+        base = load_base("tiny", device="cpu")
+        maker = PromptMaker(dataset.task, base.codec, {"bm25": BM25Retriever(dataset.task)})
+        store = Store(tmp_path / name)
+        base = task_base.train_task_lora(base, dataset, variant, maker, TASK_CONFIG, store)
+        return World(base, maker, store, dataset, variant)
+
+    return make
+
+
+@pytest.mark.parametrize("variant", ["base", "rag_k1", "pag_k0"])
+def test_adapter_depends_on_own_history_only(world, variant: str) -> None:
+    """Same bytes alone, after other users, and in another order (the authors' code fails this)."""
+    first, second, third = world().dataset.users("test")
+    alone, after, before = (world(variant, name=name) for name in ("alone", "after", "before"))
+    alone.train([second])
+    after.train([first, third, second])
+    before.train([second, third, first])
+    assert alone.weights(second) == after.weights(second) == before.weights(second)
+    assert after.weights(first) != after.weights(second)
+
+
+def test_adapter_changes_when_the_own_history_does(world) -> None:
+    user = next(world().dataset.users("test"))
+    one = world()
+    one.train([user])
+    other_tag = "comedy" if user.history[2].fields["tag"] != "comedy" else "action"
+    fields = {**user.history[2].fields, "tag": other_tag}
+    history = (*user.history[:2], HistoryItem("x", fields), *user.history[3:])
+    changed = dataclasses.replace(user, history=history)
+    one.train([changed])
+    assert one.weights(user) != one.weights(changed)
+
+
+@pytest.mark.parametrize("variant", ["base", "rag_k1", "pag_k0"])
+def test_nothing_after_the_earliest_query_reaches_training(world, variant: str) -> None:
+    """A giveaway planted in items and golds beyond `history_len` changes no byte of the adapter."""
+    user = next(world().dataset.users("test"))
+    giveaway = HistoryItem("future", {"description": "GIVEAWAY " * 5, "tag": "violence"}, "2031-01-01")
+    golds = tuple(dataclasses.replace(query, gold="GIVEAWAY") for query in user.queries)
+    future = dataclasses.replace(user, history=(*user.history, giveaway), queries=golds)
+    one, other = world(variant, name="one"), world(variant, name="other")
+    one.train([user])
+    other.train([future])
+    assert one.weights(user) == other.weights(future)
+    prompts = [example.prompt for example in other.maker.history_examples(variant, future)]
+    method = parse_method("non_personalized" if variant == "base" else variant)
+    profile = other.maker.profile_for(method, future)
+    prompts += [other.maker.query_prompt(method, future, query, profile).text for query in future.queries]
+    assert not any("GIVEAWAY" in prompt for prompt in prompts)
+
+
+def test_no_test_users_data_is_in_a_task_base(world, movies: Dataset, tmp_path: Path) -> None:
+    """Other test users, same others: the task LoRA has the same key and the same bytes."""
+    others = list(movies.users("others"))
+    strangers = [user for user in sample_dataset(tmp_path / "seed1", seed=1).users("test")]
+    dataset = write_dataset(tmp_path / "other-test-users", movies.task, [*others, *strangers], {"kind": "test"})
+    files = []
+    for name, data in (("a", movies), ("b", dataset)):
+        store = world(dataset=data, name=name).store
+        entry = next(entry for entry in store.entries() if entry.kind == "task_lora")
+        files.append((entry.folder, (store.path / entry.folder / "adapter_model.safetensors").read_bytes()))
+    assert files[0] == files[1]
+
+
+@pytest.mark.parametrize("variant", ["base", "rag_k1"])
+def test_adapter_opens_with_plain_peft_on_the_exported_task_base(world, tmp_path: Path, variant: str) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    ours = world(variant)
+    user = next(ours.dataset.users("test"))
+    ours.train([user])
+    key = task_base.key_of(ours.base.identity, ours.dataset, variant, TASK_CONFIG)
+    adapter = personal.key_of(key, ours.dataset.task, CONFIG, user, "")
+    exported = tmp_path / "task-base"
+    ours.base.model.save_pretrained(exported)
+    plain = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(exported, dtype=torch.float32), ours.store.path / adapter.folder
+    )
+    model = attach(ours.base.model, CONFIG)
+    ids = torch.tensor([ours.base.codec.prompt_ids("description: A dragon sleeps under the castle. tag:")])
+    with torch.no_grad():
+        untrained = model(input_ids=ids).logits
+        load_state(model, ours.store.load(adapter))
+        expected = model(input_ids=ids).logits
+        found = plain.eval()(input_ids=ids).logits
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(untrained, expected, atol=1e-3), "the adapter does nothing"
+
+
+def test_merged_task_base_is_the_base_with_its_lora(world) -> None:
+    merged = world()
+    key = task_base.key_of(merged.base.identity, merged.dataset, "base", TASK_CONFIG)
+    stacked = attach(load_base("tiny", device="cpu").model, TASK_CONFIG)
+    load_state(stacked, merged.store.load(key))
+    ids = torch.tensor([merged.base.codec.prompt_ids("description: The jokes never stop. tag:")])
+    with torch.no_grad():
+        torch.testing.assert_close(
+            merged.base.model(input_ids=ids).logits, stacked(input_ids=ids).logits, rtol=1e-4, atol=1e-4
+        )
+
+
+def test_a_user_whose_training_fails_is_set_aside_and_the_others_go_on(world, monkeypatch) -> None:
+    from oppu_core.training import loop
+
+    ours = world()
+    first, second, third = ours.dataset.users("test")
+    empty = dataclasses.replace(
+        second, history=(), queries=tuple(dataclasses.replace(q, history_len=0) for q in second.queries)
+    )
+    poisoned_rows = len(third.training_history) + 1
+    poisoned = dataclasses.replace(third, history=(*third.history, third.history[0]), queries=())
+    original = loop.train
+
+    def train(model, examples, *rest):
+        if len(examples) == poisoned_rows:  # what a numerical accident looks like
+            monkeypatch.setattr(loop, "target_loss", lambda *_: torch.tensor(float("nan")))
+        try:
+            return original(model, examples, *rest)
+        finally:
+            monkeypatch.undo()
+            monkeypatch.setattr(personal, "train", train)
+
+    monkeypatch.setattr(personal, "train", train)
+    done = ours.train([empty, poisoned, first])
+    assert [bool(one.reason) for one in done] == [True, True, False]
+    assert "nothing to train on" in (done[0].reason or "")
+    assert "nan" in (done[1].reason or "")
+    alone = world(name="alone")
+    alone.train([first])
+    assert ours.weights(first) == alone.weights(first)
+
+
+def test_answers_do_not_depend_on_the_batch(world) -> None:
+    ours = world("rag_k1")
+    users = list(ours.dataset.users("test"))
+    for name in ("rag_k1", "oppu_rag_k1"):
+        method = parse_method(name)
+        base = ours.base
+        if method.personal:
+            ours.train(users)
+            base = dataclasses.replace(ours.base, model=attach(ours.base.model, CONFIG))
+
+        def adapter_of(user: User):
+            key = task_base.key_of(ours.base.identity, ours.dataset, "rag_k1", TASK_CONFIG)
+            return ours.store.load(personal.key_of(key, ours.dataset.task, CONFIG, user, ""))
+
+        def texts(size: int, some: list[User]) -> dict[tuple[str, str], str]:
+            units = answer(base, method, some, {}, ours.maker, adapter_of=adapter_of, batch_size=size)
+            return {(one.user_id, one.id): one.answer for unit in units for one in unit}
+
+        together = texts(32, users)
+        assert texts(1, users) == together
+        assert texts(2, users[::-1]) == together
+        assert any(together.values())
+
+
+def test_the_same_command_gives_the_same_bytes(oppu, movies: Dataset, tmp_path: Path) -> None:
+    """In two processes whose sets are ordered differently."""
+    found = []
+    for seed in ("1", "2"):
+        run = tmp_path / seed / "run"
+        command = ["run", "--run", run, "--data", movies.path, *QUICK]
+        result = oppu(*command, "--methods", "non_personalized,random_k1,pag_k0,oppu_pag_k0", PYTHONHASHSEED=seed)
+        assert result.returncode == 0, result.stderr
+        files = {
+            str(path.relative_to(run.parent)): path.read_bytes()
+            for path in run.parent.rglob("*")
+            if path.suffix in (".json", ".jsonl", ".safetensors", ".svg") and path.name != "log.jsonl"
+        }
+        assert sum(name.endswith(".safetensors") for name in files) == 3 + 3  # three variants, three users
+        found.append(files)
+    assert found[0] == found[1]
+
+
+def test_a_damaged_or_foreign_adapter_is_refused(oppu, movies: Dataset, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    command = ["run", "--run", run, "--data", movies.path, "--methods", "non_personalized,oppu_k0", *QUICK]
+    assert oppu(*command).returncode == 0
+    weights = sorted((tmp_path / "store" / "adapters").rglob("adapter_model.safetensors"))
+    weights[0].write_bytes(weights[1].read_bytes())  # another user's adapter in this one's place
+    (run / "lamp_2m" / "predictions" / "oppu_k0.jsonl").unlink()
+    result = oppu("answer", "--run", run)
+    assert result.returncode == 1
+    assert "damaged" in result.stderr and "Traceback" not in result.stderr
