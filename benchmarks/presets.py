@@ -25,7 +25,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="a dataset folder")
     parser.add_argument("--model", default="tiny")
-    parser.add_argument("--kind", choices=["personal", "task_lora"], default="personal", help="what is varied")
+    parser.add_argument(
+        "--kind", choices=["personal", "task_lora"], default="personal", help="what is varied"
+    )
     parser.add_argument("--learning-rates", type=float, nargs="+", default=[1e-4, 1e-3, 3e-3, 1e-2])
     parser.add_argument("--epochs", type=int, nargs="+", default=[6])
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[8])
@@ -48,7 +50,10 @@ def main() -> None:
                 model=args.model,
                 methods=[plain, personal],
                 preset="auto",
-                overrides=[*args.overrides, *(f"{args.kind}.{name}={value}" for name, value in varied.items())],
+                overrides=[
+                    *args.overrides,
+                    *(f"{args.kind}.{name}={value}" for name, value in varied.items()),
+                ],
                 dtype="float32",
                 seed=0,
                 users=args.users,

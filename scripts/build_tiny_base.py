@@ -17,15 +17,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
 from oppu_core.data.sample import GRAMMARS, world_texts
 from oppu_core.models import TINY_FOLDER, TextCodec
 from oppu_core.prompts import PromptMaker
 from oppu_core.retrieval import BM25Retriever
 from oppu_core.tasks import TASKS
+from rich.console import Console
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 CONTEXT = 512
 VOCABULARY = 2048
@@ -90,7 +89,7 @@ def tokenize(document: list[tuple[str, str]], codec: TextCodec) -> tuple[list[in
 def batches(
     seed: int, codec: TextCodec, tokens: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Endless padded batches (ids_BT, is_token_BT, is_answer_BT) of about `tokens` tokens, rows of like length."""
+    """Endless padded batches (ids_BT, is_token_BT, is_answer_BT) of about `tokens` tokens."""
     stream = documents(seed)
     rng = random.Random(f"tiny base batches/{seed}")
     while True:

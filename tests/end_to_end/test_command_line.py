@@ -81,13 +81,15 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_gets_one_message_and_no_traceback(oppu, movies: Dataset, tmp_path: Path, case: str) -> None:
+def test_bad_input_gets_one_message_and_no_traceback(
+    oppu, movies: Dataset, tmp_path: Path, case: str
+) -> None:
     arguments, expected = BAD[case]
     arguments = [argument.format(movies=movies.path) for argument in arguments]
     command, *options = arguments
     needed = ["--run", str(tmp_path / "run")]
     if command == "run":
-        needed += [*QUICK, "--data", str(movies.path)] if "missing dataset" != case else []
+        needed += [*QUICK, "--data", str(movies.path)] if case != "missing dataset" else []
     result = oppu(command, *needed, *options)
     assert result.returncode in (1, 2), result.stdout
     assert expected in result.stderr.replace("\n", " ")
@@ -95,7 +97,9 @@ def test_bad_input_gets_one_message_and_no_traceback(oppu, movies: Dataset, tmp_
     assert result.stderr.count("error:") == 1
 
 
-def test_answering_without_adapters_names_the_users_and_the_command(oppu, movies: Dataset, tmp_path: Path) -> None:
+def test_answering_without_adapters_names_the_users_and_the_command(
+    oppu, movies: Dataset, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     methods = ["--methods", "non_personalized,oppu_k0"]
     assert oppu("base", "train", "--run", run, "--data", movies.path, *methods, *QUICK).returncode == 0
@@ -131,7 +135,13 @@ def test_the_steps_one_by_one_are_the_run(oppu, movies: Dataset, headlines: Data
     events = [json.loads(line) for line in (whole / "log.jsonl").read_text().splitlines()]
     assert sum(event["event"] == "user" for event in events) == 4
 
-    question = ["--run", whole, "--user", "test-001", "A dragon sleeps under the castle. The jokes never stop."]
+    question = [
+        "--run",
+        whole,
+        "--user",
+        "test-001",
+        "A dragon sleeps under the castle. The jokes never stop.",
+    ]
     asked = oppu("ask", "--task", "lamp_2m", *question)
     assert asked.returncode == 0, asked.stderr
     assert "oppu_k0" in asked.stdout and "non_personalized" in asked.stdout

@@ -92,7 +92,8 @@ def test_a_torn_line_of_the_journal_is_answered_again(oppu, movies: Dataset, tmp
 
 
 def test_ctrl_c_says_how_to_go_on(oppu, movies: Dataset, tmp_path: Path) -> None:
-    interrupt = "import oppu_core.training.loop as loop\ndef stop(*_): raise KeyboardInterrupt\nloop.target_loss = stop"
+    interrupt = "import oppu_core.training.loop as loop\ndef stop(*_): raise KeyboardInterrupt\n"
+    interrupt += "loop.target_loss = stop"
     result = oppu("run", "--run", tmp_path / "run", "--data", movies.path, code=interrupt)
     assert result.returncode == 130
     assert "same command again" in result.stderr

@@ -4,7 +4,7 @@ import contextlib
 
 from rich.console import Console
 
-from oppu_core.data.types import Query, User
+from oppu_core.data.types import Query
 from oppu_core.errors import ConfigError, DataError
 from oppu_core.pipeline import variant_works
 from oppu_core.progress import Watch

@@ -48,9 +48,12 @@ DeviceOption = Annotated[str, typer.Option(help="auto takes a GPU if there is on
 SeedOption = Annotated[int, typer.Option(help="The same seed gives the same adapters and answers.")]
 UsersOption = Annotated[int | None, typer.Option(help="Only the first N test users of each dataset.")]
 SampleOption = Annotated[
-    bool, typer.Option("--sample", help="Sample answers as in the paper (temperature 0.1, top-k 10, top-p 0.9).")
+    bool,
+    typer.Option("--sample", help="Sample answers as in the paper (temperature 0.1, top-k 10, top-p 0.9)."),
 ]
-BatchOption = Annotated[int, typer.Option(min=1, help="Prompts answered at a time; answers do not depend on it.")]
+BatchOption = Annotated[
+    int, typer.Option(min=1, help="Prompts answered at a time; answers do not depend on it.")
+]
 StoreOption = Annotated[
     Path | None, typer.Option(help="Where trained weights are kept; by default `store` beside the run.")
 ]
@@ -132,7 +135,9 @@ def start(
     return start_run(run, config, store)
 
 
-def work(run: "Run", jobs: list[Literal["bases", "personal", "answers"]], device: str, batch_size: int) -> None:
+def work(
+    run: "Run", jobs: list[Literal["bases", "personal", "answers"]], device: str, batch_size: int
+) -> None:
     """Do a run's jobs with live progress."""
     from oppu_core.pipeline import execute
     from oppu_core.progress import Watch
@@ -143,7 +148,7 @@ def work(run: "Run", jobs: list[Literal["bases", "personal", "answers"]], device
 
 @base_app.command(
     "train",
-    epilog="Example: [bold]oppu base train --run runs/movies --data data/movies --methods oppu_k0,rag_k1[/bold]",
+    epilog="Example: [bold]oppu base train --run runs/movies --data data/movies --methods oppu_k0[/bold]",
 )
 def base_train(
     run: RunOption,
@@ -186,7 +191,7 @@ def answer(
 
 
 @app.command(
-    epilog='Example: [bold]oppu ask --run runs/quickstart --task lamp_2m --user test-003 "A ship is lost."[/bold]'
+    epilog='Example: [bold]oppu ask --run runs/quickstart --task lamp_2m --user test-003 "A ship."[/bold]'
 )
 def ask(
     text: Annotated[str, typer.Argument(help="The query's text, e.g. a movie's description.")],
@@ -219,7 +224,9 @@ def register_plugins() -> None:
         try:
             entry.load()(app)
         except Exception as error:
-            Console(stderr=True).print(f"[yellow]The commands of {entry.value} cannot be loaded: {escape(repr(error))}[/]")
+            Console(stderr=True).print(
+                f"[yellow]The commands of {entry.value} cannot be loaded: {escape(repr(error))}[/]"
+            )
 
 
 def main() -> None:
@@ -233,5 +240,7 @@ def main() -> None:
         sys.exit(2 if isinstance(error, ConfigError) else 1)
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
-        console.print(f"[bold red]error:[/] {escape(str(error.strerror or error))}{escape(where)}", highlight=False)
+        console.print(
+            f"[bold red]error:[/] {escape(str(error.strerror or error))}{escape(where)}", highlight=False
+        )
         sys.exit(1)

@@ -70,7 +70,8 @@ def answer(
             assert adapter_of is not None
             load_state(model, adapter_of(unit[0][0]))
         prompts = [
-            maker.query_prompt(method, user, query, profiles.get(user.user_id, "")).text for user, query in unit
+            maker.query_prompt(method, user, query, profiles.get(user.user_id, "")).text
+            for user, query in unit
         ]
         texts = generate(
             model,

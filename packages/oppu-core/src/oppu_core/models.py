@@ -166,7 +166,10 @@ def base_identity(folder: Path, dtype: Dtype) -> BaseIdentity:
     """
     digest = hashlib.sha256()
     for file in sorted(folder.iterdir()):
-        if file.suffix in {".safetensors", ".json", ".model", ".txt"} and file.name != "generation_config.json":
+        if (
+            file.suffix in {".safetensors", ".json", ".model", ".txt"}
+            and file.name != "generation_config.json"
+        ):
             digest.update(f"{file.name} {file_sha256(file)}\n".encode())
     config = read_json(folder / "config.json")
     lengths = (config.get(key) for key in ("max_position_embeddings", "n_positions", "n_ctx"))

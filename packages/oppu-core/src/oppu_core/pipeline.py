@@ -75,7 +75,9 @@ class VariantWork:
             OppuError: a task base cannot be trained, or adapters are missing that answers need.
         """
         open_methods = [m for m in self.methods if "answers" in jobs and self._unanswered(m)]
-        untrained = [user for user in self.users if not self.store.has(self._key(user))] if self.personal else []
+        untrained = (
+            [user for user in self.users if not self.store.has(self._key(user))] if self.personal else []
+        )
         train_personal = "personal" in jobs and bool(untrained)
         train_base = "bases" in jobs and not self.store.has(self._task_lora)
         if not (open_methods or train_personal or train_base):
@@ -179,8 +181,9 @@ class VariantWork:
         users = [u for u in self.users if not method.personal or self.store.has(self._key(u))]
         order = [(user.user_id, query.id) for user in users for query in user.queries]
         answers = {key: value for key, value in journal.read().items() if key in set(order)}
-        adapter_of: Callable[[User], Mapping[str, torch.Tensor]] = lambda user: self.store.load(self._key(user))  # noqa: E731
-        with self.watch.stage(f"{self.dataset.task.name} {method.name} answers", len(order), "queries") as stage:
+        with self.watch.stage(
+            f"{self.dataset.task.name} {method.name} answers", len(order), "queries"
+        ) as stage:
             stage.advance(len(answers))
             for unit in answer(
                 base,
@@ -189,7 +192,7 @@ class VariantWork:
                 self.profiles,
                 maker,
                 done=set(answers),
-                adapter_of=adapter_of,
+                adapter_of=lambda user: self.store.load(self._key(user)),
                 batch_size=self.batch_size,
                 sampling=Sampling(seed=self.run.config.seed) if self.run.config.sample else None,
             ):

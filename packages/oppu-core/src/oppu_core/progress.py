@@ -19,8 +19,8 @@ from rich.table import Column
 class Stage:
     """One progress bar with a line of facts beside it."""
 
-    def __init__(self, bar: Progress, task: TaskID, total: int) -> None:
-        self._bar, self._task, self._total = bar, task, total
+    def __init__(self, bar: Progress, task: TaskID) -> None:
+        self._bar, self._task = bar, task
         self._tokens, self._start = 0, time.monotonic()
 
     def advance(self, amount: float = 1, *, loss: float | None = None, tokens: int = 0) -> None:
@@ -68,5 +68,7 @@ class Watch:
             TextColumn("{task.fields[facts]}", style="dim", table_column=whole),
         )
         with Progress(*columns, console=self.console) as bar:
-            yield Stage(bar, bar.add_task(title, total=total, facts=""), total)
+            task = bar.add_task(title, total=total, facts="")
+            yield Stage(bar, task)
+            bar.update(task, completed=total)
         self.event("end", stage=title, seconds=round(time.monotonic() - start, 3))

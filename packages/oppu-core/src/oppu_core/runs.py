@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import fcntl
 import importlib.metadata
+import itertools
 import json
 import platform
 from collections.abc import Iterator, Mapping, Sequence
@@ -231,12 +232,7 @@ class Run:
 
     def test_users(self, dataset: Dataset) -> list[User]:
         """The test users of this run."""
-        users = []
-        for user in dataset.users("test"):
-            if self.config.users is not None and len(users) >= self.config.users:
-                break
-            users.append(user)
-        return users
+        return list(itertools.islice(dataset.users("test"), self.config.users))
 
     def predictions_path(self, task: str, method: str) -> Path:
         """The prediction file of a method."""
@@ -264,7 +260,9 @@ class Run:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise ConfigError(f"Another process is working on {self.path}; wait for it to end.") from error
+                raise ConfigError(
+                    f"Another process is working on {self.path}; wait for it to end."
+                ) from error
             yield
 
 
@@ -293,7 +291,11 @@ class Journal:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         text = "".join(json.dumps(dataclasses.asdict(a), ensure_ascii=False) + "\n" for a in answers)
         # A torn last line of a killed writer must not run into the next one.
-        torn = self._path.exists() and not self._path.read_bytes().endswith((b"\n",)) and self._path.stat().st_size
+        torn = (
+            self._path.exists()
+            and not self._path.read_bytes().endswith((b"\n",))
+            and self._path.stat().st_size
+        )
         with self._path.open("a", encoding="utf-8") as file:
             file.write(("\n" if torn else "") + text)
 
@@ -316,7 +318,9 @@ def open_run(path: Path, store: Path | None = None) -> Run:
     try:
         if values["format"] != FORMAT:
             raise ConfigError(f"{file} has format {values['format']}; this version reads format {FORMAT}.")
-        return Run(path, RunConfig.from_json(values["config"]), values["provenance"], store or path.parent / "store")
+        return Run(
+            path, RunConfig.from_json(values["config"]), values["provenance"], store or path.parent / "store"
+        )
     except (KeyError, TypeError) as error:
         raise ConfigError(f"{file} is not a run's description ({error}); start a new run.") from error
 

@@ -132,7 +132,9 @@ class Store:
         row = self._row(key)
         whom = f"of user {key.user_id!r} " if key.user_id is not None else ""
         if row is None or row[0] != "ok":
-            raise StoreError(f"The store {self.path} has no {key.kind} {whom}at {key.folder}; train it first.")
+            raise StoreError(
+                f"The store {self.path} has no {key.kind} {whom}at {key.folder}; train it first."
+            )
         folder = self.path / key.folder
         try:
             found = _digest(folder)
@@ -143,7 +145,8 @@ class Store:
                 f"The {key.kind} {whom}in {folder} is damaged: its bytes are not those that were stored. "
                 "Remove the folder and run the training command again."
             )
-        return load_file(folder / WEIGHTS_FILE)
+        state: dict[str, torch.Tensor] = load_file(folder / WEIGHTS_FILE)
+        return state
 
     def put(
         self, key: Key, config: Mapping[str, Any], state: Mapping[str, torch.Tensor], facts: Mapping[str, Any]
@@ -174,7 +177,7 @@ class Store:
         return row[2] if row is not None and row[0] == "failed" else None
 
     def _row(self, key: Key) -> tuple[str, str, str] | None:
-        row = self._manifest.execute(
+        row: tuple[str, str, str] | None = self._manifest.execute(
             "SELECT status, sha256, reason FROM entries WHERE folder = ?", (key.folder,)
         ).fetchone()
         if row is not None and row[0] == "ok" and not (self.path / key.folder).is_dir():

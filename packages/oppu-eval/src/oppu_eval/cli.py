@@ -71,7 +71,7 @@ def quickstart(
     _finish(started, paper)
     Console(stderr=True).print(
         "\nNext: [bold]oppu ask --run "
-        f'{run} --task lamp_2m --user test-000 "A dragon sleeps under the castle. The jokes never stop."[/bold]'
+        f'{run} --task lamp_2m --user test-000 "A dragon sleeps. The jokes never stop."[/bold]'
     )
 
 

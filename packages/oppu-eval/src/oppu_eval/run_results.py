@@ -28,7 +28,8 @@ def evaluate_run(run: Run) -> dict[str, Any]:
         missing = [name for name, answers in predictions.items() if not answers]
         if missing:
             raise ConfigError(
-                f"{run.path} has no answers of {', '.join(missing)} for {task}. Run `oppu answer --run {run.path}`."
+                f"{run.path} has no answers of {', '.join(missing)} for {task}. "
+                f"Run `oppu answer --run {run.path}`."
             )
         users = run.test_users(dataset)
         results.append(evaluate(dataset.task, users, dataset.users("others"), predictions, run.config.seed))

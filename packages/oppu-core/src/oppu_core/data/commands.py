@@ -69,7 +69,9 @@ def import_(
 @app.command(epilog="Example: [bold]oppu data sample --task lamp_2m --out data/sample-movies[/bold]")
 def sample(
     task: Annotated[str, typer.Option(help="lamp_2m or lamp_4.")],
-    out: Annotated[Path, typer.Option(help="The dataset folder to make; a dataset that is there is replaced.")],
+    out: Annotated[
+        Path, typer.Option(help="The dataset folder to make; a dataset that is there is replaced.")
+    ],
     users: Annotated[int, typer.Option(min=1, help="Test users, who get personal adapters.")] = 20,
     others: Annotated[int, typer.Option(min=1, help="Other users, who train the task base.")] = 100,
     shortest: Annotated[int, typer.Option(min=1, help="Shortest history of a test user.")] = 40,

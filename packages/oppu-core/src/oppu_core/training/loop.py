@@ -44,10 +44,17 @@ class Trained:
 
 
 def target_loss(model: Any, batch: Batch) -> torch.Tensor:
-    """Mean cross entropy of the target tokens given what stands before each (OPPU eq. for L = CE(Θ(φ(x)), r))."""
-    logits_BTV = model(input_ids=batch.ids_BT, attention_mask=batch.mask_BT, use_cache=False).logits
+    """Mean cross entropy of the target tokens, each given what stands before it: CE(Θ(φ(x)), r).
+
+    The output head is only asked at positions of which some row predicts a target.
+    """
+    next_BT = batch.labels_BT[:, 1:]
+    positions_P = (next_BT != IGNORED).any(dim=0).nonzero().squeeze(1)
+    logits_BPV = model(
+        input_ids=batch.ids_BT, attention_mask=batch.mask_BT, use_cache=False, logits_to_keep=positions_P
+    ).logits
     return torch.nn.functional.cross_entropy(
-        logits_BTV[:, :-1].float().flatten(0, 1), batch.labels_BT[:, 1:].flatten(), ignore_index=IGNORED
+        logits_BPV.float().flatten(0, 1), next_BT[:, positions_P].flatten(), ignore_index=IGNORED
     )
 
 
@@ -85,7 +92,7 @@ def train(
             if not math.isfinite(value):
                 raise TrainingError(f"the loss became {value} at step {len(losses) + 1} of {steps}")
             optimizer.zero_grad()
-            loss.backward()
+            torch.autograd.backward(loss)
             torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
             optimizer.step()
             schedule.step()

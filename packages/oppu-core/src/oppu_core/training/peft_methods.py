@@ -66,7 +66,9 @@ def attach(model: Any, config: TrainConfig) -> Any:
     peft_model.eval()
     for name, module in peft_model.named_modules():
         # The frozen base stays in evaluation mode, whatever dropout it was pretrained with.
-        if ".lora_dropout." in name or (config.gradient_checkpointing and hasattr(module, "gradient_checkpointing")):
+        if ".lora_dropout." in name or (
+            config.gradient_checkpointing and hasattr(module, "gradient_checkpointing")
+        ):
             module.training = True
     if config.gradient_checkpointing:
         peft_model.gradient_checkpointing_enable({"use_reentrant": False})

@@ -66,8 +66,8 @@ def train_task_lora(
             trained = train(peft_model, examples, config, base.codec.pad_id, on_step)
         except TrainingError as error:
             raise TrainingError(
-                f"The task LoRA ({dataset.task.name}, {variant}) could not be trained on the others' queries of "
-                f"{dataset.path}: {error}. Try a lower --set task_lora.learning_rate=…."
+                f"The task LoRA ({dataset.task.name}, {variant}) could not be trained on the others' queries "
+                f"of {dataset.path}: {error}. Try a lower --set task_lora.learning_rate=…."
             ) from error
         facts = {
             **dataclasses.asdict(trained),

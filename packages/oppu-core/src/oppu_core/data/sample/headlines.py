@@ -48,23 +48,63 @@ AGENTS: dict[str, tuple[str, ...]] = {
 }
 
 EVENTS: tuple[Event, ...] = (
-    Event("city", True, "said yes to", (("approves", "approved"), ("backs", "backed"), ("clears", "cleared")),
-          ("night bus line", "river park", "bike lane", "school annex")),
-    Event("city", False, "said no to", (("rejects", "rejected"), ("blocks", "blocked"), ("buries", "buried")),
-          ("parking garage", "ring road", "bridge toll", "glass tower")),
-    Event("sport", True, "came first in", (("wins", "won"), ("takes", "taken"), ("clinches", "clinched")),
-          ("cup final", "regional title", "winter league", "lake derby")),
-    Event("sport", False, "came last in", (("loses", "lost"), ("drops", "dropped"), ("squanders", "squandered")),
-          ("opening match", "summer series", "autumn trophy", "home game")),
-    Event("business", True, "made public", (("launches", "launched"), ("reveals", "revealed"),
-          ("presents", "presented")), ("cargo bike", "oat drink", "recycled folder", "repair service")),
-    Event("business", False, "gave up", (("closes", "closed"), ("shuts", "shut"), ("axes", "axed")),
-          ("northern plant", "night shift", "corner shop", "staff canteen")),
-    Event("culture", True, "started", (("opens", "opened"), ("unveils", "unveiled"), ("kicks off", "kicked off")),
-          ("jazz festival", "poster show", "open-air opera", "film week")),
-    Event("culture", False, "called off", (("cancels", "cancelled"), ("scraps", "scrapped"), ("pulls", "pulled")),
-          ("gala evening", "puppet show", "spring concert", "art fair")),
-)  # fmt: skip
+    Event(
+        "city",
+        True,
+        "said yes to",
+        (("approves", "approved"), ("backs", "backed"), ("clears", "cleared")),
+        ("night bus line", "river park", "bike lane", "school annex"),
+    ),
+    Event(
+        "city",
+        False,
+        "said no to",
+        (("rejects", "rejected"), ("blocks", "blocked"), ("buries", "buried")),
+        ("parking garage", "ring road", "bridge toll", "glass tower"),
+    ),
+    Event(
+        "sport",
+        True,
+        "came first in",
+        (("wins", "won"), ("takes", "taken"), ("clinches", "clinched")),
+        ("cup final", "regional title", "winter league", "lake derby"),
+    ),
+    Event(
+        "sport",
+        False,
+        "came last in",
+        (("loses", "lost"), ("drops", "dropped"), ("squanders", "squandered")),
+        ("opening match", "summer series", "autumn trophy", "home game"),
+    ),
+    Event(
+        "business",
+        True,
+        "made public",
+        (("launches", "launched"), ("reveals", "revealed"), ("presents", "presented")),
+        ("cargo bike", "oat drink", "recycled folder", "repair service"),
+    ),
+    Event(
+        "business",
+        False,
+        "gave up",
+        (("closes", "closed"), ("shuts", "shut"), ("axes", "axed")),
+        ("northern plant", "night shift", "corner shop", "staff canteen"),
+    ),
+    Event(
+        "culture",
+        True,
+        "started",
+        (("opens", "opened"), ("unveils", "unveiled"), ("kicks off", "kicked off")),
+        ("jazz festival", "poster show", "open-air opera", "film week"),
+    ),
+    Event(
+        "culture",
+        False,
+        "called off",
+        (("cancels", "cancelled"), ("scraps", "scrapped"), ("pulls", "pulled")),
+        ("gala evening", "puppet show", "spring concert", "art fair"),
+    ),
+)
 
 FORMS: dict[str, Callable[[str, str, str, str, str], str]] = {
     "active": lambda town, agent, verb, participle, thing: f"{town} {agent} {verb} {thing}",

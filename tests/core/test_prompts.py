@@ -1,0 +1,422 @@
+"""Methods by name, and prompts: their order, what they may know, and how they are cut to the context."""
+
+import dataclasses
+import random
+import re
+
+import pytest
+from oppu_core.data import HistoryItem, Query, User
+from oppu_core.errors import ConfigError, DataError
+from oppu_core.profiles import compute_profile
+from oppu_core.prompts import DEFAULT_METHODS, Method, PromptMaker, parse_method, variant_method
+from oppu_core.retrieval import BM25Retriever, RandomRetriever
+from oppu_core.tasks import TASKS
+
+MOVIE, NEWS = TASKS["lamp_2m"], TASKS["lamp_4"]
+
+
+class Letters:
+    """A token a character, and one in front of a prompt."""
+
+    def __init__(self, context: int) -> None:
+        self.context = context
+
+    def prompt_ids(self, text: str) -> list[int]:
+        return [1, *map(ord, text)]
+
+    def answer_ids(self, text: str) -> list[int]:
+        return [*map(ord, " " + text), 2]
+
+
+class Words(Letters):
+    """A token a word."""
+
+    def prompt_ids(self, text: str) -> list[int]:
+        return [1, *map(len, text.split())]
+
+    def answer_ids(self, text: str) -> list[int]:
+        return [*map(len, text.split()), 2]
+
+
+def film(number: int, text: str = "a film", tag: str = "comedy") -> HistoryItem:
+    return HistoryItem(f"h{number}", {"description": text, "tag": tag})
+
+
+OTHERS = [
+    User(f"o{u}", "others", tuple(film(100 + u, f"stranger {u}") for _ in range(3)), ()) for u in range(4)
+]
+
+
+def maker_of(counter: Letters | None = None, task: object = MOVIE) -> PromptMaker:
+    task = NEWS if task is NEWS else MOVIE
+    retrievers = {"bm25": BM25Retriever(task), "random": RandomRetriever(OTHERS, 0)}
+    return PromptMaker(task, counter or Letters(100_000), retrievers)
+
+
+# --- methods ---------------------------------------------------------------------------------------------
+
+# DESIGN.md, "Which task base answers what".
+VARIANTS = {
+    "non_personalized": "base",
+    "oppu_k0": "base",
+    "random_k1": "rag_k1",
+    "random_k7": "rag_k7",
+    "rag_k1": "rag_k1",
+    "rag_k2": "rag_k2",
+    "rag_k4": "rag_k4",
+    "rag_k10": "rag_k10",
+    "rag_k123": "rag_k123",
+    "oppu_rag_k1": "rag_k1",
+    "oppu_rag_k4": "rag_k4",
+    "pag_k0": "pag_k0",
+    "pag_k1": "pag_k1",
+    "pag_k12": "pag_k12",
+    "oppu_pag_k0": "pag_k0",
+    "oppu_pag_k1": "pag_k1",
+}
+
+
+@pytest.mark.parametrize(("name", "variant"), VARIANTS.items())
+def test_a_methods_name_says_everything(name: str, variant: str) -> None:
+    method = parse_method(name)
+    assert method.name == name
+    assert method.variant == variant
+    assert method.personal == name.startswith("oppu")
+    assert method.profile == ("pag" in name)
+    assert method.k == int(name.rpartition("_k")[2] if "_k" in name else 0)
+    assert method.retriever == ("random" if "random" in name else "bm25" if method.k else None)
+    assert method.without_adapter == parse_method(method.without_adapter.name)
+    assert not method.without_adapter.personal
+    assert method.without_adapter.variant == variant
+    assert variant_method(variant).variant == variant
+    assert variant_method(variant).retriever != "random", "training retrieves from the user's own items"
+
+
+def test_same_prompt_without_the_adapter() -> None:
+    pairs = {"oppu_k0": "non_personalized", "oppu_rag_k4": "rag_k4", "oppu_pag_k0": "pag_k0"}
+    for name, plain in pairs.items():
+        assert parse_method(name).without_adapter.name == plain
+
+
+def test_default_methods_are_methods() -> None:
+    assert [parse_method(name).name for name in DEFAULT_METHODS] == list(DEFAULT_METHODS)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "rag_k0",
+        "oppu_k1",
+        "random_k0",
+        "oppu_random_k1",
+        "rag_k01",
+        "rag_k",
+        "rag_k-1",
+        "rag_k1.5",
+        "pag",
+        "rag_k1x",
+        "xrag_k1",
+        "RAG_k1",
+        "oppu",
+        "oppu_",
+        "oppu_rag",
+        "oppu_rag_k0",
+        "oppu_non_personalized",
+        "oppu_oppu_k0",
+        "base",
+        "rag_k1_k1",
+    ]
+    + ["", " ", "rag_k1 ", " rag_k1", "rag_k1\n", "rag k1"],
+)
+def test_a_name_that_is_no_method_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="There is no method"):
+        parse_method(name)
+
+
+# --- what stands in a prompt -----------------------------------------------------------------------------
+
+HISTORY = (
+    film(0, "a ship is lost in space", "action"),
+    film(1, "two lovers on a boat", "romance"),
+    film(2, "a robot in a city"),
+)
+USER = User("u", "test", HISTORY, (Query("q", {"description": "the ship in space"}, "sci-fi", 3),))
+
+
+def test_profile_history_instruction_and_query_stand_in_this_order() -> None:
+    prompt = maker_of().query_prompt(
+        parse_method("pag_k2"), USER, USER.queries[0], "most popular tag: action."
+    )
+    assert prompt.text.split("\n") == [
+        "most popular tag: action.",
+        "description: a ship is lost in space tag: action",
+        "description: a robot in a city tag: comedy",
+        MOVIE.instruction,
+        "description: the ship in space tag:",
+    ]
+    assert prompt.retrieved == (HISTORY[0], HISTORY[2])
+    assert prompt.profile == "most popular tag: action."
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_each_method_takes_its_parts_and_no_others(name: str) -> None:
+    method = parse_method(name)
+    lines = maker_of().query_prompt(method, USER, USER.queries[0], "PROFILE").text.split("\n")
+    assert lines[-2:] == [MOVIE.instruction, "description: the ship in space tag:"]
+    assert ("PROFILE" in lines) == method.profile
+    items = lines[method.profile : -2]
+    own = {MOVIE.history_line(item.fields) for item in HISTORY}
+    if method.retriever == "random":
+        assert len(items) == min(method.k, 12)
+        assert all("stranger" in line for line in items)
+    else:
+        assert len(items) == min(method.k, len(HISTORY))
+        assert set(items) <= own
+
+
+def test_the_prompt_of_a_personal_method_is_that_of_the_plain_one() -> None:
+    for name in ("oppu_k0", "oppu_rag_k2", "oppu_pag_k1"):
+        method = parse_method(name)
+        prompts = [
+            maker_of().query_prompt(m, USER, USER.queries[0], "P") for m in (method, method.without_adapter)
+        ]
+        assert prompts[0] == prompts[1]
+
+
+def test_user_texts_with_braces_and_newlines_stand_on_one_line_as_they_are() -> None:
+    odd = film(0, "{tag}\n\nand  {0}\r\n{{x}}\u2028end", "{description}")
+    user = User("u", "test", (odd,), (Query("q", {"description": "\n{a}\tb\n"}, None, 1),))
+    text = maker_of().query_prompt(parse_method("pag_k1"), user, user.queries[0], "{p}\n\nq").text
+    assert text.split("\n") == [
+        "{p} q",
+        "description: {tag} and {0} {{x}} end tag: {description}",
+        MOVIE.instruction,
+        "description: {a} b tag:",
+    ]
+    assert len(text.splitlines()) == 4
+
+
+# --- time ------------------------------------------------------------------------------------------------
+
+
+def giveaways(user_items: int, history_len: int) -> User:
+    """A user whose item t alone says `word<t>`, and whose queries and golds say words of their own."""
+    history = tuple(
+        film(t, f"film word{t} the", f"answer{t}" if t % 3 else "comedy") for t in range(user_items)
+    )
+    queries = (
+        Query("late", {"description": "the asked late"}, "gold-late", user_items),
+        Query("early", {"description": "the asked early"}, "gold-early", history_len),
+    )
+    return User("u", "test", history, queries)
+
+
+def numbers(text: str) -> set[int]:
+    return {int(number) for number in re.findall(r"(?:word|answer)(\d+)", text)}
+
+
+@pytest.mark.parametrize("variant", ["base", "rag_k1", "rag_k4", "rag_k50"])
+def test_item_t_sees_only_items_before_t(variant: str) -> None:
+    user = giveaways(20, 15)
+    examples = list(maker_of().history_examples(variant, user))
+    assert len(examples) == 15, "items at or beyond the earliest query are no training material"
+    for t, example in enumerate(examples):
+        seen = numbers(example.prompt)
+        assert t in seen, "its own text"
+        assert max(seen) == t
+        assert len(seen) == 1 + min(t, variant_method(variant).k)
+        assert f"answer{t}" not in example.prompt
+        assert example.answer == (f"answer{t}" if t % 3 else "comedy")
+        assert "asked" not in example.prompt
+        assert "gold" not in example.prompt
+
+
+@pytest.mark.parametrize("variant", ["pag_k0", "pag_k3"])
+def test_the_profile_in_an_example_comes_from_the_training_history_alone(variant: str) -> None:
+    history = (
+        *(film(t, f"film word{t} the") for t in range(6)),
+        *(film(t, "x", "violence") for t in range(6, 30)),
+    )
+    user = User("u", "test", history, (Query("q", {"description": "asked"}, "violence", 6, "violence"),))
+    examples = list(maker_of().history_examples(variant, user))
+    assert len(examples) == 6
+    for t, example in enumerate(examples):
+        assert example.prompt.startswith("most popular tag: comedy.\n")
+        assert max(numbers(example.prompt)) == t
+        assert "violence" not in example.prompt.replace(MOVIE.instruction, "")
+
+
+@pytest.mark.parametrize("name", ["rag_k1", "rag_k50", "pag_k50", "oppu_rag_k50", "oppu_pag_k50"])
+def test_a_query_sees_nothing_at_or_beyond_its_history_len(name: str) -> None:
+    user = giveaways(20, 7)
+    maker, method = maker_of(), parse_method(name)
+    profile = maker.profile_for(method, user)
+    late, early = (maker.query_prompt(method, user, query, profile).text for query in user.queries)
+    assert max(numbers(early)) < 7
+    assert max(numbers(late)) < 20
+    if method.k == 50:
+        assert numbers(early) == set(range(7))
+        assert numbers(late) == set(range(20))
+    assert "gold" not in early + late
+    assert "asked late" not in early
+
+
+@pytest.mark.parametrize("variant", ["base", "rag_k50", "pag_k0", "pag_k50"])
+def test_a_task_bases_example_sees_what_its_query_may_see(variant: str) -> None:
+    user = giveaways(20, 7)
+    maker, method = maker_of(), variant_method(variant)
+    late, early = maker.query_examples(variant, user)
+    assert (late.answer, early.answer) == ("gold-late", "gold-early")
+    assert all(number < 7 for number in numbers(early.prompt))
+    assert "gold" not in early.prompt + late.prompt
+    profile = maker.profile_for(method, user)
+    assert profile == (compute_profile(MOVIE, user.history[:7]) if method.profile else "")
+    assert early.prompt == maker.query_prompt(method, user, user.queries[1], profile).text
+
+
+def test_the_future_does_not_change_the_past() -> None:
+    user = giveaways(20, 15)
+    other = dataclasses.replace(
+        user,
+        history=(*user.history[:15], *(film(t, "entirely different words") for t in range(15, 20))),
+        queries=(Query("x", {"description": "y"}, "z", 15),),
+    )
+    for variant in ("rag_k2", "pag_k2"):
+        assert list(maker_of().history_examples(variant, user)) == list(
+            maker_of().history_examples(variant, other)
+        )
+
+
+def test_an_item_or_query_without_an_answer_gives_no_example() -> None:
+    history = (film(0, "a"), film(1, "b", " \n"), film(2, "c", ""), film(3, "d", " dark \n comedy "))
+    queries = (
+        Query("0", {"description": "x"}, None, 4),
+        Query("1", {"description": "x"}, " ", 4),
+        Query("2", {"description": "x"}, "true\nstory", 4),
+    )
+    user = User("u", "others", history, queries)
+    assert [example.answer for example in maker_of().history_examples("base", user)] == [
+        "comedy",
+        "dark comedy",
+    ]
+    assert [example.answer for example in maker_of().query_examples("base", user)] == ["true story"]
+
+
+# --- the context -----------------------------------------------------------------------------------------
+
+
+def random_words(rng: random.Random, most: int) -> str:
+    kinds = ("w" * rng.randrange(1, 9), "x", "{y}", "z" * rng.randrange(1, 60))
+    return " ".join(rng.choice(kinds) for _ in range(rng.randrange(most)))
+
+
+@pytest.mark.parametrize("counter", [Letters, Words])
+def test_a_prompt_never_exceeds_the_context_and_keeps_instruction_and_ending(counter: type[Letters]) -> None:
+    rng = random.Random(0)
+    frame = {
+        counter: len(counter(0).prompt_ids(f"{MOVIE.instruction}\n{MOVIE.query_text({'description': ''})}"))
+    }[counter]
+    cut = [0, 0, 0]
+    for _ in range(200):
+        visible = [film(t, random_words(rng, 30), f"tag{t}!") for t in range(rng.randrange(6))]
+        profile, query = random_words(rng, 40), random_words(rng, 60)
+        answer = rng.choice([None, "comedy", "long " * 10])
+        method = parse_method(rng.choice(["pag_k3", "rag_k5", "non_personalized", "pag_k0"]))
+        size = counter(0)
+        reserve = max(MOVIE.max_answer_tokens, len(size.answer_ids(answer)) if answer else 0)
+        context = frame + reserve + rng.randrange(400 if counter is Letters else 60)
+        maker = maker_of(counter(context))
+        made = maker.prompt(method, {"description": query}, visible, profile, "key", answer)
+        assert len(size.prompt_ids(made.text)) <= context - reserve
+
+        lines = made.text.split("\n")
+        assert lines[-2] == MOVIE.instruction
+        kept_query = lines[-1].removeprefix("description: ").removesuffix(" tag:").strip()
+        assert lines[-1].startswith("description: ")
+        assert lines[-1].endswith(" tag:")
+        assert query.startswith(kept_query)
+
+        # What is cut: the retrieved, then the profile, then the query; the former is gone when the next is cut.
+        whole = maker_of(counter(10**6)).prompt(method, {"description": query}, visible, profile, "key")
+        whole_lines = whole.text.split("\n")
+        items = [line for line in lines[:-2] if line.startswith("description: ")]
+        whole_items = [line for line in whole_lines[:-2] if line.startswith("description: ")]
+        kept_profile = "\n".join(line for line in lines[:-2] if not line.startswith("description: "))
+        assert whole.profile.startswith(kept_profile)
+        assert len(items) in (0, len(whole_items)), "cut alike, all or none left out"
+        for line, whole_line in zip(items, whole_items, strict=False):
+            ending = re.search(r" tag: tag\d!$", whole_line)
+            assert ending
+            assert line.endswith(ending[0]), "a retrieved item keeps its answer"
+            assert whole_line.startswith(line.removesuffix(ending[0]).rstrip())
+        if items != whole_items:
+            cut[0] += 1
+        if kept_profile != whole.profile:
+            cut[1] += 1
+            assert not items
+        if kept_query != query.strip():
+            cut[2] += 1
+            assert not items
+            assert not kept_profile
+    assert min(cut) > 10, f"each kind of cut was met: {cut}"
+
+
+def test_what_fits_is_not_cut_and_what_is_cut_fills_the_context() -> None:
+    visible = [film(0, "word " * 50, "romance")]
+    whole = maker_of().prompt(parse_method("rag_k1"), {"description": "query"}, visible, "", "key").text
+    needed = len(Letters(0).prompt_ids(whole)) + MOVIE.max_answer_tokens
+    for missing in range(60):
+        maker = maker_of(Letters(needed - missing))
+        text = maker.prompt(parse_method("rag_k1"), {"description": "query"}, visible, "", "key").text
+        assert (text == whole) == (missing == 0)
+        assert len(whole) - len(text) < missing + len("word ") + 1, "no more is cut than needed"
+        assert "tag: romance" in text
+
+
+def test_a_giant_single_word_is_cut_inside() -> None:
+    fields = {"description": "ü" * 10_000}
+    for name in ("non_personalized", "rag_k1", "pag_k1"):
+        visible = [film(0, "ß" * 10_000, "romance")]
+        made = maker_of(Letters(500)).prompt(parse_method(name), fields, visible, "p" * 10_000, "key")
+        assert len(Letters(0).prompt_ids(made.text)) == 500 - MOVIE.max_answer_tokens
+        assert made.text.endswith("ü tag:")
+
+
+def test_in_training_a_long_answer_has_its_room() -> None:
+    answer = "x" * 100
+    fields = {"description": "word " * 200}
+    asked = maker_of(Letters(600)).prompt(parse_method("oppu_k0"), fields, [], "", "key")
+    trained = maker_of(Letters(600)).prompt(parse_method("oppu_k0"), fields, [], "", "key", answer)
+    assert len(trained.text) < len(asked.text)
+    row = [*Letters(0).prompt_ids(trained.text), *Letters(0).answer_ids(answer)]
+    assert 590 < len(row) <= 600
+
+
+def test_training_and_asking_give_the_same_prompt_for_an_answer_of_ordinary_length() -> None:
+    fields = {"description": "word " * 200}
+    for context in (440, 600, 5000):
+        maker = maker_of(Letters(context))
+        asked, trained = (
+            maker.prompt(parse_method("rag_k1"), fields, HISTORY, "", "key", answer)
+            for answer in (None, "comedy")
+        )
+        assert asked == trained
+
+
+def test_when_nothing_fits_the_error_says_so() -> None:
+    with pytest.raises(DataError, match=r"lamp_2m.*do not fit.*context of 100 tokens.*longer context"):
+        maker_of(Letters(100)).prompt(parse_method("rag_k1"), {"description": "x"}, HISTORY, "", "key")
+    with pytest.raises(DataError, match="answer of 1002 tokens"):
+        maker_of(Letters(900)).prompt(
+            Method(0, None, False, False), {"description": "x"}, [], "", "k", "y" * 1000
+        )
+
+
+def test_headline_prompts_are_cut_at_the_article() -> None:
+    visible = [HistoryItem("0", {"text": "the long article " * 30, "title": "Own Headline!"})]
+    maker = maker_of(Letters(300), NEWS)
+    lines = maker.prompt(
+        parse_method("rag_k1"), {"text": "the asked article"}, visible, "", "key"
+    ).text.split("\n")
+    assert re.fullmatch(r"article: (the long article ?|the |long )+headline: Own Headline!", lines[0])
+    assert lines[1:] == [NEWS.instruction, "article: the asked article headline:"]
