@@ -36,8 +36,38 @@ def headlines(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 
 @pytest.fixture
-def oppu() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run the real command line in a process of its own."""
+def oppu(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run the real command line, in this process (importing torch anew takes seconds)."""
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("NO_COLOR", "1")
+
+    def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        from oppu_core import cli
+
+        monkeypatch.setattr(sys, "argv", ["oppu", *map(str, arguments)])
+        monkeypatch.setattr(cli, "register_plugins", lambda: None)
+        capsys.readouterr()
+        try:
+            cli.main()
+            code: object = 0
+        except SystemExit as stop:
+            code = stop.code or 0
+        output = capsys.readouterr()
+        assert isinstance(code, int)
+        return subprocess.CompletedProcess(list(arguments), code, output.out, output.err)
+
+    from oppu_core.cli import app, register_plugins
+
+    if not {"quickstart"} & {command.callback.__name__ for command in app.registered_commands}:
+        register_plugins()
+    return run
+
+
+@pytest.fixture
+def oppu_process() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run the real command line in a process of its own, `code` first."""
 
     def run(*arguments: str | Path, code: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
         script = f"import sys\n{code}\nfrom oppu_core.cli import main\nsys.argv[0] = 'oppu'\nmain()"

@@ -131,7 +131,7 @@ def test_the_steps_one_by_one_are_the_run(oppu, movies: Dataset, headlines: Data
         "oppu_k0",
     }
     assert {row["users"] for row in rows} == {2}
-    assert (steps / "report.html").read_text().startswith("<!DOCTYPE html>")
+    assert (steps / "report.html").read_text().startswith("<!doctype html>")
     events = [json.loads(line) for line in (whole / "log.jsonl").read_text().splitlines()]
     assert sum(event["event"] == "user" for event in events) == 4
 

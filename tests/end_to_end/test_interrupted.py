@@ -56,18 +56,18 @@ def contents(run: Path) -> dict[str, bytes]:
 
 
 def test_a_run_that_is_killed_at_many_points_ends_with_the_same_bytes(
-    oppu, movies: Dataset, tmp_path: Path
+    oppu_process, movies: Dataset, tmp_path: Path
 ) -> None:
     def command(folder: str) -> list[str]:
         run = str(tmp_path / folder / "run")
         return ["run", "--run", run, "--data", str(movies.path), "--methods", METHODS, *QUICK]
 
-    undisturbed = oppu(*command("undisturbed"))
+    undisturbed = oppu_process(*command("undisturbed"))
     assert undisturbed.returncode == 0, undisturbed.stderr
     for where, point in POINTS.items():
-        killed = oppu(*command("killed"), code=KILL + point)
+        killed = oppu_process(*command("killed"), code=KILL + point)
         assert killed.returncode == -signal.SIGKILL, f"not killed {where}: {killed.stderr}"
-    finished = oppu(*command("killed"))
+    finished = oppu_process(*command("killed"))
     assert finished.returncode == 0, finished.stderr
 
     expected = contents(tmp_path / "undisturbed" / "run")
@@ -91,10 +91,12 @@ def test_a_torn_line_of_the_journal_is_answered_again(oppu, movies: Dataset, tmp
     assert file.read_bytes() == whole
 
 
-def test_ctrl_c_says_how_to_go_on(oppu, movies: Dataset, tmp_path: Path) -> None:
-    interrupt = "import oppu_core.training.loop as loop\ndef stop(*_): raise KeyboardInterrupt\n"
-    interrupt += "loop.target_loss = stop"
-    result = oppu("run", "--run", tmp_path / "run", "--data", movies.path, code=interrupt)
+def test_ctrl_c_says_how_to_go_on(oppu, movies: Dataset, tmp_path: Path, monkeypatch) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("oppu_core.training.loop.target_loss", stop)
+    result = oppu("run", "--run", tmp_path / "run", "--data", movies.path)
     assert result.returncode == 130
     assert "same command again" in result.stderr
     assert "Traceback" not in result.stderr

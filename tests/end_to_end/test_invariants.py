@@ -210,13 +210,13 @@ def test_answers_do_not_depend_on_the_batch(world, name: str) -> None:
     assert any(together.values())
 
 
-def test_the_same_command_gives_the_same_bytes(oppu, movies: Dataset, tmp_path: Path) -> None:
+def test_the_same_command_gives_the_same_bytes(oppu_process, movies: Dataset, tmp_path: Path) -> None:
     """In two processes whose sets are ordered differently."""
     found = []
     for seed in ("1", "2"):
         run = tmp_path / seed / "run"
         command = ["run", "--run", run, "--data", movies.path, *QUICK]
-        result = oppu(
+        result = oppu_process(
             *command, "--methods", "non_personalized,random_k1,pag_k0,oppu_pag_k0", PYTHONHASHSEED=seed
         )
         assert result.returncode == 0, result.stderr

@@ -8,8 +8,6 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal
 
-import torch
-
 from oppu_core.data.dataset import Dataset
 from oppu_core.data.types import Query, User
 from oppu_core.errors import ModelError, StoreError
