@@ -17,8 +17,8 @@ from oppu_core.training import personal, task_base
 from oppu_core.training.config import TrainConfig, personal_config, task_config
 from oppu_core.training.peft_methods import attach, load_state
 
-TASK_CONFIG = dataclasses.replace(task_config("lamp_2m", "small", 0), epochs=1)
-CONFIG = dataclasses.replace(personal_config("lamp_2m", "small", 0), epochs=1)
+TASK_CONFIG = dataclasses.replace(task_config("lamp_2m", "tiny", 0), epochs=1)
+CONFIG = dataclasses.replace(personal_config("lamp_2m", "tiny", 0), epochs=1)
 
 
 @dataclasses.dataclass

@@ -34,7 +34,7 @@ ModelOption = Annotated[
 ]
 MethodsOption = Annotated[str | None, typer.Option("--methods", help=METHODS_HELP)]
 PresetOption = Annotated[
-    Literal["auto", "paper", "small"],
+    Literal["auto", "paper", "small", "tiny"],
     typer.Option(help="Training settings: the paper's, or measured ones for small bases; auto goes by size."),
 ]
 SetOption = Annotated[
@@ -109,7 +109,7 @@ def start(
     data: list[Path],
     model: str,
     methods: str | None,
-    preset: Literal["auto", "paper", "small"],
+    preset: Literal["auto", "paper", "small", "tiny"],
     settings: list[str] | None,
     dtype: Literal["float32", "bfloat16", "float16"],
     seed: int,

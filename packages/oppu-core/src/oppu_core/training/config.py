@@ -3,8 +3,8 @@
 import dataclasses
 from typing import Literal
 
-Preset = Literal["auto", "paper", "small"]
-SMALL_BASE = 100_000_000  # parameters; below this "auto" takes the settings for small bases
+PresetName = Literal["paper", "small", "tiny"]
+Preset = Literal["auto", "paper", "small", "tiny"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,22 +57,26 @@ PERSONAL = ("q_proj", "v_proj")
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
-def resolve_preset(preset: Preset, parameters: int) -> Literal["paper", "small"]:
+def resolve_preset(preset: Preset, parameters: int) -> PresetName:
     """What ``auto`` means for a base of this many parameters."""
-    if preset == "auto":
-        return "small" if parameters < SMALL_BASE else "paper"
-    return preset
+    if preset != "auto":
+        return preset
+    return "tiny" if parameters < 3_000_000 else "small" if parameters < 100_000_000 else "paper"
 
 
-def task_config(task: str, preset: Literal["paper", "small"], seed: int) -> TrainConfig:
+def task_config(task: str, preset: PresetName, seed: int) -> TrainConfig:
     """Settings for a task LoRA: the authors' (their ``out_proj``, which Llama lacks, read as ``o_proj``)."""
-    epochs, batch_size = (3, PAPER_EPOCHS.get(task, (3, 8))[1]) if preset == "paper" else (2, 16)
-    rate = 1e-4 if preset == "paper" else 2e-3
+    rate = {"paper": 1e-4, "small": 1e-3, "tiny": 2e-3}[preset]
+    epochs, batch_size = (2, 16) if preset == "tiny" else (3, _paper(task)[1])
     return TrainConfig(ATTENTION, learning_rate=rate, epochs=epochs, batch_size=batch_size, seed=seed)
 
 
-def personal_config(task: str, preset: Literal["paper", "small"], seed: int) -> TrainConfig:
-    """Settings for a personal adapter: Table 5 and the authors' code, or measured ones for small bases."""
-    epochs, batch_size = PAPER_EPOCHS.get(task, (3, 8)) if preset == "paper" else (6, 8)
-    rate = 1e-4 if preset == "paper" else 1e-2
+def personal_config(task: str, preset: PresetName, seed: int) -> TrainConfig:
+    """Settings for a personal adapter: Table 5 and the authors' code; a small base needs a higher rate."""
+    rate = {"paper": 1e-4, "small": 1e-3, "tiny": 1e-2}[preset]
+    epochs, batch_size = (6, 8) if preset == "tiny" else _paper(task)
     return TrainConfig(PERSONAL, learning_rate=rate, epochs=epochs, batch_size=batch_size, seed=seed)
+
+
+def _paper(task: str) -> tuple[int, int]:
+    return PAPER_EPOCHS.get(task, (3, 8))
