@@ -1,5 +1,6 @@
 """Answers: greedy is the plain argmax loop whatever the batch, sampling is seeded, bases are checked."""
 
+import itertools
 import json
 import shutil
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from oppu_core.errors import ConfigError, ModelError, OppuError
 from oppu_core.generate import Sampling, generate, plan_batches
 from oppu_core.models import MAX_LENGTH, Base, TextCodec, base_identity, load_base
 from safetensors.torch import load_file, save_file
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 PROMPTS = [
@@ -90,7 +91,7 @@ def spelling_base(toy_folder: Path, folder: Path, chains: list[str]) -> Base:
     directions = torch.nn.functional.normalize(weights["model.embed_tokens.weight"], dim=-1)
     head = torch.zeros_like(directions)
     for chain in chains:
-        for first, second in zip(chain, chain[1:], strict=False):
+        for first, second in itertools.pairwise(chain):
             head[vocab[second]] += directions[vocab[first]]
     weights["model.embed_tokens.weight"] = directions
     weights["lm_head.weight"] = head
@@ -158,19 +159,15 @@ def byte_tokenizer(merges: list[tuple[str, str]] | None = None, **special: str) 
 
 
 def metaspace_tokenizer() -> Any:
-    """As SentencePiece has it: a word brings its own space, the beginning of text stands in front."""
-    pieces = ["<unk>", "<s>", "</s>", "▁", "▁a", "▁tag", ":", "▁comedy", "a", *"cdegmnoty", "<0x0A>"]
+    """As Llama 2 has it: a space is put before every text, special tokens stand around it."""
+    pieces = ["<unk>", "<s>", "</s>", "▁", "▁tag", "▁comedy", ":", *"acdegmnoty"]
     vocab = {piece: index for index, piece in enumerate(pieces)}
-    tokenizer = Tokenizer(models.Unigram([(piece, -float(len(pieces) - len(piece))) for piece in pieces], 0))
-    tokenizer.normalizer = normalizers.Sequence([])
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    tokenizer = Tokenizer(models.Unigram([(piece, -1.0) for piece in pieces], 0))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     tokenizer.decoder = decoders.Sequence(
-        [decoders.ByteFallback(), decoders.Metaspace(prepend_scheme="always")]
+        [decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
-    tokenizer.add_special_tokens([AddedToken(piece, special=True) for piece in ("<s>", "</s>")])
-    from tokenizers.processors import TemplateProcessing
-
-    tokenizer.post_processor = TemplateProcessing(
+    tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", special_tokens=[("<s>", vocab["<s>"]), ("</s>", vocab["</s>"])]
     )
     return PreTrainedTokenizerFast(

@@ -125,8 +125,13 @@ def test_default_methods_are_methods() -> None:
         "oppu_oppu_k0",
         "base",
         "rag_k1_k1",
-    ]
-    + ["", " ", "rag_k1 ", " rag_k1", "rag_k1\n", "rag k1"],
+        "",
+        " ",
+        "rag_k1 ",
+        " rag_k1",
+        "rag_k1\n",
+        "rag k1",
+    ],
 )
 def test_a_name_that_is_no_method_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match="There is no method"):
@@ -336,7 +341,7 @@ def test_a_prompt_never_exceeds_the_context_and_keeps_instruction_and_ending(cou
         assert lines[-1].endswith(" tag:")
         assert query.startswith(kept_query)
 
-        # What is cut: the retrieved, then the profile, then the query; the former is gone when the next is cut.
+        # What is cut: the retrieved, then the profile, then the query; one is gone when the next is cut.
         whole = maker_of(counter(10**6)).prompt(method, {"description": query}, visible, profile, "key")
         whole_lines = whole.text.split("\n")
         items = [line for line in lines[:-2] if line.startswith("description: ")]
@@ -361,16 +366,24 @@ def test_a_prompt_never_exceeds_the_context_and_keeps_instruction_and_ending(cou
     assert min(cut) > 10, f"each kind of cut was met: {cut}"
 
 
-def test_what_fits_is_not_cut_and_what_is_cut_fills_the_context() -> None:
-    visible = [film(0, "word " * 50, "romance")]
-    whole = maker_of().prompt(parse_method("rag_k1"), {"description": "query"}, visible, "", "key").text
+@pytest.mark.parametrize("name", ["rag_k1", "pag_k0", "non_personalized"])
+def test_what_fits_is_not_cut_and_what_is_cut_fills_the_context(name: str) -> None:
+    """With one long text (retrieved, profile or query) that has to give way."""
+    long = "word " * 50
+    fields = {"description": long if name == "non_personalized" else "query"}
+
+    def made(context: int) -> str:
+        visible = [film(0, long, "romance")]
+        return maker_of(Letters(context)).prompt(parse_method(name), fields, visible, long, "key").text
+
+    whole = made(100_000)
     needed = len(Letters(0).prompt_ids(whole)) + MOVIE.max_answer_tokens
     for missing in range(60):
-        maker = maker_of(Letters(needed - missing))
-        text = maker.prompt(parse_method("rag_k1"), {"description": "query"}, visible, "", "key").text
+        text = made(needed - missing)
         assert (text == whole) == (missing == 0)
-        assert len(whole) - len(text) < missing + len("word ") + 1, "no more is cut than needed"
-        assert "tag: romance" in text
+        assert missing <= len(whole) - len(text) <= missing + len("word "), "no more is cut than needed"
+        assert "word" in text
+        assert ("tag: romance" in text) == (name == "rag_k1")
 
 
 def test_a_giant_single_word_is_cut_inside() -> None:

@@ -11,8 +11,9 @@ MOVIE = TASKS["lamp_2m"]
 
 H3 = (
     "Which tag does this movie relate to among the following tags? Just answer with the tag name without "
-    "further explanation. tags: [sci-fi, based on a book, comedy, action, twist ending, dystopia, dark comedy, "
-    "classic, psychology, fantasy, romance, thought-provoking, social commentary, violence, true story]\n"
+    "further explanation. tags: [sci-fi, based on a book, comedy, action, twist ending, dystopia, "
+    "dark comedy, classic, psychology, fantasy, romance, thought-provoking, social commentary, violence, "
+    "true story]\n"
     "description: A ship is lost. tag:"
 )
 H5 = "Generate a headline for the following article.\narticle: A ship is lost. headline:"

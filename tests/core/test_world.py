@@ -2,6 +2,7 @@
 
 import collections
 import hashlib
+import itertools
 import random
 import re
 from collections.abc import Callable, Iterator
@@ -144,7 +145,7 @@ def test_dates_rise_strictly_from_item_to_item(task: Task) -> None:
     for user in sample_users(task, test_users=10, other_users=10, seed=4):
         dates = [item.date or "" for item in user.history]
         assert all(re.fullmatch(r"20\d\d-\d\d-\d\d", date) for date in dates)
-        assert all(earlier < later for earlier, later in zip(dates, dates[1:], strict=False))
+        assert all(earlier < later for earlier, later in itertools.pairwise(dates))
 
 
 def test_a_tagger_follows_the_planted_order_but_for_the_stated_noise(users_of: dict[str, list[User]]) -> None:

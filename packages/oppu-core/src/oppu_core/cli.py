@@ -5,6 +5,7 @@ Start-up imports no torch: commands import what they need when they run.
 
 import contextlib
 import importlib.metadata
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -231,6 +232,9 @@ def register_plugins() -> None:
 
 def main() -> None:
     """Run the command line: errors of ours in one message, without a traceback."""
+    # Before torch is loaded: where other programs want the cores too, threads that wait by spinning make
+    # everything many times slower (benchmarks/threads.py).
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     register_plugins()
     console = Console(stderr=True)
     try:

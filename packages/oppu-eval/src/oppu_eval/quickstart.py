@@ -8,7 +8,7 @@ from oppu_core.tasks import get_task
 
 USERS = 10
 OTHERS = 60
-HISTORY = (32, 80)
+HISTORY = (24, 56)
 QUERIES = 10
 
 
