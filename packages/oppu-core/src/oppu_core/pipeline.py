@@ -8,6 +8,8 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal
 
+from rich.markup import escape
+
 from oppu_core.data.dataset import Dataset
 from oppu_core.data.types import Query, User
 from oppu_core.errors import ModelError, StoreError
@@ -159,7 +161,8 @@ class VariantWork:
                 elif done.reason:
                     stage.advance()
                     self.watch.console.print(
-                        f"[yellow]User {done.user_id!r} is set aside in {self._title}: {done.reason}.[/]"
+                        f"[yellow]User {escape(repr(done.user_id))} is set aside in {self._title}: "
+                        f"{escape(done.reason)}.[/]"
                     )
 
             return personal.train_personal(
@@ -178,7 +181,8 @@ class VariantWork:
         journal = Journal(self.run.predictions_path(self.dataset.task.name, method.name))
         users = [u for u in self.users if not method.personal or self.store.has(self._key(u))]
         order = [(user.user_id, query.id) for user in users for query in user.queries]
-        answers = {key: value for key, value in journal.read().items() if key in set(order)}
+        wanted = set(order)
+        answers = {key: value for key, value in journal.read().items() if key in wanted}
         with self.watch.stage(
             f"{self.dataset.task.name} {method.name} answers", len(order), "queries"
         ) as stage:

@@ -5,6 +5,7 @@ the text in front of the answer: profile, retrieved items, instruction, query, i
 knows tokens only to keep a prompt within the model's context, and knows nothing of training.
 """
 
+import contextlib
 import dataclasses
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -187,28 +188,37 @@ class PromptMaker:
         method = variant_method(variant)
         profile = self.profile_for(method, user)
         for query in user.queries:
-            answer = " ".join((query.gold or "").split())
             visible = user.history[: query.history_len]
             key = f"{user.user_id}/{query.id}"
-            if answer:
-                prompt = self.prompt(method, query.fields, visible, profile, key, answer)
-                yield Example(prompt.text, answer)
+            yield from self._example(method, query.fields, visible, profile, key, query.gold or "")
 
     def history_examples(self, variant: str, user: User) -> Iterator[Example]:
-        """Training examples for a personal adapter: item t is asked, and sees only the items before t.
-
-        Items without an answer teach nothing and are left out.
-        """
+        """Training examples for a personal adapter: item t is asked, and sees only the items before t."""
         method = variant_method(variant)
         profile = self.profile_for(method, user)
         assert self.task.output_field is not None
         history = user.training_history
         for t, item in enumerate(history):
-            answer = " ".join(item.fields[self.task.output_field].split())
             fields = {name: item.fields[name] for name in self.task.input_fields}
             key = f"{user.user_id}/history/{item.id}"
-            if answer:
-                yield Example(self.prompt(method, fields, history[:t], profile, key, answer).text, answer)
+            answer = item.fields[self.task.output_field]
+            yield from self._example(method, fields, history[:t], profile, key, answer)
+
+    def _example(
+        self,
+        method: Method,
+        fields: Mapping[str, str],
+        visible: Sequence[HistoryItem],
+        profile: str,
+        key: str,
+        answer: str,
+    ) -> Iterator[Example]:
+        """The example, or none: an empty answer teaches nothing, and one that does not fit into the context
+        behind its instruction cannot be learnt; neither is a reason to lose the user's other items."""
+        answer = " ".join(answer.split())
+        if answer:
+            with contextlib.suppress(DataError):
+                yield Example(self.prompt(method, fields, visible, profile, key, answer).text, answer)
 
     def profile_for(self, method: Method, user: User) -> str:
         """The user's profile, where the method uses one."""

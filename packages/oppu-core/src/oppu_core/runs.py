@@ -10,6 +10,7 @@ import fcntl
 import importlib.metadata
 import itertools
 import json
+import os
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any, get_type_hints
 from oppu_core.data.dataset import Dataset
 from oppu_core.data.types import User
 from oppu_core.errors import ConfigError, DataError
-from oppu_core.files import read_json, read_jsonl, write_json, write_jsonl
+from oppu_core.files import canonical_json, read_json, read_jsonl, write_json, write_jsonl
 from oppu_core.inference import Answer, QueryId
 from oppu_core.models import BaseIdentity, Dtype, base_folder, base_identity
 from oppu_core.prompts import parse_method
@@ -289,15 +290,13 @@ class Journal:
     def add(self, answers: Sequence[Answer]) -> None:
         """Append finished answers."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        text = "".join(json.dumps(dataclasses.asdict(a), ensure_ascii=False) + "\n" for a in answers)
-        # A torn last line of a killed writer must not run into the next one.
-        torn = (
-            self._path.exists()
-            and not self._path.read_bytes().endswith((b"\n",))
-            and self._path.stat().st_size
-        )
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(("\n" if torn else "") + text)
+        with self._path.open("a+b") as file:
+            if file.tell():  # a killed writer's torn last line must not run into the next one
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":
+                    file.write(b"\n")
+            for one in answers:
+                file.write(canonical_json(dataclasses.asdict(one)).encode() + b"\n")
 
     def finish(self, answers: Mapping[QueryId, Answer], order: Sequence[QueryId]) -> None:
         """Write the prediction file whole, in the order of the dataset, and drop the journal."""

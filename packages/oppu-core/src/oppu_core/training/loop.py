@@ -74,7 +74,7 @@ def train(
         TrainingError: there is nothing to train on, or a loss is not finite.
     """
     if not examples:
-        raise TrainingError("there is nothing to train on (no history item has an answer)")
+        raise TrainingError("there is nothing to train on (no item has an answer that fits into the context)")
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
     per_epoch = math.ceil(len(examples) / config.batch_size)
