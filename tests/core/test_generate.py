@@ -312,6 +312,10 @@ def test_an_unknown_device_is_refused(toy_folder: Path, device: str) -> None:
 
 def test_an_absent_gpu_is_refused(toy_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ConfigError, match="no CUDA GPU"):
-        load_base(str(toy_folder), device="cuda")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    for device in ("cuda", "cuda:99", "cpu:1"):
+        with pytest.raises(ConfigError, match="no such device here"):
+            load_base(str(toy_folder), device=device)
+    with pytest.raises(ConfigError, match="not supported"):
+        load_base(str(toy_folder), device="meta")
     assert load_base(str(toy_folder), device="auto").device == torch.device("cpu")

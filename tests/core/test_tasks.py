@@ -94,7 +94,30 @@ OTHER_VALUES: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(MOVIE)])
+def test_the_fingerprint_changes_with_the_long_field() -> None:
+    two = dataclasses.replace(
+        MOVIE, input_fields=("description", "year"), history_fields=("description", "year", "tag")
+    )
+    assert two.fingerprint != dataclasses.replace(two, long_field="year").fingerprint
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"query_template": "{} tag:"},
+        {"query_template": "{description tag:"},
+        {"history_template": "{director}"},
+        {"long_field": "director"},
+        {"output_field": "director"},
+        {"labels": ()},
+    ],
+)
+def test_a_task_that_names_what_it_does_not_have_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="lamp_2m"):
+        dataclasses.replace(MOVIE, **changes)
+
+
+@pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(MOVIE) if f.name != "long_field"])
 def test_the_fingerprint_changes_with_every_field(field: str) -> None:
     value = OTHER_VALUES.get(field, getattr(MOVIE, field))
     changes = {field: value if field in OTHER_VALUES else value + "."}

@@ -6,6 +6,7 @@ the next writer of the same place removes.
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -53,7 +54,10 @@ def _temporary(path: Path) -> Path:
 
 
 def remove_strays(path: Path) -> None:
-    """Remove what killed writers of `path` left beside it; what a living process writes is left alone."""
+    """Remove what killed writers of `path` left beside it; what a living process writes is left alone.
+
+    Processes are told by their ids, so the writers of one folder have to run on one machine.
+    """
     prefix = _temporary(path).name.rsplit("-", 2)[0]
     for stray in path.parent.glob(f"{prefix}-*"):
         pid = int(stray.name.rsplit("-", 2)[1])
@@ -63,6 +67,23 @@ def remove_strays(path: Path) -> None:
             _remove(stray)
         except PermissionError:  # alive, somebody else's
             continue
+
+
+def _swap(new: Path, path: Path, aside: Path) -> None:
+    """Put `new` at `path`, what was there at `aside`; of several writers at once the last one wins."""
+    for _ in range(100):
+        _remove(aside)
+        with contextlib.suppress(FileNotFoundError):
+            path.rename(aside)
+        try:
+            new.rename(path)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                if aside.exists():
+                    aside.rename(path)
+                raise
+    raise DataError(f"{path} cannot be written: other processes keep replacing it.")
 
 
 def _remove(path: Path) -> None:
@@ -157,9 +178,7 @@ def new_dir(path: Path) -> Iterator[Path]:
                 with file.open("rb") as handle:
                     os.fsync(handle.fileno())
         fsync_dir(temporary)
-        if path.exists():
-            path.rename(aside)
-        temporary.rename(path)
+        _swap(temporary, path, aside)
     except BaseException:
         _remove(temporary)
         raise

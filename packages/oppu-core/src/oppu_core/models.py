@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
-from oppu_core.errors import ConfigError, ModelError
+from oppu_core.errors import ConfigError, DataError, ModelError
 from oppu_core.files import file_sha256, read_json
 
 TINY = "tiny"
@@ -47,13 +47,19 @@ class TextCodec:
         """Token ids of a prompt, with the special tokens that this tokenizer puts in front."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # "sequence longer than …": lengths are checked by the caller
-            ids: list[int] = self.tokenizer(text, verbose=False)["input_ids"]
+            ids = self._ids(text)
         return ids[:-1] if ids and ids[-1] == self.eos_id else ids
 
     def answer_ids(self, text: str) -> list[int]:
         """Token ids of an answer as it continues a prompt, closed by the end-of-text token."""
-        ids = self.tokenizer(self._lead + text, add_special_tokens=False, verbose=False)["input_ids"]
-        return [*ids, self.eos_id]
+        return [*self._ids(self._lead + text, add_special_tokens=False), self.eos_id]
+
+    def _ids(self, text: str, **options: bool) -> list[int]:
+        # "</s>" in a user's text is five characters, not the end of text.
+        ids: list[int] = self.tokenizer(text, verbose=False, split_special_tokens=True, **options)[
+            "input_ids"
+        ]
+        return ids
 
     def answer_text(self, ids: list[int]) -> str:
         """The answer that generated ids spell: up to a newline or the end of text, stripped."""
@@ -122,9 +128,12 @@ def pick_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ConfigError(f"--device {name!r} is no device; use auto, cpu, cuda or cuda:N.") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"--device {name}: no CUDA GPU is available here; use --device auto or cpu.")
+        raise ConfigError(f"--device {name!r} is no device; use auto, cpu, cuda, cuda:N or mps.") from error
+    present = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if device.type not in present:
+        raise ConfigError(f"--device {name!r} is not supported; use auto, cpu, cuda, cuda:N or mps.")
+    if (device.index or 0) >= present[device.type]:
+        raise ConfigError(f"--device {name}: there is no such device here; use --device auto or cpu.")
     return device
 
 
@@ -162,7 +171,7 @@ def base_identity(folder: Path, dtype: Dtype) -> BaseIdentity:
     """What a model folder's answers depend on, from its files alone.
 
     Raises:
-        DataError: the configuration cannot be read.
+        ModelError: the configuration cannot be read.
     """
     digest = hashlib.sha256()
     for file in sorted(folder.iterdir()):
@@ -171,7 +180,12 @@ def base_identity(folder: Path, dtype: Dtype) -> BaseIdentity:
             and file.name != "generation_config.json"
         ):
             digest.update(f"{file.name} {file_sha256(file)}\n".encode())
-    config = read_json(folder / "config.json")
+    try:
+        config = read_json(folder / "config.json")
+    except DataError as error:
+        raise ModelError(f"The base in {folder} cannot be loaded: {error}") from error
+    if not isinstance(config, dict):
+        raise ModelError(f"{folder / 'config.json'} is no model configuration.")
     lengths = (config.get(key) for key in ("max_position_embeddings", "n_positions", "n_ctx"))
     context = min([MAX_LENGTH, *(length for length in lengths if isinstance(length, int))])
     return BaseIdentity(digest.hexdigest(), dtype, context)
@@ -198,5 +212,6 @@ def load_base(name: str, dtype: Dtype = "float32", device: str = "auto") -> Base
         )
     except Exception as error:  # transformers raises many kinds for a broken folder
         raise ModelError(f"The base in {folder} cannot be loaded: {type(error).__name__}: {error}") from error
+    model.generation_config = GenerationConfig()  # no penalties or beams of the folder's: greedy is greedy
     model = model.to(target).eval().requires_grad_(False)
     return Base(name, model, TextCodec(tokenizer, identity.context), identity)

@@ -22,7 +22,9 @@ def compute_profile(task: Task, history: Sequence[HistoryItem]) -> str:
 def most_frequent_answer(task: Task, history: Sequence[HistoryItem]) -> str:
     """``most popular tag: comedy.`` (Appendix I.2, I.3); among equals the one used last."""
     assert task.output_field is not None
-    answers = [item.fields[task.output_field] for item in history]
+    answers = [answer for item in history if (answer := item.fields[task.output_field].strip())]
+    if not answers:
+        return ""
     return f"most popular {task.output_field}: {most_frequent(answers)}."
 
 
@@ -55,7 +57,8 @@ def style(task: Task, history: Sequence[HistoryItem]) -> str:
     own: collections.Counter[str] = collections.Counter()
     for item in history:
         given = {word.lower() for name in task.input_fields for word in _WORD.findall(item.fields[name])}
-        own.update({word.lower() for word in _WORD.findall(item.fields[task.output_field])} - given)
+        words_used = {word.lower() for word in _WORD.findall(item.fields[task.output_field])}
+        own.update(sorted(words_used - given))  # sorted: ties must not follow the order of a set
     favourites = [word for word, count in own.most_common(5) if count >= max(2, 0.1 * len(texts))]
     if favourites:
         parts.append("favourite words: " + ", ".join(favourites))
@@ -69,7 +72,7 @@ def _casing(text: str) -> str:
     if text == text.upper():
         return "all capitals"
     capitals = sum(word[0].isupper() for word in letters)
-    return "every word capitalized" if capitals >= 0.8 * len(letters) else "sentence case"
+    return "every word capitalized" if letters and capitals >= 0.8 * len(letters) else "sentence case"
 
 
 def _how_often(share: float) -> str:

@@ -80,7 +80,7 @@ def parse_method(name: str) -> Method:
         return Method(0, None, profile=False, personal=False)
     if name == "oppu_k0":
         return Method(0, None, profile=False, personal=True)
-    match = re.fullmatch(r"(oppu_)?(rag|pag|random)_k(0|[1-9]\d{0,3})", name)
+    match = re.fullmatch(r"(oppu_)?(rag|pag|random)_k(0|[1-9][0-9]{0,3})", name)
     if match:
         personal, kind, k = bool(match[1]), match[2], int(match[3])
         if kind == "pag":
@@ -116,7 +116,7 @@ class TokenCounter(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-    """A prompt and what stands in it."""
+    """A prompt and what stands in it (what had to be left out for length is not listed)."""
 
     text: str
     retrieved: tuple[HistoryItem, ...]
@@ -175,8 +175,7 @@ class PromptMaker:
         reserve = self.task.max_answer_tokens
         if answer is not None:
             reserve = max(reserve, len(self.counter.answer_ids(answer)))
-        text = self._fit(_clean(fields), [_clean(item.fields) for item in retrieved], profile, reserve)
-        return Prompt(text, tuple(retrieved), profile)
+        return self._fit(_clean(fields), retrieved, profile, reserve)
 
     def query_prompt(self, method: Method, user: User, query: Query, profile: str) -> Prompt:
         """The prompt that asks a user's query."""
@@ -225,37 +224,40 @@ class PromptMaker:
         return compute_profile(self.task, user.training_history) if method.profile else ""
 
     def _fit(
-        self, fields: Mapping[str, str], retrieved: list[dict[str, str]], profile: str, reserve: int
-    ) -> str:
-        """The text of the prompt, cut to the context: retrieved texts first, then the profile, then the
-        query's text; never the instruction."""
-        budget = self.counter.context - reserve
+        self, fields: Mapping[str, str], retrieved: Sequence[HistoryItem], profile: str, reserve: int
+    ) -> Prompt:
+        """The prompt, cut to the context: retrieved texts first, then the profile, then the query's text;
+        never the instruction."""
+        long = self.task.long_field
+        items = [_clean(item.fields) for item in retrieved]
 
-        def render(item_chars: int | None, profile_chars: int | None, query_chars: int | None) -> str:
-            long = self.task.long_field
-            lines = [_cut(profile, profile_chars)] if profile_chars != 0 and profile else []
+        def render(item_chars: int | None, profile_chars: int | None, query_chars: int | None) -> Prompt:
+            kept = _cut(profile, profile_chars)
+            lines = [kept] if kept else []
             if item_chars != 0:
-                lines += [self.task.history_line({**i, long: _cut(i[long], item_chars)}) for i in retrieved]
+                lines += [self.task.history_line({**i, long: _cut(i[long], item_chars)}) for i in items]
             query = self.task.query_text({**fields, long: _cut(fields[long], query_chars)})
-            return "\n".join([*lines, self.task.instruction, query])
+            text = "\n".join([*lines, self.task.instruction, query])
+            return Prompt(text, tuple(retrieved) if item_chars != 0 else (), kept)
 
-        def fits(*chars: int | None) -> bool:
-            return len(self.counter.prompt_ids(render(*chars))) <= budget
+        def fits(prompt: Prompt) -> bool:
+            return len(self.counter.prompt_ids(prompt.text)) <= self.counter.context - reserve
 
-        if fits(None, None, None):
-            return render(None, None, None)
+        if fits(whole := render(None, None, None)):
+            return whole
         chars: list[int | None] = [None, None, None]
-        longest = max((len(item[self.task.long_field]) for item in retrieved), default=0)
-        for stage, length in enumerate((longest, len(profile), len(fields[self.task.long_field]))):
+        longest = max((len(item[long]) for item in items), default=0)
+        for stage, length in enumerate((longest, len(profile), len(fields[long]))):
             chars[stage] = 0
-            if fits(*chars):
+            if fits(best := render(*chars)):
                 low, high = 0, length  # `low` fits, `high` does not
                 while high - low > 1:
-                    middle = (low + high) // 2
-                    chars[stage] = middle
-                    low, high = (middle, high) if fits(*chars) else (low, middle)
-                chars[stage] = low
-                return render(*chars)
+                    chars[stage] = middle = (low + high) // 2
+                    if fits(prompt := render(*chars)):
+                        low, best = middle, prompt
+                    else:
+                        high = middle
+                return best
         raise DataError(
             f"Task {self.task.name}: the instruction and an answer of {reserve} tokens do not fit into the "
             f"model's context of {self.counter.context} tokens. Use a model with a longer context."

@@ -12,6 +12,7 @@ Layout::
 
 """
 
+import contextlib
 import dataclasses
 import json
 import sqlite3
@@ -155,19 +156,22 @@ class Store:
         with new_dir(self.path / key.folder) as folder:
             write_json(folder / CONFIG_FILE, dict(config))
             save_file(dict(state), folder / WEIGHTS_FILE, metadata={"format": "pt"})
-        self._write(key, "ok", None, _digest(self.path / key.folder), facts)
+            sha256 = _digest(folder)
+        self._write(key, "ok", None, sha256, facts)
 
     def put_failure(self, key: Key, reason: str) -> None:
         """Remember that training failed, and why; it is tried again when it is next asked for."""
-        self._write(key, "failed", reason, None, {})
+        if not self.has(key):  # another process may have succeeded meanwhile
+            self._write(key, "failed", reason, None, {})
 
     def entries(self, config_id: str | None = None) -> Iterator[Entry]:
         """The manifest's rows, by folder; of one configuration or of all."""
-        rows = self._manifest.execute(
-            "SELECT folder, kind, user_id, status, reason, facts FROM entries "
-            "WHERE ?1 IS NULL OR config_id = ?1 ORDER BY folder",
-            (config_id,),
-        )
+        with self._readable():
+            rows = self._manifest.execute(
+                "SELECT folder, kind, user_id, status, reason, facts FROM entries "
+                "WHERE ?1 IS NULL OR config_id = ?1 ORDER BY folder",
+                (config_id,),
+            ).fetchall()
         for folder, kind, user_id, status, reason, facts in rows:
             yield Entry(folder, kind, user_id, status, reason, json.loads(facts))
 
@@ -176,10 +180,21 @@ class Store:
         row = self._row(key)
         return row[2] if row is not None and row[0] == "failed" else None
 
+    @contextlib.contextmanager
+    def _readable(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            raise StoreError(
+                f"The manifest {self.path / 'manifest.sqlite'} cannot be used: {error}. "
+                "If it is damaged, remove the store; everything in it can be trained again."
+            ) from error
+
     def _row(self, key: Key) -> tuple[str, str, str] | None:
-        row: tuple[str, str, str] | None = self._manifest.execute(
-            "SELECT status, sha256, reason FROM entries WHERE folder = ?", (key.folder,)
-        ).fetchone()
+        with self._readable():
+            row: tuple[str, str, str] | None = self._manifest.execute(
+                "SELECT status, sha256, reason FROM entries WHERE folder = ?", (key.folder,)
+            ).fetchone()
         if row is not None and row[0] == "ok" and not (self.path / key.folder).is_dir():
             return None  # removed by hand: train it again
         return row
@@ -187,7 +202,7 @@ class Store:
     def _write(
         self, key: Key, status: str, reason: str | None, sha256: str | None, facts: Mapping[str, Any]
     ) -> None:
-        with self._manifest:
+        with self._readable(), self._manifest:
             self._manifest.execute(
                 "INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (

@@ -70,9 +70,16 @@ class Task:
             (self.retrieval_template, self.input_fields),
             (self.history_template, self.history_fields),
         ):
-            unknown = {name for _, name, _, _ in string.Formatter().parse(template) if name} - set(fields)
-            if unknown:
+            try:
+                named = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
+            except ValueError as error:
+                raise ConfigError(f"task {self.name}: template {template!r}: {error}.") from error
+            if unknown := named - set(fields):
                 raise ConfigError(f"task {self.name}: template {template!r} names unknown fields {unknown}.")
+        if self.long_field not in self.input_fields:
+            raise ConfigError(f"task {self.name}: long_field {self.long_field!r} is no input field.")
+        if self.output_field is not None and self.output_field not in self.history_fields:
+            raise ConfigError(f"task {self.name}: output_field {self.output_field!r} is no history field.")
         if (self.kind == "classification") != bool(self.labels):
             raise ConfigError(f"task {self.name}: exactly classification tasks have labels.")
 

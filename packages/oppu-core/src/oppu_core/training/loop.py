@@ -14,6 +14,7 @@ from transformers import get_linear_schedule_with_warmup
 from oppu_core.errors import TrainingError
 from oppu_core.packing import IGNORED, Batch, TokenizedExample, collate, epoch_order
 from oppu_core.training.config import TrainConfig
+from oppu_core.training.peft_methods import training_mode
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,22 +85,23 @@ def train(
     torch.manual_seed(config.seed)  # LoRA dropout, where it is asked for
     losses: list[float] = []
     tokens = 0
-    for _ in range(config.epochs):
-        for indices in epoch_order(examples, config.batch_size, order):
-            batch = collate([examples[index] for index in indices], pad_id).to(model.device)
-            loss = target_loss(model, batch)
-            value = loss.item()
-            if not math.isfinite(value):
-                raise TrainingError(f"the loss became {value} at step {len(losses) + 1} of {steps}")
-            optimizer.zero_grad()
-            torch.autograd.backward(loss)
-            torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
-            optimizer.step()
-            schedule.step()
-            losses.append(value)
-            tokens += (count := int(batch.mask_BT.sum()))
-            if on_step:
-                on_step(Progress(len(losses), steps, value, count))
+    with training_mode(model):
+        for _ in range(config.epochs):
+            for indices in epoch_order(examples, config.batch_size, order):
+                batch = collate([examples[index] for index in indices], pad_id).to(model.device)
+                loss = target_loss(model, batch)
+                value = loss.item()
+                if not math.isfinite(value):
+                    raise TrainingError(f"the loss became {value} at step {len(losses) + 1} of {steps}")
+                optimizer.zero_grad()
+                torch.autograd.backward(loss)
+                torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
+                optimizer.step()
+                schedule.step()
+                losses.append(value)
+                tokens += (count := int(batch.mask_BT.sum()))
+                if on_step:
+                    on_step(Progress(len(losses), steps, value, count))
     if not all(bool(torch.isfinite(parameter).all()) for parameter in parameters):
         raise TrainingError("the adapter's weights are no longer finite after training")
     epoch = [losses[i : i + per_epoch] for i in (0, steps - per_epoch)]

@@ -4,9 +4,10 @@ Weights travel as plain dictionaries of tensors under PEFT's own names, so that 
 ``PeftModel.from_pretrained``.
 """
 
+import contextlib
 import dataclasses
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -64,15 +65,24 @@ def attach(model: Any, config: TrainConfig) -> Any:
         warnings.simplefilter("ignore")  # PEFT warns when a model gets a second adapter, as ours never do
         peft_model = get_peft_model(model, lora_config(config))
     peft_model.eval()
-    for name, module in peft_model.named_modules():
-        # The frozen base stays in evaluation mode, whatever dropout it was pretrained with.
-        if ".lora_dropout." in name or (
-            config.gradient_checkpointing and hasattr(module, "gradient_checkpointing")
-        ):
-            module.training = True
     if config.gradient_checkpointing:
         peft_model.gradient_checkpointing_enable({"use_reentrant": False})
     return peft_model
+
+
+@contextlib.contextmanager
+def training_mode(peft_model: Any) -> Iterator[None]:
+    """Switch on, for the block, what is for training alone: LoRA dropout and gradient checkpointing.
+
+    The frozen base stays in evaluation mode, whatever dropout it was pretrained with.
+    """
+    for name, module in peft_model.named_modules():
+        if ".lora_dropout." in name or getattr(module, "gradient_checkpointing", False):
+            module.training = True
+    try:
+        yield
+    finally:
+        peft_model.eval()
 
 
 def adapter_state(peft_model: Any) -> dict[str, torch.Tensor]:
