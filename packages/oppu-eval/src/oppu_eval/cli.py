@@ -60,13 +60,13 @@ def quickstart(
 
     Two tasks (movie tags, headlines), ten users each, seven methods, and what no model could beat.
     """
-    from oppu_eval.quickstart import quickstart_data
+    from oppu_eval.quickstart import SETTINGS, quickstart_data
 
     Console(stderr=True).print(
         "Ten planted users a task, each with an own adapter, against prompts alone. About two minutes.\n"
     )
     data = quickstart_data(run.parent / f"{run.name}-data")
-    started = core.start(run, data, "tiny", None, "auto", None, "float32", 0, None, False, None)
+    started = core.start(run, data, "tiny", None, "auto", SETTINGS, "float32", 0, None, False, None)
     core.work(started, ["bases", "personal", "answers"], device, 32)
     _finish(started, paper)
     Console(stderr=True).print(
