@@ -10,7 +10,7 @@ from oppu_core.runs import Run
 
 from oppu_eval.evaluate import evaluate, results_dict
 from oppu_eval.examples import pick_examples
-from oppu_eval.figures import draw_figures
+from oppu_eval.figures import comparison, draw_figures
 from oppu_eval.report import render_report
 
 
@@ -66,7 +66,7 @@ def write_report(run: Run, results: Mapping[str, Any], paper: bool) -> Path:
         dataset = run.dataset(task)
         predictions = {name: run.predictions(task, name) for name in run.config.methods}
         examples += pick_examples(dataset.task, run.test_users(dataset), predictions, results)
-    for name, svg in figures.items():
+    for name, svg in {"comparison": comparison(results), **figures}.items():
         write_text(run.path / "figures" / f"{name.replace('/', '-')}.svg", svg)
     facts = {
         "run": run.path.name,
