@@ -1,7 +1,7 @@
 """What waiting threads cost on busy cores: ``uv run python benchmarks/threads.py``.
 
 Times the same personal training with OpenMP threads that spin while they wait (the default) and with threads
-that sleep (``OMP_WAIT_POLICY=PASSIVE``), on an otherwise idle machine and beside a program that keeps one core
+that sleep (``OMP_WAIT_POLICY=PASSIVE``), on an otherwise idle machine and beside a program that keeps a core
 busy. The command line sets the second, because of the last row. Prints medians of repeats in seconds, and
 their ratio.
 """
