@@ -13,7 +13,8 @@ from pathlib import Path
 
 from oppu_core.pipeline import execute
 from oppu_core.progress import Watch
-from oppu_core.runs import resolve_config, start_run
+from oppu_core.run_config import resolve_config
+from oppu_core.runs import start_run
 from oppu_core.store import Store
 from oppu_eval.run_results import evaluate_run
 from rich.console import Console

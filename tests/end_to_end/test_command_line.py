@@ -1,5 +1,6 @@
 """The command line teaches, and says what is wrong in one message."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -172,3 +173,40 @@ def test_answers_can_be_sampled_as_in_the_paper(oppu, movies: Dataset, tmp_path:
         assert oppu("run", "--run", run, "--batch-size", size, *options).returncode == 0
         files.append((run / "lamp_2m" / "predictions" / "non_personalized.jsonl").read_bytes())
     assert files[0] == files[1]
+
+
+def test_a_user_that_cannot_be_trained_is_set_aside_and_shown(oppu, movies: Dataset, tmp_path: Path) -> None:
+    """One of two users has no history: the other's comparison stands, and the report says who is missing."""
+    from oppu_core.data.dataset import write_dataset
+
+    others = list(movies.users("others"))
+    good, bad = list(movies.users("test"))[:2]
+    queries = tuple(dataclasses.replace(query, history_len=0) for query in bad.queries)
+    bad = dataclasses.replace(bad, user_id="[/red] <b>nobody</b>", history=(), queries=queries)
+    data = write_dataset(tmp_path / "data", movies.task, [*others, bad, good], {"kind": "test"})
+    options = ["--data", data.path, "--methods", "non_personalized,oppu_k0", *QUICK]
+    result = oppu("run", "--run", tmp_path / "run", *options)
+    assert result.returncode == 0, result.stderr
+    assert "nobody" in result.stderr and "set aside" in result.stderr
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["set_aside"]["lamp_2m"] == {"oppu_k0": [bad.user_id]}
+    users = {row["method"]: row["users"] for row in results["rows"]}
+    assert users["oppu_k0"] == 1 and users["non_personalized"] == 2
+    report = (tmp_path / "run" / "report.html").read_text()
+    assert "nobody" in report and "<b>nobody" not in report
+
+    nobody = write_dataset(tmp_path / "nobody", movies.task, [*others, bad], {"kind": "test"})
+    result = oppu("run", "--run", tmp_path / "run2", "--data", nobody.path, *options[2:])
+    assert result.returncode == 0, result.stderr
+    results = json.loads((tmp_path / "run2" / "results.json").read_text())
+    assert results["set_aside"]["lamp_2m"] == {"oppu_k0": [bad.user_id]}
+    assert "oppu_k0" not in {row["method"] for row in results["rows"]}
+
+
+def test_a_run_remembers_its_store(oppu, movies: Dataset, tmp_path: Path) -> None:
+    options = ["--data", movies.path, "--methods", "non_personalized,oppu_k0", "--users", "1", *QUICK]
+    store = tmp_path / "elsewhere"
+    assert oppu("base", "train", "--run", tmp_path / "run", "--store", store, *options).returncode == 0
+    assert oppu("personal", "train", "--run", tmp_path / "run").returncode == 0
+    assert len(list(store.rglob("adapter_model.safetensors"))) == 2
+    assert not (tmp_path / "store").exists()

@@ -120,7 +120,8 @@ def start(
 ) -> "Run":
     """Start or continue a run from command-line options."""
     from oppu_core.prompts import DEFAULT_METHODS
-    from oppu_core.runs import resolve_config, start_run
+    from oppu_core.run_config import resolve_config
+    from oppu_core.runs import start_run
 
     config = resolve_config(
         data=data,
@@ -174,21 +175,19 @@ def base_train(
 
 
 @personal_app.command("train", epilog="Example: [bold]oppu personal train --run runs/movies[/bold]")
-def personal_train(run: RunOption, device: DeviceOption = "auto", store: StoreOption = None) -> None:
+def personal_train(run: RunOption, device: DeviceOption = "auto") -> None:
     """Train one LoRA per test user on the frozen task bases of a run, from the user's own history alone."""
     from oppu_core.runs import open_run
 
-    work(open_run(run, store), ["bases", "personal"], device, 32)
+    work(open_run(run), ["bases", "personal"], device, 32)
 
 
 @app.command(epilog="Example: [bold]oppu answer --run runs/movies[/bold]")
-def answer(
-    run: RunOption, device: DeviceOption = "auto", batch_size: BatchOption = 32, store: StoreOption = None
-) -> None:
+def answer(run: RunOption, device: DeviceOption = "auto", batch_size: BatchOption = 32) -> None:
     """Answer the test users' queries by every method of a run, each user with their own adapter."""
     from oppu_core.runs import open_run
 
-    work(open_run(run, store), ["bases", "answers"], device, batch_size)
+    work(open_run(run), ["bases", "answers"], device, batch_size)
 
 
 @app.command(
@@ -200,7 +199,6 @@ def ask(
     user: Annotated[str, typer.Option(help="A test user of the run.")],
     task: Annotated[str | None, typer.Option(help="The task, where the run has several.")] = None,
     device: DeviceOption = "auto",
-    store: StoreOption = None,
 ) -> None:
     """Answer one query by every method of a run, side by side."""
     from rich.table import Table
@@ -209,7 +207,7 @@ def ask(
     from oppu_core.runs import open_run
 
     console = Console()
-    opened = open_run(run, store)
+    opened = open_run(run)
     with interruptible(), Console(stderr=True).status("thinking …"):
         answers = ask_run(opened, user, text, task, device)
     table = Table("method", "answer", title=escape(f"{user}: {' '.join(text.split())[:80]}"))

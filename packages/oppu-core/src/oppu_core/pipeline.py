@@ -170,7 +170,9 @@ class VariantWork:
             )
 
     def _key(self, user: User) -> Key:
-        profile = self.profiles[user.user_id] if variant_method(self.variant).profile else ""
+        profile = ""
+        if variant_method(self.variant).profile:
+            profile = compute_profile(self.dataset.task, user.training_history)
         return personal.key_of(self._task_lora, self.dataset.task, self._personal_config, user, profile)
 
     def _unanswered(self, method: Method) -> bool:

@@ -22,18 +22,26 @@ def evaluate_run(run: Run) -> dict[str, Any]:
         DataError: predictions do not fit the data.
     """
     results = []
+    nobody: dict[str, dict[str, list[str]]] = {}  # methods for which every user's training failed
     for task in run.config.data:
         dataset = run.dataset(task)
-        predictions = {name: run.predictions(task, name) for name in run.config.methods}
-        missing = [name for name, answers in predictions.items() if not answers]
+        missing = [name for name in run.config.methods if not run.predictions_path(task, name).exists()]
         if missing:
             raise ConfigError(
                 f"{run.path} has no answers of {', '.join(missing)} for {task}. "
                 f"Run `oppu answer --run {run.path}`."
             )
         users = run.test_users(dataset)
+        predictions = {
+            name: answers for name in run.config.methods if (answers := run.predictions(task, name))
+        }
+        nobody[task] = {
+            name: [user.user_id for user in users] for name in run.config.methods if name not in predictions
+        }
         results.append(evaluate(dataset.task, users, dataset.users("others"), predictions, run.config.seed))
     values = results_dict(results, {"config": run.config.to_json(), **run.provenance})
+    for task, methods in nobody.items():
+        values["set_aside"][task].update(methods)
     write_json(results_path(run), values)
     return values
 

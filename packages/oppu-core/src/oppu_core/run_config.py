@@ -1,0 +1,170 @@
+"""What a run was asked for, resolved: everything that its results depend on, and how options become it."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from oppu_core.data.dataset import Dataset
+from oppu_core.errors import ConfigError
+from oppu_core.models import Dtype, base_folder
+from oppu_core.prompts import parse_method
+from oppu_core.training.config import Preset, TrainConfig, personal_config, resolve_preset, task_config
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """Everything that a run's results depend on.
+
+    Attributes:
+        data: Dataset folders by task.
+        model: ``tiny``, a folder or a hub id.
+        methods: Names of methods, in the order of the table.
+        task_lora: Training settings of task LoRAs by task.
+        personal: Training settings of personal adapters by task.
+        dtype: The type of the base's weights.
+        seed: Of training, random retrieval and sampling.
+        users: How many test users (the dataset's first ones); None takes all.
+        sample: Whether answers are sampled as in the paper instead of greedy.
+    """
+
+    data: Mapping[str, str]
+    model: str
+    methods: tuple[str, ...]
+    task_lora: Mapping[str, TrainConfig]
+    personal: Mapping[str, TrainConfig]
+    dtype: Dtype
+    seed: int
+    users: int | None
+    sample: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in ``run.json``."""
+        plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        return plain
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "RunConfig":
+        """Read :meth:`to_json`'s value."""
+
+        def training(by_task: Mapping[str, Any]) -> dict[str, TrainConfig]:
+            return {t: TrainConfig(**{**v, "targets": tuple(v["targets"])}) for t, v in by_task.items()}
+
+        return cls(
+            **{
+                **values,
+                "methods": tuple(values["methods"]),
+                "task_lora": training(values["task_lora"]),
+                "personal": training(values["personal"]),
+            }
+        )
+
+
+def resolve_config(
+    *,
+    data: Sequence[Path],
+    model: str,
+    methods: Sequence[str],
+    preset: Preset,
+    overrides: Sequence[str],
+    dtype: Dtype,
+    seed: int,
+    users: int | None,
+    sample: bool,
+) -> RunConfig:
+    """Turn what a person asked for into a complete configuration.
+
+    Args:
+        data: Dataset folders, each of another task.
+        model: The base.
+        methods: Their names.
+        preset: Training settings to start from.
+        overrides: ``personal.epochs=3``, ``task_lora.learning_rate=1e-4`` …
+        dtype: The type of the base's weights.
+        seed: The seed of everything.
+        users: At most so many test users.
+        sample: Sample answers.
+
+    Raises:
+        ConfigError: an option is wrong.
+        DataError: a dataset cannot be opened.
+        ModelError: the base is not there.
+    """
+    names = tuple(dict.fromkeys(parse_method(name).name for name in methods))
+    if not names:
+        raise ConfigError("No method was asked for; see --methods.")
+    if users is not None and users < 1:
+        raise ConfigError(f"--users {users}: at least one test user is needed.")
+    datasets = [Dataset.open(path) for path in data]
+    tasks = [dataset.task.name for dataset in datasets]
+    if not tasks or len(set(tasks)) < len(tasks):
+        raise ConfigError(
+            f"--data names {len(tasks)} datasets of the tasks {', '.join(tasks) or '(none)'}; "
+            "one dataset of each task is needed."
+        )
+    folder = base_folder(model)
+    size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    chosen = resolve_preset(preset, size // 2)  # two bytes a parameter; the presets are orders apart
+    settings = [
+        {task: _override(kind, make(task, chosen, seed), overrides) for task in tasks}
+        for kind, make in (("task_lora", task_config), ("personal", personal_config))
+    ]
+    return RunConfig(
+        data={dataset.task.name: str(dataset.path.resolve()) for dataset in datasets},
+        model=model if folder != Path(model).expanduser() else str(folder.resolve()),
+        methods=names,
+        task_lora=settings[0],
+        personal=settings[1],
+        dtype=dtype,
+        seed=seed,
+        users=users,
+        sample=sample,
+    )
+
+
+def _override(kind: str, config: TrainConfig, overrides: Sequence[str]) -> TrainConfig:
+    """Apply ``kind.field=value`` settings to a training configuration."""
+    types = get_type_hints(TrainConfig)
+    fields = [name for name in types if name != "seed"]
+    for text in overrides:
+        name, separator, value = text.partition("=")
+        target, _, field = name.strip().partition(".")
+        if not separator or target not in ("task_lora", "personal") or field not in fields:
+            raise ConfigError(
+                f"--set {text!r} is not understood. Write --set personal.epochs=3 or "
+                f"--set task_lora.learning_rate=1e-4; fields: {', '.join(fields)}."
+            )
+        if target != kind:
+            continue
+        try:
+            new: Any
+            if field == "targets":
+                new = tuple(part.strip() for part in value.split(",") if part.strip())
+            elif types[field] is bool:
+                new = {"true": True, "false": False}[value.strip().lower()]
+            else:
+                new = types[field](value)
+        except (ValueError, KeyError) as error:
+            raise ConfigError(f"--set {text!r}: {value!r} is no {types[field].__name__}.") from error
+        config = dataclasses.replace(config, **{field: new})
+    return check_training(kind, config)
+
+
+def check_training(kind: str, config: TrainConfig) -> TrainConfig:
+    """Refuse settings that cannot train.
+
+    Raises:
+        ConfigError: naming the field.
+    """
+    positive = ("rank", "alpha", "learning_rate", "max_grad_norm", "epochs", "batch_size")
+    for field in positive:
+        value = getattr(config, field)
+        if not 0 < value < float("inf"):
+            raise ConfigError(f"{kind}.{field} is {value}; it has to be above 0.")
+    for field in ("dropout", "warmup"):
+        if not 0 <= getattr(config, field) < 1:
+            raise ConfigError(f"{kind}.{field} is {getattr(config, field)}; it has to be in [0, 1).")
+    if not config.targets:
+        raise ConfigError(f"{kind}.targets is empty; name at least one projection.")
+    return config
