@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import typer
-from conftest import QUICK
 from oppu_core.data.dataset import Dataset
+from small_world import QUICK
 
 
 def commands(app: typer.Typer) -> list[tuple[str, object]]:

@@ -6,8 +6,8 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from conftest import QUICK
 from oppu_core.data.dataset import Dataset
+from small_world import QUICK
 
 METHODS = "non_personalized,rag_k1,oppu_k0,oppu_rag_k1"
 

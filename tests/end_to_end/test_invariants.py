@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import QUICK, sample_dataset
 from oppu_core.data.dataset import Dataset, write_dataset
 from oppu_core.data.types import HistoryItem, User
 from oppu_core.inference import answer
@@ -16,6 +15,7 @@ from oppu_core.store import Store
 from oppu_core.training import personal, task_base
 from oppu_core.training.config import TrainConfig, personal_config, task_config
 from oppu_core.training.peft_methods import attach, load_state
+from small_world import QUICK, sample_dataset
 
 TASK_CONFIG = dataclasses.replace(task_config("lamp_2m", "tiny", 0), epochs=1)
 CONFIG = dataclasses.replace(personal_config("lamp_2m", "tiny", 0), epochs=1)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 METHODS_HELP = (
     "Comma-separated: non_personalized, random_kN, rag_kN, pag_kN, oppu_k0, oppu_rag_kN, oppu_pag_kN "
-    "(N retrieved items in the prompt)."
+    "(N retrieved items in the prompt); by default the seven of the quickstart."
 )
 RunOption = Annotated[Path, typer.Option("--run", help="The run folder, e.g. runs/movies.")]
 DataOption = Annotated[
