@@ -292,7 +292,7 @@ def test_weights_that_are_not_finite_after_the_last_step_are_noticed(base: Base)
     for name, weight in model.named_parameters():
         if "lora_A" in name:
             weight.data.fill_(10.0)  # decays to 10 (1 - 3e38)
-    with pytest.raises(TrainingError, match="no longer finite"):
+    with pytest.raises(TrainingError, match="diverged"):
         train(model, rows_for(base), config, base.codec.pad_id)
 
 
@@ -320,11 +320,11 @@ def test_gradient_checkpointing_recomputes_and_changes_nothing(
     monkeypatch.setattr(LlamaMLP, "forward", count)
     config = dataclasses.replace(CONFIG, epochs=1)
     plain = trained_state(toy_folder, config)
-    once = len(calls)
+    once = sum(calls)  # with gradients; the last look at the loss is without
     assert once == 2 * 3, "two layers, three steps"
     calls.clear()
     recomputed = trained_state(toy_folder, dataclasses.replace(config, gradient_checkpointing=True))
-    assert len(calls) == 2 * once, "each layer's forward runs again for the backward pass"
+    assert sum(calls) == 2 * once, "each layer's forward runs again for the backward pass"
     assert distance(recomputed, plain) < 1e-6
 
 

@@ -206,7 +206,7 @@ def test_a_flipped_byte_is_refused(store: Store, name: str, place: int) -> None:
     assert "damaged" in message
     assert "user 'u'" in message
     assert str(store.path / KEY.folder) in message
-    assert "Remove the folder" in message
+    assert "oppu personal train" in message
 
 
 @pytest.mark.parametrize("name", [CONFIG_FILE, WEIGHTS_FILE])
@@ -217,7 +217,7 @@ def test_a_cut_or_missing_file_is_refused(store: Store, name: str) -> None:
     with pytest.raises(StoreError, match="damaged"):
         store.load(KEY)
     file.unlink()
-    with pytest.raises(StoreError, match=r"cannot be read.*" + name):
+    with pytest.raises(StoreError, match="damaged"):
         store.load(KEY)
 
 

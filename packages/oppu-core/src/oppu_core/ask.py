@@ -35,6 +35,10 @@ def ask(run: Run, user_id: str, text: str, task: str | None, device: str = "auto
         raise ConfigError(f"{run.path} has no task {task!r}; it has {', '.join(tasks)}.")
     if not text.strip():
         raise ConfigError("The query is empty; write what is to be answered.")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError("The query is not valid Unicode text.") from error
     dataset = run.dataset(task)
     user = dataset.user(user_id)
     if user.split != "test":

@@ -46,7 +46,9 @@ DtypeOption = Annotated[
     Literal["float32", "bfloat16", "float16"], typer.Option(help="Type of the base's weights.")
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto takes a GPU if there is one; or cpu, cuda, cuda:1.")]
-SeedOption = Annotated[int, typer.Option(help="The same seed gives the same adapters and answers.")]
+SeedOption = Annotated[
+    int, typer.Option(min=0, max=2**32 - 1, help="The same seed gives the same adapters and answers.")
+]
 UsersOption = Annotated[int | None, typer.Option(help="Only the first N test users of each dataset.")]
 SampleOption = Annotated[
     bool,

@@ -186,6 +186,8 @@ def base_identity(folder: Path, dtype: Dtype) -> BaseIdentity:
         raise ModelError(f"The base in {folder} cannot be loaded: {error}") from error
     if not isinstance(config, dict):
         raise ModelError(f"{folder / 'config.json'} is no model configuration.")
+    if "auto_map" in config:
+        raise ModelError(f"The base in {folder} brings code of its own (auto_map), which is never run.")
     lengths = (config.get(key) for key in ("max_position_embeddings", "n_positions", "n_ctx"))
     context = min([MAX_LENGTH, *(length for length in lengths if isinstance(length, int))])
     return BaseIdentity(digest.hexdigest(), dtype, context)
@@ -206,9 +208,9 @@ def load_base(name: str, dtype: Dtype = "float32", device: str = "auto") -> Base
     folder = base_folder(name)
     identity = base_identity(folder, dtype)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder))
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
         model = AutoModelForCausalLM.from_pretrained(
-            str(folder), dtype=getattr(torch, dtype), use_safetensors=True
+            str(folder), dtype=getattr(torch, dtype), use_safetensors=True, trust_remote_code=False
         )
     except Exception as error:  # transformers raises many kinds for a broken folder
         raise ModelError(f"The base in {folder} cannot be loaded: {type(error).__name__}: {error}") from error

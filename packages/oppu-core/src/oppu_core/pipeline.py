@@ -75,11 +75,11 @@ class VariantWork:
             OppuError: a task base cannot be trained, or adapters are missing that answers need.
         """
         open_methods = [m for m in self.methods if "answers" in jobs and self._unanswered(m)]
-        untrained = (
-            [user for user in self.users if not self.store.has(self._key(user))] if self.personal else []
-        )
+        # What is about to be trained is looked at closely: damaged weights are trained again.
+        there = self.store.intact if "personal" in jobs else self.store.has
+        untrained = [user for user in self.users if not there(self._key(user))] if self.personal else []
         train_personal = "personal" in jobs and bool(untrained)
-        train_base = "bases" in jobs and not self.store.has(self._task_lora)
+        train_base = "bases" in jobs and not self.store.intact(self._task_lora)
         if not (open_methods or train_personal or train_base):
             return
         missing = [user for user in untrained if self.store.failure(self._key(user)) is None]
@@ -111,6 +111,10 @@ class VariantWork:
         base = self._make_task_base(base, maker)
         asking = dataclasses.replace(user, queries=(query,))
         profiles = {user.user_id: compute_profile(self.dataset.task, user.training_history)}
+        if self.personal and (reason := self.store.failure(self._key(user))):
+            raise StoreError(
+                f"User {user.user_id!r} has no adapter ({self._title}); training failed: {reason}."
+            )
         adapter = self.store.load(self._key(user)) if self.personal else {}
         answers = {}
         for personal_turn in (False, True):
@@ -137,7 +141,7 @@ class VariantWork:
 
     def _make_task_base(self, base: Base, maker: PromptMaker) -> Base:
         arguments = (base, self.dataset, self.variant, maker, self._task_config, self.store)
-        if self.store.has(self._task_lora):
+        if self.store.intact(self._task_lora):
             return task_base.train_task_lora(*arguments)
         with self.watch.stage(f"{self._title} task base", 100, "%") as stage:
             result = task_base.train_task_lora(*arguments, _on_step(stage, 100))

@@ -161,7 +161,10 @@ def check_training(kind: str, config: TrainConfig) -> TrainConfig:
     for field in positive:
         value = getattr(config, field)
         if not 0 < value < float("inf"):
-            raise ConfigError(f"{kind}.{field} is {value}; it has to be above 0.")
+            raise ConfigError(f"{kind}.{field} is {value}; it has to be above 0 and finite.")
+    for field in ("rank", "epochs", "batch_size"):
+        if getattr(config, field) > 100_000:
+            raise ConfigError(f"{kind}.{field} is {getattr(config, field)}; it has to be at most 100000.")
     for field in ("dropout", "warmup"):
         if not 0 <= getattr(config, field) < 1:
             raise ConfigError(f"{kind}.{field} is {getattr(config, field)}; it has to be in [0, 1).")

@@ -19,7 +19,7 @@ from typing import Any
 from oppu_core.data.dataset import Dataset
 from oppu_core.data.types import User
 from oppu_core.errors import ConfigError, DataError
-from oppu_core.files import canonical_json, read_json, read_jsonl, write_json, write_jsonl
+from oppu_core.files import canonical_json, content_id, read_json, read_jsonl, write_json, write_jsonl
 from oppu_core.inference import Answer, QueryId
 from oppu_core.models import BaseIdentity, base_folder, base_identity
 from oppu_core.run_config import RunConfig
@@ -80,7 +80,7 @@ class Run:
         path = self.predictions_path(task, method)
         if not path.exists():
             return {}
-        return {(row["user_id"], row["id"]): row["answer"] for row in read_jsonl(path)}
+        return {key: one.answer for key, one in read_answers(path).items()}
 
     def profiles_path(self, task: str) -> Path:
         """The profile texts of a task."""
@@ -103,6 +103,42 @@ class Run:
             yield
 
 
+def _answer_of(row: Any) -> Answer:
+    """A line of a prediction file.
+
+    Raises:
+        TypeError: it is no answer.
+    """
+    one = Answer(**row)
+    texts = (one.user_id, one.id, one.answer, one.gold or "")
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError("user_id, id, answer and gold have to be texts")
+    return one
+
+
+def read_answers(path: Path) -> dict[QueryId, Answer]:
+    """A prediction file by (user id, query id).
+
+    Raises:
+        DataError: a line is no answer, or answers a query again.
+    """
+    advice = "Remove the file and answer again (`oppu answer --run …`)."
+    answers: dict[QueryId, Answer] = {}
+    try:
+        rows = read_jsonl(path)
+    except DataError as error:
+        raise DataError(f"{error} {advice}") from error
+    for number, row in enumerate(rows, 1):
+        try:
+            one = _answer_of(row)
+        except TypeError as error:
+            raise DataError(f"{path}, line {number}: not an answer ({error}). {advice}") from error
+        if (one.user_id, one.id) in answers:
+            raise DataError(f"{path}, line {number}: query {one.id!r} is answered twice. {advice}")
+        answers[one.user_id, one.id] = one
+    return answers
+
+
 class Journal:
     """Answers of one method that are finished but not yet a whole prediction file.
 
@@ -116,12 +152,13 @@ class Journal:
 
     def read(self) -> dict[QueryId, Answer]:
         """What is answered already; a line torn by a kill is dropped."""
-        rows = read_jsonl(self._target) if self._target.exists() else []
+        answers = read_answers(self._target) if self._target.exists() else {}
         if self._path.exists():
             for line in self._path.read_bytes().split(b"\n")[:-1]:
-                with contextlib.suppress(ValueError):
-                    rows.append(json.loads(line))
-        return {(row["user_id"], row["id"]): Answer(**row) for row in rows}
+                with contextlib.suppress(ValueError, TypeError):
+                    one = _answer_of(json.loads(line))
+                    answers[one.user_id, one.id] = one
+        return answers
 
     def add(self, answers: Sequence[Answer]) -> None:
         """Append finished answers."""
@@ -151,6 +188,11 @@ def open_run(path: Path) -> Run:
         raise ConfigError(f"{path} is no run (it has no run.json). Start one with `oppu run --run {path} …`.")
     values = read_json(file)
     try:
+        if values["checksum"] != _checksum(values):
+            raise ConfigError(
+                f"{file} was changed after the run was started, and does not say how its answers came about. "
+                "Undo the change, or start a new run."
+            )
         if values["format"] != FORMAT:
             raise ConfigError(f"{file} has format {values['format']}; this version reads format {FORMAT}.")
         store = Path(values["store"]) if values["store"] else path.parent / "store"
@@ -159,15 +201,26 @@ def open_run(path: Path) -> Run:
         raise ConfigError(f"{file} is not a run's description ({error}); start a new run.") from error
 
 
+def _checksum(values: Mapping[str, Any]) -> str:
+    return content_id({name: value for name, value in values.items() if name != "checksum"})
+
+
 def start_run(path: Path, config: RunConfig, store: Path | None = None) -> Run:
     """Start a run, or continue one that was asked for the same.
 
     Raises:
         ConfigError: the folder holds a run with another configuration, or something else.
     """
+    datasets = {task: Dataset.open(Path(folder)) for task, folder in config.data.items()}
+    for task, dataset in datasets.items():
+        dataset.verify()
+        if not dataset.counts["test"]["queries"]:
+            raise DataError(
+                f"The dataset {dataset.path} ({task}) has no test queries; there is nothing to answer."
+            )
     provenance = {
         "base": dataclasses.asdict(base_identity(base_folder(config.model), config.dtype)),
-        "data": {task: Dataset.open(Path(folder)).fingerprint for task, folder in config.data.items()},
+        "data": {task: dataset.fingerprint for task, dataset in datasets.items()},
         "versions": {
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in PACKAGES},
@@ -175,12 +228,9 @@ def start_run(path: Path, config: RunConfig, store: Path | None = None) -> Run:
     }
     if (path / "run.json").exists():
         run = open_run(path)
-        new = {**config.to_json(), "base": provenance["base"], "data fingerprint": provenance["data"]}
-        old = {
-            **run.config.to_json(),
-            "base": run.provenance["base"],
-            "data fingerprint": run.provenance["data"],
-        }
+        # A dataset may have moved: its fingerprint tells it, not its place.
+        new = {**config.to_json(), "base": provenance["base"], "data": provenance["data"]}
+        old = {**run.config.to_json(), "base": run.provenance["base"], "data": run.provenance["data"]}
         changes = list(_differences(old, new))
         if store is not None and store.resolve() != run.store_path.resolve():
             changes.append(("store", str(run.store_path), str(store)))
@@ -190,7 +240,10 @@ def start_run(path: Path, config: RunConfig, store: Path | None = None) -> Run:
                 + "\n".join(f"  {name}: {before!r} then, {after!r} now" for name, before, after in changes)
                 + "\nUse the old one, or another --run (what is in the store is not trained again)."
             )
-        return run
+        if run.config.data != config.data:
+            values = {**read_json(path / "run.json"), "config": config.to_json()}
+            write_json(path / "run.json", {**values, "checksum": _checksum(values)})
+        return open_run(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ConfigError(f"{path} exists and is no run; choose another --run.")
     path.mkdir(parents=True, exist_ok=True)
@@ -200,7 +253,7 @@ def start_run(path: Path, config: RunConfig, store: Path | None = None) -> Run:
         "provenance": provenance,
         "store": str(store.resolve()) if store else None,
     }
-    write_json(path / "run.json", values)
+    write_json(path / "run.json", {**values, "checksum": _checksum(values)})
     return open_run(path)
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from oppu_core.errors import StoreError
@@ -124,6 +125,16 @@ class Store:
         row = self._row(key)
         return row is not None and row[0] == "ok"
 
+    def intact(self, key: Key) -> bool:
+        """Whether these weights are stored with the bytes that were written."""
+        row = self._row(key)
+        if row is None or row[0] != "ok":
+            return False
+        try:
+            return _digest(self.path / key.folder) == row[1]
+        except OSError:
+            return False
+
     def load(self, key: Key) -> dict[str, torch.Tensor]:
         """The stored tensors.
 
@@ -137,14 +148,10 @@ class Store:
                 f"The store {self.path} has no {key.kind} {whom}at {key.folder}; train it first."
             )
         folder = self.path / key.folder
-        try:
-            found = _digest(folder)
-        except OSError as error:
-            raise StoreError(f"The {key.kind} {whom}in {folder} cannot be read: {error}.") from error
-        if found != row[1]:
+        if not self.intact(key):
             raise StoreError(
                 f"The {key.kind} {whom}in {folder} is damaged: its bytes are not those that were stored. "
-                "Remove the folder and run the training command again."
+                "`oppu run` or `oppu personal train` makes it again."
             )
         state: dict[str, torch.Tensor] = load_file(folder / WEIGHTS_FILE)
         return state
@@ -155,7 +162,10 @@ class Store:
         """Store weights: first the whole folder, then the row that makes it exist."""
         with new_dir(self.path / key.folder) as folder:
             write_json(folder / CONFIG_FILE, dict(config))
-            save_file(dict(state), folder / WEIGHTS_FILE, metadata={"format": "pt"})
+            try:
+                save_file(dict(state), folder / WEIGHTS_FILE, metadata={"format": "pt"})
+            except SafetensorError as error:  # what it makes of a full disk
+                raise StoreError(f"{self.path / key.folder} cannot be written: {error}.") from error
             sha256 = _digest(folder)
         self._write(key, "ok", None, sha256, facts)
 

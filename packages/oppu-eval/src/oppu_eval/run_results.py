@@ -6,6 +6,7 @@ from typing import Any
 
 from oppu_core.errors import ConfigError, DataError
 from oppu_core.files import read_json, write_json, write_text
+from oppu_core.prompts import parse_method
 from oppu_core.runs import Run
 
 from oppu_eval.evaluate import evaluate, results_dict
@@ -32,6 +33,13 @@ def evaluate_run(run: Run) -> dict[str, Any]:
                 f"Run `oppu answer --run {run.path}`."
             )
         users = run.test_users(dataset)
+        for name in run.config.methods:
+            lost = {u.user_id for u in users if u.queries} - {u for u, _ in run.predictions(task, name)}
+            if lost and not parse_method(name).personal:
+                raise DataError(
+                    f"{run.predictions_path(task, name)} lacks the answers of {len(lost)} users, e.g. "
+                    f"{min(lost)!r}. Run `oppu answer --run {run.path}`."
+                )
         predictions = {
             name: answers for name in run.config.methods if (answers := run.predictions(task, name))
         }
@@ -61,7 +69,11 @@ def read_results(run: Run) -> dict[str, Any]:
     if not results_path(run).exists():
         raise ConfigError(f"{run.path} has no results yet. Run `oppu evaluate --run {run.path}`.")
     values = read_json(results_path(run))
-    if not isinstance(values, dict) or "rows" not in values:
+    if (
+        not isinstance(values, dict)
+        or not values.get("rows")
+        or values.get("provenance", {}).get("config") != run.config.to_json()
+    ):
         raise DataError(f"{results_path(run)} is no results file. Run `oppu evaluate --run {run.path}`.")
     return values
 

@@ -107,10 +107,12 @@ def paired(
             difference(weights_RU @ method_US, weights_RU @ baseline_US)
             for weights_RU in _user_weights(users, rng, resamples)
         ]
-        ci95 = _interval(np.concatenate(deltas), delta)
+        span = metric.bounds[1] - metric.bounds[0]
+        low, high = np.clip(_interval(np.concatenate(deltas), delta), -span, span)
+        ci95 = (float(low), float(high))
     hits = 0
-    for chunk in _chunks(users, resamples):
-        swap_RU = rng.integers(0, 2, size=(chunk, users)).astype(np.float64)
+    exact = 2**users <= resamples  # all exchanges are fewer than the random ones would be
+    for swap_RU in [_all_swaps(users)] if exact else _random_swaps(users, rng, resamples):
         keep_RU = 1.0 - swap_RU
         deltas_R = difference(
             keep_RU @ method_US + swap_RU @ baseline_US, keep_RU @ baseline_US + swap_RU @ method_US
@@ -118,14 +120,30 @@ def paired(
         hits += int(np.count_nonzero(np.abs(deltas_R) >= abs(delta) - _TIE))
     per_user_U = difference(method_US, baseline_US)
     better, worse = int(np.sum(per_user_U > _TIE)), int(np.sum(per_user_U < -_TIE))
-    p_value = (hits + 1) / (resamples + 1)
+    p_value = hits / 2**users if exact else (hits + 1) / (resamples + 1)
     return Comparison(delta, ci95, p_value, better, users - better - worse, worse)
 
 
 def _interval(values_R: Array, value: float) -> tuple[float, float]:
-    """The middle 95 % of the resampled values, moved so that their mean is the measured value."""
-    low, high = np.percentile(values_R, (2.5, 97.5)) + (value - values_R.mean())
+    """The middle 95 % of the resampled values, moved so that their mean is the measured value.
+
+    A mean's resamples are centred already: what is within the noise of resampling is not moved.
+    """
+    shift = value - values_R.mean()
+    noise = 4 * values_R.std() / np.sqrt(len(values_R))
+    low, high = np.percentile(values_R, (2.5, 97.5)) + (shift if abs(shift) > noise else 0.0)
     return float(low), float(high)
+
+
+def _all_swaps(users: int) -> Array:
+    """Every way of exchanging two methods' users [2^U, U]; 1 where a user is exchanged."""
+    return (np.arange(2**users)[:, None] >> np.arange(users) & 1).astype(np.float64)
+
+
+def _random_swaps(users: int, rng: np.random.Generator, resamples: int) -> Iterator[Array]:
+    """Chunks [R, U] of random exchanges."""
+    for chunk in _chunks(users, resamples):
+        yield rng.integers(0, 2, size=(chunk, users)).astype(np.float64)
 
 
 def _chunks(users: int, resamples: int) -> Iterator[int]:

@@ -102,7 +102,9 @@ def train(
                 tokens += (count := int(batch.mask_BT.sum()))
                 if on_step:
                     on_step(Progress(len(losses), steps, value, count))
-    if not all(bool(torch.isfinite(parameter).all()) for parameter in parameters):
-        raise TrainingError("the adapter's weights are no longer finite after training")
+    with torch.no_grad():  # each loss above was taken before its step: look at what the last step did
+        final = target_loss(model, batch).item()
+    if not (math.isfinite(final) and all(bool(torch.isfinite(p).all()) for p in parameters)):
+        raise TrainingError(f"training diverged: the loss after the last step is {final}")
     epoch = [losses[i : i + per_epoch] for i in (0, steps - per_epoch)]
     return Trained(sum(epoch[0]) / per_epoch, sum(epoch[1]) / per_epoch, steps, tokens)

@@ -40,9 +40,13 @@ def key_of(task_lora: Key, task: Task, config: TrainConfig, user: User, profile:
 
 @dataclasses.dataclass(frozen=True)
 class UserDone:
-    """What became of one user: trained now, found in the store (`cached`), or failed with a reason."""
+    """What became of one user: trained now, found in the store (`cached`), or failed with a reason.
+
+    `folder` is the adapter's place below the store.
+    """
 
     user_id: str
+    folder: str
     cached: bool
     reason: str | None = None
     loss: float | None = None
@@ -82,8 +86,8 @@ def train_personal(
     method = variant_method(variant)
     for user in users:
         key = key_of(task_lora, maker.task, config, user, maker.profile_for(method, user))
-        if store.has(key):
-            on_user(UserDone(user.user_id, cached=True))
+        if store.intact(key):
+            on_user(UserDone(user.user_id, key.folder, cached=True))
             continue
         start = time.monotonic()
         load_state(model, fresh)
@@ -92,7 +96,7 @@ def train_personal(
             trained = train(model, examples, config, base.codec.pad_id, on_step)
         except (TrainingError, DataError) as error:
             store.put_failure(key, str(error))
-            on_user(UserDone(user.user_id, cached=False, reason=str(error)))
+            on_user(UserDone(user.user_id, key.folder, cached=False, reason=str(error)))
             continue
         facts = {
             **dataclasses.asdict(trained),
@@ -100,5 +104,5 @@ def train_personal(
             "seconds": round(time.monotonic() - start, 3),
         }
         store.put(key, adapter_config_json(config), adapter_state(model), facts)
-        on_user(UserDone(user.user_id, cached=False, loss=trained.last_loss))
+        on_user(UserDone(user.user_id, key.folder, cached=False, loss=trained.last_loss))
     return dataclasses.replace(base, model=model)

@@ -56,11 +56,15 @@ def train_task_lora(
         TrainingError: the others have no queries with answers, or the loss is not finite.
     """
     key = key_of(base.identity, dataset, variant, config)
-    if not store.has(key):
+    if not store.intact(key):
         start = time.monotonic()
         examples = tokenize(
             (e for user in dataset.users("others") for e in maker.query_examples(variant, user)), base.codec
         )
+        if not examples:
+            raise TrainingError(
+                f"The others of {dataset.path} have no queries with answers; a task base needs some."
+            )
         peft_model = attach(base.model, config)
         try:
             trained = train(peft_model, examples, config, base.codec.pad_id, on_step)
