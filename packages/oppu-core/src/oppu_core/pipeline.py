@@ -142,9 +142,10 @@ class VariantWork:
     def _make_task_base(self, base: Base, maker: PromptMaker) -> Base:
         arguments = (base, self.dataset, self.variant, maker, self._task_config, self.store)
         if self.store.intact(self._task_lora):
-            return task_base.train_task_lora(*arguments)
-        with self.watch.stage(f"{self._title} task base", 100, "%") as stage:
-            result = task_base.train_task_lora(*arguments, _on_step(stage, 100))
+            result = task_base.train_task_lora(*arguments)
+        else:
+            with self.watch.stage(f"{self._title} task base", 100, "%") as stage:
+                result = task_base.train_task_lora(*arguments, _on_step(stage, 100))
         entry = next(self.store.entries(self._task_lora.config_id))
         self.watch.event("task_lora", variant=self._title, folder=entry.folder, **entry.facts)
         return result
