@@ -60,7 +60,7 @@ def quickstart(
 
     Two tasks (movie tags, headlines), ten users each, seven methods, and what no model could beat.
     """
-    from oppu_eval.quickstart import SETTINGS, quickstart_data
+    from oppu_eval.quickstart import EXAMPLE, SETTINGS, quickstart_data
 
     Console(stderr=True).print(
         "Ten planted users a task, each with an own adapter, against prompts alone. About two minutes.\n"
@@ -70,8 +70,7 @@ def quickstart(
     core.work(started, ["bases", "personal", "answers"], device, 32)
     _finish(started, paper)
     Console(stderr=True).print(
-        "\nNext: [bold]oppu ask --run "
-        f'{run} --task lamp_2m --user test-000 "A dragon sleeps. The jokes never stop."[/bold]'
+        f'\nNext: [bold]oppu ask --run {run} --task lamp_2m --user test-000 "{EXAMPLE}"[/bold]'
     )
 
 

@@ -6,9 +6,13 @@ from oppu_core.data.dataset import MANIFEST, write_dataset
 from oppu_core.data.sample import GRAMMARS, sample_users
 from oppu_core.tasks import get_task
 
+EXAMPLE = (
+    "Iris Vance is a nurse in Greyford. The state listens in every room. "
+    "It retells the real case of a missing pilot. You will discuss it for days."
+)
 USERS = 10
-OTHERS = 40
-HISTORY = (24, 48)
+OTHERS = 30
+HISTORY = (20, 40)
 QUERIES = 10
 SETTINGS = ["personal.epochs=4"]  # a little less than the preset, for a result in two minutes
 
