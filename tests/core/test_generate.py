@@ -65,15 +65,6 @@ def test_batches_hold_every_prompt_once_and_the_longest_come_first() -> None:
     assert plan_batches([], 4) == []
 
 
-def test_progress_tells_of_every_answer(toy: Base) -> None:
-    told: list[int] = []
-    generate(
-        toy.model, toy.codec, ["a", "b", "c", "d", "e"], max_new_tokens=1, batch_size=2, on_answer=told.append
-    )
-    assert told == [2, 2, 1]
-    assert generate(toy.model, toy.codec, [], max_new_tokens=1) == []
-
-
 def spelling_base(toy_folder: Path, folder: Path, chains: list[str]) -> Base:
     """The toy, made to follow each character of a chain by the next; ``$`` stands for the end of text.
 

@@ -5,7 +5,7 @@ import random
 from collections.abc import Callable
 
 import pytest
-from oppu_core.data.types import HistoryItem, Query, User
+from oppu_core.data.types import HistoryItem, Query, Split, User
 from oppu_core.tasks import Task, get_task
 
 MakeUser = Callable[..., User]
@@ -37,14 +37,14 @@ def make_user() -> MakeUser:
         golds: list[str | None],
         history: list[str] | None = None,
         *,
-        split: str = "test",
+        split: Split = "test",
         oracle: list[str] | None = None,
         fields: tuple[str, str] = ("description", "tag"),
     ) -> User:
         history = ["comedy", "action"] if history is None else history
         return User(
             user_id,
-            split,  # type: ignore[arg-type]
+            split,
             tuple(
                 HistoryItem(f"{user_id}-h{i}", {fields[0]: f"film {i}", fields[1]: answer})
                 for i, answer in enumerate(history)

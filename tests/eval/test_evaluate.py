@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -39,7 +39,9 @@ def others(make_user: MakeUser) -> list[User]:
     return [make_user("other", ["violence", None], ["violence", "comedy"], split="others")]
 
 
-def run(task: Task, users: list[User], others: list[User], predictions: Any, **options: Any) -> TaskResults:
+def run(
+    task: Task, users: list[User], others: Iterable[User], predictions: Any, **options: Any
+) -> TaskResults:
     return evaluate(task, users, others, predictions, 0, **{"resamples": 500, **options})
 
 
@@ -145,7 +147,7 @@ def test_global_majority_is_learned_from_the_others_alone(
 ) -> None:
     others = [make_user("o1", ["romance"], ["comedy", "romance"], split="others"),
               make_user("o2", [None], ["action"], split="others")]  # fmt: skip
-    rows = rows_of(run(tagging, users, iter(others), {}))  # type: ignore[arg-type]
+    rows = rows_of(run(tagging, users, iter(others), {}))
     share = sum(golds(i).count("romance") for i in range(10)) / 80
     assert rows["global_majority", "accuracy"].value == pytest.approx(share)
 

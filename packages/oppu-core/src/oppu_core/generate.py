@@ -6,7 +6,7 @@ depend on which prompts share a batch (up to the rounding of padded arithmetic).
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -38,7 +38,6 @@ def generate(
     max_new_tokens: int,
     batch_size: int = 32,
     sampling: Sampling | None = None,
-    on_answer: Callable[[int], None] | None = None,
 ) -> list[str]:
     """Answers to prompts, in their order.
 
@@ -49,7 +48,6 @@ def generate(
         max_new_tokens: Longest answer.
         batch_size: Prompts at a time; 1 when sampling, so that an answer depends on its own seed alone.
         sampling: None is greedy.
-        on_answer: Called with the number of answers of each finished batch.
     """
     rows = [codec.prompt_ids(prompt) for prompt in prompts]
     answers = [""] * len(rows)
@@ -81,6 +79,4 @@ def generate(
             )
         for b, index in enumerate(batch):
             answers[index] = codec.answer_text(output_BT[b, width:].tolist())
-        if on_answer:
-            on_answer(len(batch))
     return answers

@@ -177,7 +177,9 @@ class VariantWork:
     def _key(self, user: User) -> Key:
         profile = ""
         if variant_method(self.variant).profile:
-            profile = compute_profile(self.dataset.task, user.training_history)
+            # Somebody who asks may be a test user beyond this run's --users.
+            known = self.profiles.get(user.user_id)
+            profile = compute_profile(self.dataset.task, user.training_history) if known is None else known
         return personal.key_of(self._task_lora, self.dataset.task, self._personal_config, user, profile)
 
     def _unanswered(self, method: Method) -> bool:

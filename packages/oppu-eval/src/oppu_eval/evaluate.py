@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 from oppu_core.data.types import Query, User
-from oppu_core.errors import DataError
+from oppu_core.errors import ConfigError, DataError
+from oppu_core.prompts import parse_method
 from oppu_core.tasks import Task
 
 from oppu_eval.metrics import Array, Metric, metrics_for
@@ -88,9 +89,11 @@ class TaskResults:
 
 def same_prompt(method: str) -> str | None:
     """The method with the same prompt and no personal adapter; None where `method` has no adapter."""
-    if method == "oppu_k0":
-        return NON_PERSONALIZED
-    return method.removeprefix("oppu_") if method.startswith("oppu_") else None
+    try:
+        parsed = parse_method(method)
+    except ConfigError:  # predictions of another origin may have names of their own
+        return None
+    return parsed.without_adapter.name if parsed.personal else None
 
 
 def method_order(method: str) -> tuple[int, int, str]:

@@ -17,7 +17,7 @@ from oppu_core.errors import DataError
 _WINDOW_BYTES = 1 << 20
 # An error this close to the window's end may only mean that the rest of a token has not been read yet.
 _TOKEN_CHARS = 64
-_SPACE = re.compile(r"[ \t\n\r]*")
+_SPACE = re.compile(r"[ \t\n\r]+")
 
 
 def _no_constant(name: str) -> NoReturn:
@@ -106,7 +106,8 @@ class _Window:
     def _peek(self) -> str:
         """The next character that is not space, or nothing at the end of the file."""
         while True:
-            self.at = _SPACE.match(self.text, self.at).end()  # type: ignore[union-attr]
+            if space := _SPACE.match(self.text, self.at):
+                self.at = space.end()
             if self.at < len(self.text) or self.ended:
                 return self.text[self.at : self.at + 1]
             self._read(_WINDOW_BYTES)

@@ -114,10 +114,10 @@ FORMS: dict[str, Callable[[str, str, str, str, str], str]] = {
     "place last": lambda town, agent, verb, participle, thing: f"{agent} {verb} {thing} in {town}",
 }
 
-CASINGS: dict[str, Callable[[str, str], str]] = {
-    "sentence": lambda text, town: text[0].upper() + text[1:],
-    "title": lambda text, town: " ".join(word[0].upper() + word[1:] for word in text.split(" ")),
-    "lower": lambda text, town: text.lower(),
+CASINGS: dict[str, Callable[[str], str]] = {
+    "sentence": lambda text: text[0].upper() + text[1:],
+    "title": lambda text: " ".join(word[0].upper() + word[1:] for word in text.split(" ")),
+    "lower": lambda text: text.lower(),
 }
 
 
@@ -195,4 +195,4 @@ class HeadlineGrammar:
         verb, participle = event.verbs[preferences.verbs[scene.event]]
         thing = f"{adjective} {scene.thing}".strip()
         phrase = f"{opener} {FORMS[form](scene.town, scene.agent, verb, participle, thing)}".strip()
-        return CASINGS[preferences.casing](phrase, scene.town) + closing
+        return CASINGS[preferences.casing](phrase) + closing
