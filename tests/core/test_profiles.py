@@ -1,11 +1,12 @@
 """Profiles state facts of the history, and of nothing else."""
 
 import dataclasses
+from typing import get_args
 
 import pytest
 from oppu_core.data import HistoryItem, Query, User
 from oppu_core.profiles import PROFILES, compute_profile, most_frequent
-from oppu_core.tasks import TASKS
+from oppu_core.tasks import TASKS, ProfileKind
 
 MOVIE, NEWS = TASKS["lamp_2m"], TASKS["lamp_4"]
 
@@ -19,7 +20,8 @@ def news(*titles: str, text: str = "The mayor of Calder said yes.") -> list[Hist
 
 
 def test_every_task_has_a_profile() -> None:
-    assert {task.profile for task in TASKS.values()} <= set(PROFILES)
+    assert set(get_args(ProfileKind)) == set(PROFILES)
+    assert {task.profile for task in TASKS.values()} == set(PROFILES)
 
 
 def test_an_empty_history_has_an_empty_profile() -> None:
@@ -126,3 +128,62 @@ def test_a_profile_depends_on_the_training_history_alone() -> None:
     assert compute_profile(MOVIE, user.training_history) == "most popular tag: comedy."
     assert dataclasses.replace(user, queries=()).training_history == history
     assert dataclasses.replace(user, queries=queries[:1]).training_history == history[:4]
+
+
+def reviews(*scores: str) -> list[HistoryItem]:
+    return [HistoryItem(str(t), {"text": "fine", "score": score}) for t, score in enumerate(scores)]
+
+
+@pytest.mark.parametrize(
+    ("scores", "says"),
+    [
+        ("5 5 4 1 2 2", "most common positive score: 5, most common negative score: 2."),
+        ("4 5 4", "most common positive score: 4."),
+        ("1 3 3 3", "most common negative score: 1."),
+        ("4 5 1 2", "most common positive score: 5, most common negative score: 2."),
+        ("3 3", ""),
+        ("five nan 9 5.0", ""),
+    ],
+)
+def test_the_usual_scores_of_both_halves_of_the_scale(scores: str, says: str) -> None:
+    assert compute_profile(TASKS["lamp_3"], reviews(*scores.split())) == says
+
+
+def papers(*titles: str) -> list[HistoryItem]:
+    fields = ({"title": title, "abstract": "unrelated words", "citation": ""} for title in titles)
+    return [HistoryItem(str(t), field) for t, field in enumerate(fields)]
+
+
+def test_topics_are_what_several_titles_are_about() -> None:
+    profile = compute_profile(
+        TASKS["lamp_1"],
+        papers(
+            "Neural Machine Translation of News", "Better machine translation", "Parsing news", "On parsing"
+        ),
+    )
+    assert profile == "research topics: machine translation, news, parsing."
+
+
+def test_topics_count_a_word_once_a_title_and_everyday_words_for_nothing() -> None:
+    lamp_1 = TASKS["lamp_1"]
+    assert compute_profile(lamp_1, papers("word word word", "another thing")) == ""
+    assert compute_profile(lamp_1, papers("towards the of it", "towards the of it")) == ""
+    many = compute_profile(lamp_1, papers(*(" ".join(f"t{n}x and" for n in range(20)) for _ in "ab")))
+    assert many.count(",") == 7, "eight topics at most"
+
+
+def tweets(*texts: str) -> list[HistoryItem]:
+    return [HistoryItem(str(t), {"text": text}) for t, text in enumerate(texts)]
+
+
+def test_a_tweets_style_leaves_out_everyday_words() -> None:
+    profile = compute_profile(TASKS["lamp_7"], tweets("so i love the gym lol", "so the gym was great lol"))
+    assert profile.startswith("text style: about 6 words; all lower case")
+    favourites = profile.split("favourite words: ")[1].rstrip(".").split(", ")
+    assert sorted(favourites) == ["gym", "lol"]
+
+
+def test_a_headlines_style_does_leave_in_what_the_article_does_not_say() -> None:
+    """With inputs, a favourite is what the input does not give; everyday words count as well."""
+    profile = compute_profile(NEWS, news("what we know", "what they know", text="The mayor said yes."))
+    assert set(profile.split("favourite words: ")[1].rstrip(".").split(", ")) == {"know", "what"}

@@ -3,14 +3,15 @@
 import dataclasses
 import random
 import re
+from collections.abc import Callable
 
 import pytest
 from oppu_core.data import HistoryItem, Query, User
 from oppu_core.errors import ConfigError, DataError
 from oppu_core.profiles import compute_profile
 from oppu_core.prompts import DEFAULT_METHODS, Method, PromptMaker, parse_method, variant_method
-from oppu_core.retrieval import BM25Retriever, RandomRetriever
-from oppu_core.tasks import TASKS
+from oppu_core.retrieval import BM25Retriever, RandomRetriever, RecentRetriever
+from oppu_core.tasks import TASKS, Task
 
 MOVIE, NEWS = TASKS["lamp_2m"], TASKS["lamp_4"]
 
@@ -47,10 +48,15 @@ OTHERS = [
 ]
 
 
-def maker_of(counter: Letters | None = None, task: object = MOVIE) -> PromptMaker:
-    task = NEWS if task is NEWS else MOVIE
-    retrievers = {"bm25": BM25Retriever(task), "random": RandomRetriever(OTHERS, 0)}
-    return PromptMaker(task, counter or Letters(100_000), retrievers)
+def maker_of(
+    counter: Letters | None = None, task: Task = MOVIE, profile_of: Callable[[User], str] | None = None
+) -> PromptMaker:
+    retrievers = {
+        "bm25": BM25Retriever(task),
+        "recent": RecentRetriever(),
+        "random": RandomRetriever(OTHERS, 0),
+    }
+    return PromptMaker(task, counter or Letters(100_000), retrievers, profile_of)
 
 
 # --- methods ---------------------------------------------------------------------------------------------
@@ -68,6 +74,9 @@ VARIANTS = {
     "rag_k123": "rag_k123",
     "oppu_rag_k1": "rag_k1",
     "oppu_rag_k4": "rag_k4",
+    "recent_k1": "recent_k1",
+    "recent_k12": "recent_k12",
+    "oppu_recent_k4": "recent_k4",
     "pag_k0": "pag_k0",
     "pag_k1": "pag_k1",
     "pag_k12": "pag_k12",
@@ -84,7 +93,8 @@ def test_a_methods_name_says_everything(name: str, variant: str) -> None:
     assert method.personal == name.startswith("oppu")
     assert method.profile == ("pag" in name)
     assert method.k == int(name.rpartition("_k")[2] if "_k" in name else 0)
-    assert method.retriever == ("random" if "random" in name else "bm25" if method.k else None)
+    named = next((kind for kind in ("random", "recent") if kind in name), "bm25")
+    assert method.retriever == (named if method.k else None)
     assert method.without_adapter == parse_method(method.without_adapter.name)
     assert not method.without_adapter.personal
     assert method.without_adapter.variant == variant
@@ -109,6 +119,9 @@ def test_default_methods_are_methods() -> None:
         "oppu_k1",
         "random_k0",
         "oppu_random_k1",
+        "recent_k0",
+        "oppu_recent_k0",
+        "recent",
         "rag_k01",
         "rag_k",
         "rag_k-1",
@@ -220,7 +233,7 @@ def numbers(text: str) -> set[int]:
     return {int(number) for number in re.findall(r"(?:word|answer)(\d+)", text)}
 
 
-@pytest.mark.parametrize("variant", ["base", "rag_k1", "rag_k4", "rag_k50"])
+@pytest.mark.parametrize("variant", ["base", "rag_k1", "rag_k4", "rag_k50", "recent_k1", "recent_k4"])
 def test_item_t_sees_only_items_before_t(variant: str) -> None:
     user = giveaways(20, 15)
     examples = list(maker_of().history_examples(variant, user))
@@ -230,6 +243,8 @@ def test_item_t_sees_only_items_before_t(variant: str) -> None:
         assert t in seen, "its own text"
         assert max(seen) == t
         assert len(seen) == 1 + min(t, variant_method(variant).k)
+        if variant.startswith("recent"):
+            assert seen == set(range(max(0, t - variant_method(variant).k), t + 1))
         assert f"answer{t}" not in example.prompt
         assert example.answer == (f"answer{t}" if t % 3 else "comedy")
         assert "asked" not in example.prompt
@@ -251,7 +266,9 @@ def test_the_profile_in_an_example_comes_from_the_training_history_alone(variant
         assert "violence" not in example.prompt.replace(MOVIE.instruction, "")
 
 
-@pytest.mark.parametrize("name", ["rag_k1", "rag_k50", "pag_k50", "oppu_rag_k50", "oppu_pag_k50"])
+@pytest.mark.parametrize(
+    "name", ["rag_k1", "rag_k50", "recent_k50", "pag_k50", "oppu_rag_k50", "oppu_recent_k50", "oppu_pag_k50"]
+)
 def test_a_query_sees_nothing_at_or_beyond_its_history_len(name: str) -> None:
     user = giveaways(20, 7)
     maker, method = maker_of(), parse_method(name)
@@ -279,6 +296,22 @@ def test_a_task_bases_example_sees_what_its_query_may_see(variant: str) -> None:
     assert early.prompt == maker.query_prompt(method, user, user.queries[1], profile).text
 
 
+def test_the_most_recent_item_stands_first() -> None:
+    user = giveaways(20, 7)
+    prompt = maker_of().query_prompt(parse_method("recent_k3"), user, user.queries[1], "")
+    assert [item.id for item in prompt.retrieved] == ["h6", "h5", "h4"]
+    assert re.findall(r"word(\d)", prompt.text) == ["6", "5", "4"]
+
+
+def test_given_profiles_stand_in_examples_of_both_kinds() -> None:
+    user = giveaways(5, 5)
+    maker = maker_of(profile_of=lambda asked: f"profile of {asked.user_id}")
+    examples = [*maker.query_examples("pag_k0", user), *maker.history_examples("pag_k0", user)]
+    assert len(examples) == 2 + 5
+    assert all(example.prompt.startswith("profile of u\n") for example in examples)
+    assert not any("profile" in example.prompt for example in maker.history_examples("rag_k1", user))
+
+
 def test_the_future_does_not_change_the_past() -> None:
     user = giveaways(20, 15)
     other = dataclasses.replace(
@@ -286,7 +319,7 @@ def test_the_future_does_not_change_the_past() -> None:
         history=(*user.history[:15], *(film(t, "entirely different words") for t in range(15, 20))),
         queries=(Query("x", {"description": "y"}, "z", 15),),
     )
-    for variant in ("rag_k2", "pag_k2"):
+    for variant in ("rag_k2", "recent_k2", "pag_k2"):
         assert list(maker_of().history_examples(variant, user)) == list(
             maker_of().history_examples(variant, other)
         )
@@ -433,3 +466,67 @@ def test_headline_prompts_are_cut_at_the_article() -> None:
     ).text.split("\n")
     assert re.fullmatch(r"article: (the long article ?|the |long )+headline: Own Headline!", lines[0])
     assert lines[1:] == [NEWS.instruction, "article: the asked article headline:"]
+
+
+# --- histories without the task's format: next-token texts ----------------------------------------------
+
+CITATION, TWEET = TASKS["lamp_1"], TASKS["lamp_7"]
+
+
+def paper(number: int, citation: str = "", abstract: str = "", title: str = "My\nPaper") -> HistoryItem:
+    return HistoryItem(str(number), {"title": title, "abstract": abstract, "citation": citation})
+
+
+def learner(*items: HistoryItem) -> User:
+    query = Query("q", {"title": "x", "option_1": "a", "option_2": "b"}, "[1]", len(items))
+    return User("u", "test", items, (query,))
+
+
+@pytest.mark.parametrize("variant", ["base", "rag_k2", "recent_k1", "pag_k1"])
+def test_a_history_without_answers_is_read_as_text_on_any_base(variant: str) -> None:
+    """No retrieval, no profile, no instruction: the authors' format of citations, and plain text without."""
+    user = learner(paper(0, "Cited  Work", "We do."), paper(1, "", "We\ndid."), paper(2), paper(3, title=" "))
+    examples = list(maker_of(task=CITATION).history_examples(variant, user))
+    assert [(example.prompt, example.answer) for example in examples] == [
+        ("paper title: My Paper reference:", "Cited Work"),
+        ("paper title:", "My Paper abstract: We did."),
+        ("paper title:", "My Paper"),
+    ]
+    tweets = learner(
+        *(HistoryItem(str(t), {"text": text}) for t, text in enumerate(["so \n tired", "", "{x}"]))
+    )
+    texts = list(maker_of(task=TWEET).history_examples(variant, tweets))
+    assert [(one.prompt, one.answer) for one in texts] == [("tweet:", "so tired"), ("tweet:", "{x}")]
+
+
+def test_a_text_stops_before_the_earliest_query() -> None:
+    user = dataclasses.replace(learner(paper(0), paper(1)), queries=(Query("q", {}, None, 1),))
+    assert len(list(maker_of(task=CITATION).history_examples("base", user))) == 1
+
+
+@pytest.mark.parametrize("counter", [Letters, Words])
+def test_a_text_is_cut_at_a_words_end_to_what_the_context_holds(counter: type[Letters]) -> None:
+    words = "one three fifteen seven"
+    for context in range(1, 60):
+        size = counter(context)
+        for text in (words, "x" * 50):
+            user = learner(HistoryItem("0", {"text": text}))
+            found = list(maker_of(size, TWEET).history_examples("base", user))
+            whole = size.answer_ids(text)
+            room = context - len(size.prompt_ids("tweet:"))
+            assert bool(found) == (room > 1 + (counter is Letters))
+            if found:
+                row = size.answer_ids(found[0].answer)
+                assert len(row) <= room
+                assert text.startswith(found[0].answer)
+                if text is words and room > 5 + len("fifteen"):
+                    assert found[0].answer in (words[:3], words[:9], words[:17], words), "at a word's end"
+                assert (found[0].answer == text) == (len(whole) <= room)
+
+
+def test_a_query_shows_both_references_and_cuts_the_title_alone() -> None:
+    fields = {"title": "long " * 200, "option_1": "First Work", "option_2": "Second Work"}
+    text = maker_of(Letters(600), CITATION).prompt(parse_method("rag_k1"), fields, [paper(0)], "", "k").text
+    assert len(Letters(0).prompt_ids(text)) <= 600 - CITATION.max_answer_tokens
+    assert "reference: [1] - First Work [2] - Second Work" in text
+    assert "My Paper" not in text and text.rstrip().endswith("answer:")

@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 from oppu_core.data import HistoryItem, Query, User
-from oppu_core.retrieval import BM25Retriever, RandomRetriever, bm25_scores, top_k
+from oppu_core.retrieval import BM25Retriever, RandomRetriever, RecentRetriever, bm25_scores, top_k
 from oppu_core.tasks import TASKS
 from rank_bm25 import BM25Okapi
 
@@ -123,6 +123,16 @@ def test_retrieval_finds_the_item_that_says_the_same() -> None:
     for wanted in visible:
         query = TASK.retrieval_text({"description": wanted.fields["description"]})
         assert BM25Retriever(TASK).retrieve(query, visible, 1, "")[0].fields == wanted.fields
+
+
+def test_recent_items_come_latest_first_as_bm25_orders_equals() -> None:
+    visible = [item(number) for number in range(5)]
+    recent = RecentRetriever()
+    for k in (0, 1, 3, 5, 9):
+        found = recent.retrieve("whatever", visible, k, "key")
+        assert [one.id for one in found] == ["4", "3", "2", "1", "0"][:k]
+        assert found == BM25Retriever(TASK).retrieve("a film", visible, k, "key")
+    assert recent.retrieve("whatever", [], 3, "key") == []
 
 
 def crowd(users: int, items: int) -> list[User]:

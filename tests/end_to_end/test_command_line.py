@@ -127,6 +127,7 @@ def test_the_steps_one_by_one_are_the_run(oppu, movies: Dataset, headlines: Data
     assert {method for task, method in found if task == "lamp_2m"} == both
     assert {method for task, method in found if task == "lamp_4"} == {
         "copy_input",
+        "copy_retrieved",
         "oracle",
         "non_personalized",
         "oppu_k0",

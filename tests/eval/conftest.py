@@ -1,4 +1,4 @@
-"""Small users, and a rating task (the product has none yet)."""
+"""Small users, and a rating task with their fields."""
 
 import dataclasses
 import random
@@ -24,7 +24,11 @@ def headlines() -> Task:
 @pytest.fixture
 def rating(tagging: Task) -> Task:
     return dataclasses.replace(
-        tagging, name="stars", title="Personalized star rating", kind="rating", labels=()
+        tagging,
+        name="stars",
+        title="Personalized star rating",
+        kind="rating",
+        labels=tuple("12345"),
     )
 
 

@@ -60,8 +60,9 @@ def test_rows_come_in_the_order_of_the_paper_with_references_first(
     ]  # fmt: skip
     assert [row.metric for row in result.rows[:2]] == ["accuracy", "macro_f1"]
     assert [row.reference for row in result.rows[::2]] == [True, True] + [False] * 5
-    plain = ["non_personalized", "random_k1", "rag_k1", "rag_k2", "rag_k4", "pag_k0", "pag_k1"]
-    table1 = [*plain, "oppu_k0", "oppu_rag_k1", "oppu_rag_k4", "oppu_rag_k10", "oppu_pag_k0", "other"]
+    plain = ["non_personalized", "random_k1", "rag_k1", "rag_k2", "rag_k4", "recent_k2", "pag_k0"]
+    personal = ["oppu_k0", "oppu_rag_k1", "oppu_rag_k4", "oppu_rag_k10", "oppu_recent_k2", "oppu_pag_k0"]
+    table1 = [*plain, *personal, "other"]
     assert sorted(set(table1), key=method_order) == table1
 
 
@@ -174,11 +175,25 @@ def test_oracle_stands_only_where_every_scored_query_has_one(
     assert ("oracle", "accuracy") not in rows_of(run(tagging, [*full, make_user("v", golds(9))], others, {}))
 
 
-def test_generation_has_copy_input_and_no_majority(headlines: Task, make_user: MakeUser) -> None:
+def test_generation_has_copied_texts_and_no_majority(headlines: Task, make_user: MakeUser) -> None:
     users = [make_user(f"u{i}", [f"new film 0 of <b>u{i}</b>"], fields=("text", "title")) for i in range(3)]
     rows = rows_of(run(headlines, users, users, {}))
-    assert {method for method, _ in rows} == {"copy_input"}
+    assert {method for method, _ in rows} == {"copy_input", "copy_retrieved"}
     assert rows["copy_input", "rouge_1"].value == 1.0
+
+
+def test_copy_retrieved_is_the_users_most_similar_visible_text(headlines: Task, make_user: MakeUser) -> None:
+    user = make_user("u", ["action"], ["comedy", "action", "classic"], fields=("text", "title"))
+    items = [
+        dataclasses.replace(item, fields={"text": text, "title": item.fields["title"]})
+        for item, text in zip(
+            user.history, ["a quiet lake", "new film of mine", "new film of u"], strict=True
+        )
+    ]
+    query = dataclasses.replace(user.queries[0], fields={"text": "new film of u"}, history_len=2)
+    user = dataclasses.replace(user, history=tuple(items), queries=(query,))
+    # The best match of all is the third item, which the query may not see.
+    assert rows_of(run(headlines, [user], [user], {}))["copy_retrieved", "rouge_1"].value == 1.0
 
 
 def test_withheld_golds_are_not_scored(tagging: Task, make_user: MakeUser, others: list[User]) -> None:
@@ -226,8 +241,8 @@ def test_half_answered_user_is_an_error_that_says_what_to_run(
     tagging: Task, users: list[User], others: list[User], predictions: dict[str, Any]
 ) -> None:
     del predictions["rag_k1"]["u4", "u4-q5"]
-    with pytest.raises(DataError, match=r"rag_k1 .*'u4'.*'u4-q5'.*oppu answer --run"):
-        run(tagging, users, others, predictions)
+    with pytest.raises(DataError, match=r"rag_k1 .*'u4'.*'u4-q5'.*: oppu answer --run runs/x$"):
+        evaluate(tagging, users, others, predictions, 0, again="oppu answer --run runs/x")
 
 
 @pytest.mark.parametrize("key", [("nobody", "q"), ("u1", "u2-q1")])

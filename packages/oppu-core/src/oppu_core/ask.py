@@ -1,29 +1,55 @@
 """One question to every method of a run: what `oppu ask` and other front ends show side by side."""
 
 import contextlib
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 
+from oppu_core.data.rows import shown
 from oppu_core.data.types import Query
 from oppu_core.errors import ConfigError, DataError
 from oppu_core.pipeline import variant_works
 from oppu_core.progress import Watch
 from oppu_core.runs import Run
 from oppu_core.store import Store
+from oppu_core.tasks import Task
 
 
-def ask(run: Run, user_id: str, text: str, task: str | None, device: str = "auto") -> dict[str, str]:
+def read_fields(texts: Sequence[str]) -> dict[str, str]:
+    """Read ``name=text`` options.
+
+    Raises:
+        ConfigError: one is not of this form, or a name occurs twice.
+    """
+    fields: dict[str, str] = {}
+    for text in texts:
+        name, separator, value = text.partition("=")
+        if not separator or name in fields:
+            raise ConfigError(f"--field {shown(text)}: write name=text, each name once.")
+        fields[name] = value
+    return fields
+
+
+def ask(
+    run: Run,
+    user_id: str | None,
+    text: str,
+    task: str | None,
+    device: str = "auto",
+    others: Mapping[str, str] | None = None,
+) -> dict[str, str]:
     """Answers by method name, in the run's order.
 
     Args:
         run: A run whose adapters are trained.
-        user_id: One of its test users.
-        text: The query's text; it may see the user's whole history.
+        user_id: One of its test users, or an own one (`oppu personalize`); None is answered with some ids.
+        text: The query's text (the task's long field); it may see the user's whole history.
         task: Which of the run's tasks; None if it has only one.
         device: Where to compute.
+        others: The texts of the task's other input fields, where it has any.
 
     Raises:
-        ConfigError: the task is missing or unknown, or the text is empty.
+        ConfigError: the task or user is missing or unknown; a text is empty, missing or of no field.
         DataError: there is no such test user.
         StoreError: the user has no adapter yet.
     """
@@ -35,15 +61,18 @@ def ask(run: Run, user_id: str, text: str, task: str | None, device: str = "auto
         raise ConfigError(f"{run.path} has no task {task!r}; it has {', '.join(tasks)}.")
     if not text.strip():
         raise ConfigError("The query is empty; write what is to be answered.")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ConfigError("The query is not valid Unicode text.") from error
     dataset = run.dataset(task)
-    user = dataset.user(user_id)
+    fields = _fields(dataset.task, text, others or {})
+    known = dataset.user_ids("test")[: run.config.users]
+    hint = f"Test users of {run.path}: {', '.join(map(shown, known[:5]))}{' …' if len(known) > 5 else ''}"
+    if user_id is None:
+        raise ConfigError(f"Say whose answer it is with --user. {hint} ({len(known)}).")
+    try:
+        user = run.user(task, user_id)
+    except DataError as error:
+        raise DataError(f"{error} {hint}.") from error
     if user.split != "test":
-        raise DataError(f"User {user_id!r} is one of the others; only test users have adapters.")
-    fields = dict.fromkeys(dataset.task.input_fields, "") | {dataset.task.long_field: text}
+        raise DataError(f"User {user_id!r} is one of the others; only test users have adapters. {hint}.")
     asked = Query("asked", fields, None, len(user.history))
     answers: dict[str, str] = {}
     with contextlib.closing(Store(run.store_path)) as store:
@@ -51,3 +80,21 @@ def ask(run: Run, user_id: str, text: str, task: str | None, device: str = "auto
             if work.dataset.task.name == task:
                 answers.update(work.ask(user, asked))
     return {name: answers[name] for name in run.config.methods if name in answers}
+
+
+def _fields(task: Task, text: str, others: Mapping[str, str]) -> dict[str, str]:
+    wanted = [name for name in task.input_fields if name != task.long_field]
+    if strangers := [name for name in others if name not in wanted]:
+        raise ConfigError(
+            f"--field {shown(strangers[0])}: beside the text ({task.long_field}), {task.name} has "
+            f"{', '.join(wanted) or 'no fields'}."
+        )
+    if missing := [name for name in wanted if not others.get(name, "").strip()]:
+        advice = " ".join(f"--field {name}=…" for name in missing)
+        raise ConfigError(f"A query of {task.name} also needs {', '.join(missing)}: add {advice}.")
+    fields = {**others, task.long_field: text}
+    try:
+        "".join(fields.values()).encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError("The query is not valid Unicode text.") from error
+    return {name: fields[name] for name in task.input_fields}

@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 from rich.console import Console
@@ -17,14 +17,17 @@ from rich.markup import escape
 
 from oppu_core import __version__
 from oppu_core.data.commands import app as data_app
-from oppu_core.errors import ConfigError, OppuError
+from oppu_core.errors import ConfigError, Interrupted, OppuError
+from oppu_core.ownership import commands as ownership
+from oppu_core.ownership import personal_commands
 
 if TYPE_CHECKING:
     from oppu_core.runs import Run
 
 METHODS_HELP = (
-    "Comma-separated: non_personalized, random_kN, rag_kN, pag_kN, oppu_k0, oppu_rag_kN, oppu_pag_kN "
-    "(N retrieved items in the prompt); by default the seven of the quickstart."
+    "Comma-separated: non_personalized, random_kN, rag_kN, recent_kN, pag_kN, oppu_k0, oppu_rag_kN, "
+    "oppu_recent_kN, oppu_pag_kN (N items in the prompt: others' at random, the user's own most alike or "
+    "most recent, or with a profile); by default the seven of the quickstart."
 )
 RunOption = Annotated[Path, typer.Option("--run", help="The run folder, e.g. runs/movies.")]
 DataOption = Annotated[
@@ -45,6 +48,14 @@ SetOption = Annotated[
 DtypeOption = Annotated[
     Literal["float32", "bfloat16", "float16"], typer.Option(help="Type of the base's weights.")
 ]
+PeftOption = Annotated[
+    Literal["lora", "ia3", "prompt_tuning"],
+    typer.Option(help="What personal adapters are; a task's own adapter is always a LoRA."),
+]
+QuantizeOption = Annotated[
+    Literal["nf4", "int8"] | None,
+    typer.Option(help="Hold the base in 4 or 8 bits and compute in --dtype; adapters stay float32."),
+]
 DeviceOption = Annotated[str, typer.Option(help="auto takes a GPU if there is one; or cpu, cuda, cuda:1.")]
 SeedOption = Annotated[
     int, typer.Option(min=0, max=2**32 - 1, help="The same seed gives the same adapters and answers.")
@@ -56,6 +67,24 @@ SampleOption = Annotated[
 ]
 BatchOption = Annotated[
     int, typer.Option(min=1, help="Prompts answered at a time; answers do not depend on it.")
+]
+ProfilesOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--profiles",
+        help='Profile texts to use instead of computed ones: JSON lines {"task", "user_id", "profile"}, as '
+        "`oppu profiles` writes them. Repeat it for several files.",
+    ),
+]
+ExamplesOption = Annotated[
+    Literal["queries", "queries+history"],
+    typer.Option(
+        help="What task bases learn from: the others' queries, as in the paper, or histories as well."
+    ),
+]
+ReportToOption = Annotated[
+    Literal["none", "trackio", "tensorboard", "wandb"],
+    typer.Option(help="Also send training losses (no texts, no user ids) there, if it is installed."),
 ]
 StoreOption = Annotated[
     Path | None, typer.Option(help="Where trained weights are kept; by default `store` beside the run.")
@@ -75,6 +104,10 @@ personal_app = typer.Typer(no_args_is_help=True, help="Personal adapters: one sm
 app.add_typer(data_app, name="data")
 app.add_typer(base_app, name="base")
 app.add_typer(personal_app, name="personal")
+app.add_typer(ownership.app, name="adapters")
+base_app.command(
+    "export", epilog="Example: [bold]oppu base export --run runs/movies --out movies-base[/bold]"
+)(ownership.export_base)
 
 
 @app.callback(invoke_without_command=True)
@@ -103,8 +136,7 @@ def interruptible() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as error:
-        Console(stderr=True).print("Interrupted. Start the same command again to continue.")
-        raise typer.Exit(130) from error
+        raise Interrupted("Interrupted. Start the same command again to continue.") from error
 
 
 def start(
@@ -119,6 +151,10 @@ def start(
     users: int | None,
     sample: bool,
     store: Path | None,
+    peft: Literal["lora", "ia3", "prompt_tuning"] = "lora",
+    quantize: Literal["nf4", "int8"] | None = None,
+    profiles: list[Path] | None = None,
+    examples: Literal["queries", "queries+history"] = "queries",
 ) -> "Run":
     """Start or continue a run from command-line options."""
     from oppu_core.prompts import DEFAULT_METHODS
@@ -135,19 +171,28 @@ def start(
         seed=seed,
         users=users,
         sample=sample,
+        peft=peft,
+        quantize=quantize,
+        profiles=profiles or [],
+        examples=examples,
     )
     return start_run(run, config, store)
 
 
 def work(
-    run: "Run", jobs: list[Literal["bases", "personal", "answers"]], device: str, batch_size: int
+    run: "Run",
+    jobs: list[Literal["bases", "personal", "answers"]],
+    device: str,
+    batch_size: int,
+    report_to: Literal["none", "trackio", "tensorboard", "wandb"] = "none",
 ) -> None:
     """Do a run's jobs with live progress."""
     from oppu_core.pipeline import execute
     from oppu_core.progress import Watch
+    from oppu_core.tracking import reporting
 
-    with interruptible(), run.lock():
-        execute(run, Watch(Console(stderr=True), run.log_path), jobs, device, batch_size)
+    with interruptible(), run.lock(), reporting(report_to, run) as tracker:
+        execute(run, Watch(Console(stderr=True), run.log_path, tracker), jobs, device, batch_size)
 
 
 @base_app.command(
@@ -167,21 +212,29 @@ def base_train(
     users: UsersOption = None,
     sample: SampleOption = False,
     store: StoreOption = None,
+    peft: PeftOption = "lora",
+    quantize: QuantizeOption = None,
+    profiles: ProfilesOption = None,
+    examples: ExamplesOption = "queries",
+    report_to: ReportToOption = "none",
 ) -> None:
     """Start a run: train a task LoRA for each prompt variant that the methods need.
 
-    The others' queries are what it is trained on; test users have no part in it.
+    The others' queries are what it is trained on (see --examples); test users have no part in it.
     """
-    started = start(run, data, model, methods, preset, settings, dtype, seed, users, sample, store)
-    work(started, ["bases"], device, 32)
+    started = start(
+        run, data, model, methods, preset, settings, dtype, seed, users, sample, store, peft, quantize,
+        profiles, examples,
+    )  # fmt: skip
+    work(started, ["bases"], device, 32, report_to)
 
 
 @personal_app.command("train", epilog="Example: [bold]oppu personal train --run runs/movies[/bold]")
-def personal_train(run: RunOption, device: DeviceOption = "auto") -> None:
-    """Train one LoRA per test user on the frozen task bases of a run, from the user's own history alone."""
+def personal_train(run: RunOption, device: DeviceOption = "auto", report_to: ReportToOption = "none") -> None:
+    """Train one adapter per test user on the frozen task bases of a run, from their own history alone."""
     from oppu_core.runs import open_run
 
-    work(open_run(run), ["bases", "personal"], device, 32)
+    work(open_run(run), ["bases", "personal"], device, 32, report_to)
 
 
 @app.command(epilog="Example: [bold]oppu answer --run runs/movies[/bold]")
@@ -198,25 +251,81 @@ def answer(run: RunOption, device: DeviceOption = "auto", batch_size: BatchOptio
 def ask(
     text: Annotated[str, typer.Argument(help="The query's text, e.g. a movie's description.")],
     run: RunOption,
-    user: Annotated[str, typer.Option(help="A test user of the run.")],
+    user: Annotated[
+        str | None, typer.Option(help="A test user of the run; left out, some of them are named.")
+    ] = None,
     task: Annotated[str | None, typer.Option(help="The task, where the run has several.")] = None,
+    field: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=TEXT",
+            help="Another input field, where a task has several, e.g. option_1=… of lamp_1. Repeat it.",
+        ),
+    ] = None,
     device: DeviceOption = "auto",
 ) -> None:
     """Answer one query by every method of a run, side by side."""
     from rich.table import Table
 
     from oppu_core.ask import ask as ask_run
+    from oppu_core.ask import read_fields
     from oppu_core.runs import open_run
 
     console = Console()
     opened = open_run(run)
     with interruptible(), Console(stderr=True).status("thinking …"):
-        answers = ask_run(opened, user, text, task, device)
+        answers = ask_run(opened, user, text, task, device, read_fields(field or []))
     table = Table("method", "answer", title=escape(f"{user}: {' '.join(text.split())[:80]}"))
     for method, words in answers.items():
         style = "bold" if method.startswith("oppu") else ""
         table.add_row(method, escape(words) or "[dim](empty)[/dim]", style=style)
     console.print(table)
+
+
+@app.command(
+    epilog="Example: [bold]oppu profiles --data data/movies --model chat-model --out profiles.jsonl[/bold]"
+)
+def profiles(
+    data: Annotated[Path, typer.Option("--data", help="A dataset folder.")],
+    model: Annotated[
+        str, typer.Option("--model", help="An instruction-tuned model: a folder or a Hugging Face id.")
+    ],
+    out: Annotated[Path, typer.Option(help="The file to make; for the --profiles of runs.")],
+    split: Annotated[
+        Literal["others", "test", "both"], typer.Option(help="Whose profiles; a run needs both.")
+    ] = "both",
+    dtype: DtypeOption = "float32",
+    quantize: QuantizeOption = None,
+    device: DeviceOption = "auto",
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same items and texts.")] = 0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Profiles written at a time.")] = 8,
+) -> None:
+    """Let a language model describe every user, from ten items of their history (the paper's Appendix I).
+
+    Start the same command again to continue an interrupted one. The model never sees queries or golds.
+    """
+    from oppu_core.data.dataset import Dataset
+    from oppu_core.data.types import SPLITS
+    from oppu_core.models import load_base
+    from oppu_core.profile_writer import write_profiles
+    from oppu_core.progress import Watch
+
+    with interruptible():
+        dataset = Dataset.open(data)
+        base = load_base(model, dtype, device, quantize)
+        write_profiles(
+            dataset,
+            SPLITS if split == "both" else (split,),
+            base,
+            out,
+            seed,
+            batch_size,
+            Watch(Console(stderr=True)),
+        )
+    Console().print(f"Profiles: {out}", highlight=False)
+
+
+personal_commands.register(app)
 
 
 def register_plugins() -> None:
@@ -230,15 +339,28 @@ def register_plugins() -> None:
             )
 
 
+def _interrupted(text: str) -> NoReturn:
+    Console(stderr=True).print(text)
+    sys.exit(130)
+
+
 def main() -> None:
     """Run the command line: errors of ours in one message, without a traceback."""
     # Before torch is loaded: where other programs want the cores too, threads that wait by spinning make
     # everything many times slower (benchmarks/threads.py).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    register_plugins()
     console = Console(stderr=True)
     try:
+        register_plugins()
         app()
+    except KeyboardInterrupt:
+        _interrupted("Interrupted.")
+    except SystemExit as end:
+        if end.code == 130:  # typer's silent answer to Ctrl-C
+            _interrupted("Interrupted.")
+        raise
+    except Interrupted as error:
+        _interrupted(str(error))
     except OppuError as error:
         console.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(2 if isinstance(error, ConfigError) else 1)

@@ -27,3 +27,11 @@ class StoreError(OppuError):
 
 class TrainingError(OppuError):
     """An adapter could not be trained (non-finite loss, nothing to train on)."""
+
+
+class Interrupted(OppuError):  # noqa: N818 (a wish, no error)
+    """A person pressed Ctrl-C; the text says how to go on."""
+
+
+class HubError(OppuError):
+    """The Hugging Face hub cannot be reached, or does not do what it is asked."""

@@ -10,13 +10,16 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from oppu_core.errors import DataError
+
+_STRAY = re.compile(r"\.tmp-[0-9a-f]{12}-([0-9]{1,9})-[0-9a-f]{8}")
 
 
 def canonical_json(value: Any) -> str:
@@ -58,15 +61,32 @@ def remove_strays(path: Path) -> None:
 
     Processes are told by their ids, so the writers of one folder have to run on one machine.
     """
+    for stray in strays_of(path):
+        _remove(stray)
+
+
+def strays_of(path: Path) -> Iterator[Path]:
+    """What killed writers of `path` left beside it."""
     prefix = _temporary(path).name.rsplit("-", 2)[0]
-    for stray in path.parent.glob(f"{prefix}-*"):
-        pid = int(stray.name.rsplit("-", 2)[1])
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            _remove(stray)
-        except PermissionError:  # alive, somebody else's
-            continue
+    return filter(_is_stray, path.parent.glob(f"{prefix}-*"))
+
+
+def strays_below(folder: Path) -> Iterator[Path]:
+    """What killed writers of anything left anywhere below a folder."""
+    return filter(_is_stray, folder.rglob(".tmp-*"))
+
+
+def _is_stray(path: Path) -> bool:
+    name = _STRAY.fullmatch(path.name)
+    if name is None:
+        return False
+    try:
+        os.kill(int(name[1]), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # alive, somebody else's
+        return False
+    return False
 
 
 def _swap(new: Path, path: Path, aside: Path) -> None:
@@ -95,11 +115,16 @@ def _remove(path: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a whole text file (UTF-8) or nothing."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a whole file or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with temporary.open("wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -160,6 +185,26 @@ def read_jsonl(path: Path) -> list[Any]:
     return rows
 
 
+def append_jsonl(path: Path, rows: Sequence[Any]) -> None:
+    """Append one JSON value a line to what may be the file of a killed writer."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b") as file:
+        if file.tell():  # a killed writer's torn last line must not run into the next one
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
+        for row in rows:
+            file.write(canonical_json(row).encode() + b"\n")
+
+
+def read_appended(path: Path) -> Iterator[Any]:
+    """The values of a file of :func:`append_jsonl`; lines torn by a kill are dropped, no file has none."""
+    if path.exists():
+        for line in path.read_bytes().split(b"\n")[:-1]:
+            with contextlib.suppress(ValueError):
+                yield json.loads(line)
+
+
 @contextlib.contextmanager
 def new_dir(path: Path) -> Iterator[Path]:
     """Fill a folder under a temporary name; it appears at `path` when the block ends without an error.
@@ -184,3 +229,18 @@ def new_dir(path: Path) -> Iterator[Path]:
         raise
     fsync_dir(path.parent)
     _remove(aside)
+
+
+@contextlib.contextmanager
+def scratch_dir(path: Path) -> Iterator[Path]:
+    """A folder for the time of the block, on the disk of `path`: what the writer of `path` needs on the way.
+
+    What a killed process leaves of it goes with its other strays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = _temporary(path)
+    scratch.mkdir()
+    try:
+        yield scratch
+    finally:
+        _remove(scratch)

@@ -5,22 +5,24 @@ Everything that stands on one task base is done while that base is loaded.
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Literal
 
+from rich.console import Console
 from rich.markup import escape
 
 from oppu_core.data.dataset import Dataset
 from oppu_core.data.types import Query, User
-from oppu_core.errors import ModelError, StoreError
+from oppu_core.errors import ConfigError, ModelError, StoreError
 from oppu_core.files import write_jsonl
 from oppu_core.generate import Sampling
 from oppu_core.inference import answer
 from oppu_core.models import Base, load_base
-from oppu_core.profiles import compute_profile
+from oppu_core.profile_files import Profiles
 from oppu_core.progress import Stage, Watch
 from oppu_core.prompts import Method, PromptMaker, parse_method, variant_method
-from oppu_core.retrieval import BM25Retriever, RandomRetriever, Retriever
+from oppu_core.retrieval import BM25Retriever, RandomRetriever, RecentRetriever, Retriever
 from oppu_core.runs import Journal, Run
 from oppu_core.store import Key, Store
 from oppu_core.training import personal, task_base
@@ -39,18 +41,22 @@ class VariantWork:
         store: Its weights.
         dataset: The task's data.
         users: The test users.
-        profiles: The test users' profile texts by user id.
+        profiles: Its users' profile texts.
         variant: The prompt construction.
         device: Where to compute.
         batch_size: Prompts at a time when answering.
         watch: Told of everything.
+
+    Attributes:
+        task_lora: The key of the task LoRA.
+        personal: Whether the run has methods with personal adapters on it.
     """
 
     run: Run
     store: Store
     dataset: Dataset
     users: Sequence[User]
-    profiles: Mapping[str, str]
+    profiles: Profiles
     variant: str
     device: str
     batch_size: int
@@ -62,11 +68,14 @@ class VariantWork:
         methods = [parse_method(name) for name in self.run.config.methods]
         self.methods = [method for method in methods if method.variant == self.variant]
         self.personal = any(method.personal for method in self.methods)
-        self._task_config = self.run.config.task_lora[task]
-        self._personal_config = self.run.config.personal[task]
+        self.task_config = self.run.config.task_lora[task]
+        self.personal_config = self.run.config.personal[task]
         self._title = f"{task} {self.variant}"
         self._base_identity = self.run.base_identity()
-        self._task_lora = task_base.key_of(self._base_identity, self.dataset, self.variant, self._task_config)
+        self._examples = (self.run.config.examples, self.profiles.content(self.dataset))
+        self.task_lora = task_base.key_of(
+            self._base_identity, self.dataset, self.variant, self.task_config, *self._examples
+        )
 
     def do(self, jobs: Sequence[Job]) -> None:
         """Do what is missing of these jobs.
@@ -77,12 +86,12 @@ class VariantWork:
         open_methods = [m for m in self.methods if "answers" in jobs and self._unanswered(m)]
         # What is about to be trained is looked at closely: damaged weights are trained again.
         there = self.store.intact if "personal" in jobs else self.store.has
-        untrained = [user for user in self.users if not there(self._key(user))] if self.personal else []
+        untrained = [user for user in self.users if not there(self.key_of(user))] if self.personal else []
         train_personal = "personal" in jobs and bool(untrained)
-        train_base = "bases" in jobs and not self.store.intact(self._task_lora)
+        train_base = "bases" in jobs and not self.store.intact(self.task_lora)
         if not (open_methods or train_personal or train_base):
             return
-        missing = [user for user in untrained if self.store.failure(self._key(user)) is None]
+        missing = [user for user in untrained if self.store.failure(self.key_of(user)) is None]
         if missing and "personal" not in jobs and any(method.personal for method in open_methods):
             raise StoreError(
                 f"{len(missing)} test users have no adapter for {self._title}: "
@@ -95,7 +104,7 @@ class VariantWork:
             if not method.personal:
                 self._answer(base, method, maker)
         if train_personal or any(method.personal for method in open_methods):
-            base = self._make_personal(base, maker, train=train_personal)
+            base, maker = self._make_personal(base, maker, train=train_personal)
         for method in open_methods:
             if method.personal:
                 self._answer(base, method, maker)
@@ -106,61 +115,85 @@ class VariantWork:
         Raises:
             StoreError: something that is needed has not been trained.
         """
-        self.store.load(self._task_lora)  # says what to do when it is missing
+        self.store.load(self.task_lora)  # says what to do when it is missing
         base, maker = self._open()
         base = self._make_task_base(base, maker)
         asking = dataclasses.replace(user, queries=(query,))
-        profiles = {user.user_id: compute_profile(self.dataset.task, user.training_history)}
-        if self.personal and (reason := self.store.failure(self._key(user))):
+        profiles = {user.user_id: self.profiles(user)}  # of the user as trained, not as asking
+        if self.personal and (reason := self.store.failure(self.key_of(user))):
             raise StoreError(
                 f"User {user.user_id!r} has no adapter ({self._title}); training failed: {reason}."
             )
-        adapter = self.store.load(self._key(user)) if self.personal else {}
+        adapter = self.store.load(self.key_of(user)) if self.personal else {}
         answers = {}
         for personal_turn in (False, True):
             methods = [method for method in self.methods if method.personal == personal_turn]
             if personal_turn and methods:
-                base = self._make_personal(base, maker, train=False)
+                base, maker = self._make_personal(base, maker, train=False)
             for method in methods:
                 unit = next(answer(base, method, [asking], profiles, maker, adapter_of=lambda _: adapter))
                 answers[method.name] = unit[0].answer
         return answers
 
-    def _open(self) -> tuple[Base, PromptMaker]:
-        """The base and what makes its prompts."""
-        base = load_base(self.run.config.model, self.run.config.dtype, self.device)
+    def key_of(self, user: User) -> Key:
+        """The key of a user's adapter on this variant's task base."""
+        profile = self.profiles(user) if variant_method(self.variant).profile else ""
+        return personal.key_of(self.task_lora, self.dataset.task, self.personal_config, user, profile)
+
+    def load_base(self) -> Base:
+        """The base that the run was started with.
+
+        Raises:
+            ModelError: it is gone, or another one now.
+        """
+        base = load_base(self.run.config.model, self.run.config.dtype, self.device, self.run.config.quantize)
         if base.identity != self._base_identity:
             raise ModelError(
                 f"The base {base.name!r} is no longer the one that {self.run.path} was started with. "
                 "Start a new run."
             )
-        retrievers: dict[str, Retriever] = {"bm25": BM25Retriever(self.dataset.task)}
+        return base
+
+    def _open(self) -> tuple[Base, PromptMaker]:
+        """The base and what makes its prompts."""
+        base = self.load_base()
+        task = self.dataset.task
+        retrievers: dict[str, Retriever] = {"bm25": BM25Retriever(task), "recent": RecentRetriever()}
         if any(method.retriever == "random" for method in self.methods):
             retrievers["random"] = RandomRetriever(self.dataset.users("others"), self.run.config.seed)
-        return base, PromptMaker(self.dataset.task, base.codec, retrievers)
+        return base, PromptMaker(task, base.codec, retrievers, self.profiles)
 
     def _make_task_base(self, base: Base, maker: PromptMaker) -> Base:
-        arguments = (base, self.dataset, self.variant, maker, self._task_config, self.store)
-        if self.store.intact(self._task_lora):
-            result = task_base.train_task_lora(*arguments)
+        arguments = (base, self.dataset, self.variant, maker, self.task_config, self.store)
+        if self.store.intact(self.task_lora):
+            result = task_base.train_task_lora(*arguments, None, *self._examples)
         else:
             with self.watch.stage(f"{self._title} task base", 100, "%") as stage:
-                result = task_base.train_task_lora(*arguments, _on_step(stage, 100))
-        entry = next(self.store.entries(self._task_lora.config_id))
+                on_step = _on_step(
+                    stage, 100, lambda step: self.watch.report(f"{self._title}/task LoRA", step.loss)
+                )
+                result = task_base.train_task_lora(*arguments, on_step, *self._examples)
+        entry = next(self.store.entries(self.task_lora.config_id))
         self.watch.event("task_lora", variant=self._title, folder=entry.folder, **entry.facts)
         return result
 
-    def _make_personal(self, base: Base, maker: PromptMaker, train: bool) -> Base:
-        arguments = (base, self._task_lora, self.variant)
+    def _make_personal(self, base: Base, maker: PromptMaker, train: bool) -> tuple[Base, PromptMaker]:
+        """The base with an adapter attached, and what makes prompts that leave room for its tokens."""
+        maker = dataclasses.replace(maker, counter=base.codec.leaving(self.personal_config.prefix))
+        arguments = (base, self.task_lora, self.variant)
         if not train:
-            return personal.train_personal(
-                *arguments, [], maker, self._personal_config, self.store, lambda done: None
+            result = personal.train_personal(
+                *arguments, [], maker, self.personal_config, self.store, lambda done: None
             )
+            return result, maker
         with self.watch.stage(f"{self._title} adapters", len(self.users), "users") as stage:
 
             def on_user(done: personal.UserDone) -> None:
                 facts = {name: value for name, value in dataclasses.asdict(done).items() if value is not None}
                 self.watch.event("user", variant=self._title, **facts)
+                if done.loss is not None:
+                    # Told apart by the adapter's key, a hash of the user's id and history.
+                    self.watch.report(f"{self._title}/adapters", done.loss, adapter=Path(done.folder).name)
                 if done.cached:
                     stage.advance()
                 elif done.reason:
@@ -170,17 +203,10 @@ class VariantWork:
                         f"{escape(done.reason)}.[/]"
                     )
 
-            return personal.train_personal(
-                *arguments, self.users, maker, self._personal_config, self.store, on_user, _on_step(stage, 1)
+            result = personal.train_personal(
+                *arguments, self.users, maker, self.personal_config, self.store, on_user, _on_step(stage, 1)
             )
-
-    def _key(self, user: User) -> Key:
-        profile = ""
-        if variant_method(self.variant).profile:
-            # Somebody who asks may be a test user beyond this run's --users.
-            known = self.profiles.get(user.user_id)
-            profile = compute_profile(self.dataset.task, user.training_history) if known is None else known
-        return personal.key_of(self._task_lora, self.dataset.task, self._personal_config, user, profile)
+        return result, maker
 
     def _unanswered(self, method: Method) -> bool:
         done = self.run.predictions(self.dataset.task.name, method.name)
@@ -188,7 +214,7 @@ class VariantWork:
 
     def _answer(self, base: Base, method: Method, maker: PromptMaker) -> None:
         journal = Journal(self.run.predictions_path(self.dataset.task.name, method.name))
-        users = [u for u in self.users if not method.personal or self.store.has(self._key(u))]
+        users = [u for u in self.users if not method.personal or self.store.has(self.key_of(u))]
         order = [(user.user_id, query.id) for user in users for query in user.queries]
         wanted = set(order)
         answers = {key: value for key, value in journal.read().items() if key in wanted}
@@ -200,10 +226,10 @@ class VariantWork:
                 base,
                 method,
                 users,
-                self.profiles,
+                {user.user_id: self.profiles(user) for user in users},
                 maker,
                 done=set(answers),
-                adapter_of=lambda user: self.store.load(self._key(user)),
+                adapter_of=lambda user: self.store.load(self.key_of(user)),
                 batch_size=self.batch_size,
                 sampling=Sampling(seed=self.run.config.seed) if self.run.config.sample else None,
             ):
@@ -214,9 +240,16 @@ class VariantWork:
         journal.finish(answers, order)
 
 
-def _on_step(stage: Stage, total: float) -> Callable[[Progress], None]:
-    """Move a stage by `total` over the steps of one training."""
-    return lambda step: stage.advance(total / step.steps, loss=step.loss, tokens=step.tokens)
+def _on_step(
+    stage: Stage, total: float, report: Callable[[Progress], None] = lambda step: None
+) -> Callable[[Progress], None]:
+    """Move a stage by `total` over the steps of one training, and report each."""
+
+    def on_step(step: Progress) -> None:
+        stage.advance(total / step.steps, loss=step.loss, tokens=step.tokens)
+        report(step)
+
+    return on_step
 
 
 def execute(run: Run, watch: Watch, jobs: Sequence[Job], device: str = "auto", batch_size: int = 32) -> None:
@@ -235,9 +268,13 @@ def execute(run: Run, watch: Watch, jobs: Sequence[Job], device: str = "auto", b
     store = Store(run.store_path)
     with contextlib.closing(store):
         for work in variant_works(run, store, watch, device, batch_size):
-            if "answers" in jobs and not run.profiles_path(work.dataset.task.name).exists():
-                rows = [{"user_id": user_id, "profile": text} for user_id, text in work.profiles.items()]
-                write_jsonl(run.profiles_path(work.dataset.task.name), rows)
+            task = work.dataset.task.name
+            if "answers" in jobs and not run.profiles_path(task).exists():
+                rows = [
+                    {"task": task, "user_id": user.user_id, "profile": work.profiles(user)}
+                    for user in work.users
+                ]
+                write_jsonl(run.profiles_path(task), rows)
             work.do(jobs)
 
 
@@ -249,6 +286,33 @@ def variant_works(
     for task in run.config.data:
         dataset = run.dataset(task)
         users = run.test_users(dataset)
-        profiles = {user.user_id: compute_profile(dataset.task, user.training_history) for user in users}
+        profiles = run.profiles(dataset)
         for variant in variants:
             yield VariantWork(run, store, dataset, users, profiles, variant, device, batch_size, watch)
+
+
+def find_work(run: Run, store: Store, task: str | None, variant: str | None, personal: bool) -> VariantWork:
+    """One work of a run, to look at; task and variant may be left out where there is only one.
+
+    Args:
+        run: The run.
+        store: Its weights.
+        task: The task's name.
+        variant: The variant's name.
+        personal: Look only at variants with personal adapters.
+
+    Raises:
+        ConfigError: the run has no such task or variant, or several that could be meant.
+    """
+    works = [work for work in variant_works(run, store, Watch(Console(quiet=True)), "cpu", 1)
+             if work.personal or not personal]  # fmt: skip
+    with_adapters = " with personal adapters" if personal else ""
+    for what, wanted in (("task", task), ("variant", variant)):
+        named = [(work.dataset.task.name if what == "task" else work.variant, work) for work in works]
+        names = ", ".join(dict.fromkeys(name for name, _ in named)) or "none"
+        works = [work for name, work in named if wanted in (None, name)]
+        if not works:
+            raise ConfigError(f"{run.path} has no {what} {wanted!r}{with_adapters}; it has {names}.")
+        if wanted is None and len({name for name, _ in named}) > 1:
+            raise ConfigError(f"{run.path} has several {what}s, {names}; choose one with --{what}.")
+    return works[0]

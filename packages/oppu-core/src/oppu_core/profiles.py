@@ -5,6 +5,7 @@ A profile is one text per user, made from the history that personal training may
 """
 
 import collections
+import itertools
 import re
 from collections.abc import Callable, Sequence
 
@@ -12,6 +13,15 @@ from oppu_core.data.types import HistoryItem
 from oppu_core.tasks import Task
 
 _WORD = re.compile(r"\w+(?:[-'’]\w+)*")
+EVERYDAY = frozenset(
+    _WORD.findall(
+        "a about after all also an and are as at be been before but by can could did do does for from get "
+        "had has have he her here him his how i if in into is it its just like me more most my new no not "
+        "now of on one only or our out over she so some than that the their them then there these they "
+        "this to too towards two under up us using very via was we were what when where which who why "
+        "will with within without would you your "
+    )
+)
 
 
 def compute_profile(task: Task, history: Sequence[HistoryItem]) -> str:
@@ -21,11 +31,13 @@ def compute_profile(task: Task, history: Sequence[HistoryItem]) -> str:
 
 def most_frequent_answer(task: Task, history: Sequence[HistoryItem]) -> str:
     """``most popular tag: comedy.`` (Appendix I.2, I.3); among equals the one used last."""
-    assert task.output_field is not None
-    answers = [answer for item in history if (answer := item.fields[task.output_field].strip())]
-    if not answers:
-        return ""
-    return f"most popular {task.output_field}: {most_frequent(answers)}."
+    answers = _texts(task, history)
+    return f"most popular {task.text_field}: {most_frequent(answers)}." if answers else ""
+
+
+def _texts(task: Task, history: Sequence[HistoryItem]) -> list[str]:
+    """What stands in the field that the profile is about, oldest first, without empty ones."""
+    return [text for item in history if (text := item.fields[task.text_field].strip())]
 
 
 def most_frequent(answers: Sequence[str]) -> str:
@@ -38,10 +50,10 @@ def most_frequent(answers: Sequence[str]) -> str:
 def style(task: Task, history: Sequence[HistoryItem]) -> str:
     """Measured style of the user's texts: length, casing, closing mark, openers, favourite words (I.5).
 
-    A favourite word is one that the user writes often although it does not stand in the input.
+    A favourite word is one that the user writes often although it does not stand in the input; where the
+    history has no inputs, one that is in many texts and is no everyday word.
     """
-    assert task.output_field is not None
-    texts = [text for item in history if (text := item.fields[task.output_field].strip())]
+    texts = _texts(task, history)
     if not texts:
         return ""
     words = sum(len(text.split()) for text in texts) / len(texts)
@@ -56,13 +68,57 @@ def style(task: Task, history: Sequence[HistoryItem]) -> str:
         parts.append("often starts with " + ", ".join(f'"{word}"' for word in common))
     own: collections.Counter[str] = collections.Counter()
     for item in history:
-        given = {word.lower() for name in task.input_fields for word in _WORD.findall(item.fields[name])}
-        words_used = {word.lower() for word in _WORD.findall(item.fields[task.output_field])}
+        inputs = task.input_fields if task.output_field else ()
+        given = {word.lower() for name in inputs for word in _WORD.findall(item.fields[name])} or EVERYDAY
+        words_used = {word.lower() for word in _WORD.findall(item.fields[task.text_field])}
         own.update(sorted(words_used - given))  # sorted: ties must not follow the order of a set
     favourites = [word for word, count in own.most_common(5) if count >= max(2, 0.1 * len(texts))]
     if favourites:
         parts.append("favourite words: " + ", ".join(favourites))
-    return f"{task.output_field} style: {'; '.join(parts)}."
+    name = task.text_field if task.output_field else "text"
+    return f"{name} style: {'; '.join(parts)}."
+
+
+def usual_scores(task: Task, history: Sequence[HistoryItem]) -> str:
+    """``most common positive score: 5, most common negative score: 2.`` (Appendix I.4).
+
+    A score in the upper half of the scale is positive, one in the lower half negative, the middle neither;
+    among equals the one used last. What the user never gave is left out.
+    """
+    middle = (float(task.labels[0]) + float(task.labels[-1])) / 2
+    scores = [score for score in _texts(task, history) if score in task.labels]
+    sides = {
+        "positive": [score for score in scores if float(score) > middle],
+        "negative": [score for score in scores if float(score) < middle],
+    }
+    parts = [
+        f"most common {side} {task.text_field}: {most_frequent(given)}"
+        for side, given in sides.items()
+        if given
+    ]
+    return ", ".join(parts) + "." if parts else ""
+
+
+def topics(task: Task, history: Sequence[HistoryItem]) -> str:
+    """``research topics: parsing, word senses.``: the words and pairs of words in most titles (for I.1).
+
+    A word counts once a text; a pair of neighbours counts one and a half times, so that "machine translation"
+    stands before "machine", which is then left out. Everyday words count for nothing.
+    """
+    counts: collections.Counter[str] = collections.Counter()
+    for text in _texts(task, history):
+        words = [word.lower() for word in _WORD.findall(text)]
+        telling = {word for word in words if word not in EVERYDAY and len(word) > 2}
+        pairs = {
+            f"{one} {two}" for one, two in itertools.pairwise(words) if one in telling and two in telling
+        }
+        counts.update(dict.fromkeys(sorted(telling), 2))
+        counts.update(dict.fromkeys(sorted(pairs), 3))
+    common: list[str] = []
+    for phrase, count in sorted(counts.items(), key=lambda entry: (-entry[1], entry[0])):
+        if count >= 4 and len(common) < 8 and not any(phrase in longer for longer in common):
+            common.append(phrase)
+    return f"research topics: {', '.join(common)}." if common else ""
 
 
 def _casing(text: str) -> str:
@@ -82,4 +138,6 @@ def _how_often(share: float) -> str:
 PROFILES: dict[str, Callable[[Task, Sequence[HistoryItem]], str]] = {
     "most_frequent_answer": most_frequent_answer,
     "style": style,
+    "topics": topics,
+    "usual_scores": usual_scores,
 }

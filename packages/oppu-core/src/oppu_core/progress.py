@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Column
+
+from oppu_core.tracking import Tracker
 
 
 class Stage:
@@ -40,11 +43,22 @@ class Watch:
     Args:
         console: The terminal.
         log: A JSONL file that events are appended to; None keeps no log.
+        tracker: Where losses go; None for nowhere.
     """
 
-    def __init__(self, console: Console, log: Path | None = None) -> None:
+    def __init__(self, console: Console, log: Path | None = None, tracker: Tracker | None = None) -> None:
         self.console = console
         self._log = log
+        self._tracker = tracker
+
+    def report(self, name: str, loss: float, **labels: str) -> None:
+        """Send a loss to the tracker. One that fails is left alone: training is worth more."""
+        if self._tracker is not None:
+            try:
+                self._tracker.log(name, loss, labels)
+            except Exception as error:  # lost network, full disk: each tracker has its own kinds
+                self._tracker = None
+                self.console.print(f"[yellow]Losses are no longer reported: {escape(repr(error))}[/]")
 
     def event(self, kind: str, **facts: Any) -> None:
         """Append a line to the log."""

@@ -8,7 +8,7 @@ knows tokens only to keep a prompt within the model's context, and knows nothing
 import contextlib
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal, Protocol
 
 from oppu_core.data.types import HistoryItem, Query, User
@@ -17,6 +17,8 @@ from oppu_core.profiles import compute_profile
 from oppu_core.retrieval import Retriever
 from oppu_core.tasks import Task
 
+# What of the others a task LoRA learns from: their queries, as in the paper, or their histories as well.
+Examples = Literal["queries", "queries+history"]
 DEFAULT_METHODS = (
     "non_personalized",
     "random_k1",
@@ -34,13 +36,13 @@ class Method:
 
     Attributes:
         k: How many retrieved items stand in the prompt.
-        retriever: From where: the user's own items, others' items at random, or nowhere.
+        retriever: From where: the user's own items (BM25, or the most recent), others' at random, or nowhere.
         profile: Whether the user's profile stands in the prompt.
         personal: Whether the user's own adapter answers.
     """
 
     k: int
-    retriever: Literal["bm25", "random"] | None
+    retriever: Literal["bm25", "recent", "random"] | None
     profile: bool
     personal: bool
 
@@ -55,12 +57,14 @@ class Method:
 
     @property
     def variant(self) -> str:
-        """The prompt construction whose task base answers: ``base``, ``rag_kN`` or ``pag_kN``.
+        """The prompt construction whose task base answers: ``base``, ``rag_kN``, ``recent_kN``, ``pag_kN``.
 
         ``random_kN`` is answered by the base of ``rag_kN``; the paper does not say which it took.
         """
         if self.profile:
             return f"pag_k{self.k}"
+        if self.retriever == "recent":
+            return f"recent_k{self.k}"
         return f"rag_k{self.k}" if self.k else "base"
 
     @property
@@ -70,8 +74,8 @@ class Method:
 
 
 def parse_method(name: str) -> Method:
-    """Read a method's name: ``non_personalized``, ``random_kN``, ``rag_kN``, ``pag_kN``, ``oppu_k0``,
-    ``oppu_rag_kN`` or ``oppu_pag_kN``.
+    """Read a method's name: ``non_personalized``, ``random_kN``, ``rag_kN``, ``recent_kN``, ``pag_kN``,
+    ``oppu_k0``, ``oppu_rag_kN``, ``oppu_recent_kN`` or ``oppu_pag_kN``.
 
     Raises:
         ConfigError: it is none of these.
@@ -80,18 +84,21 @@ def parse_method(name: str) -> Method:
         return Method(0, None, profile=False, personal=False)
     if name == "oppu_k0":
         return Method(0, None, profile=False, personal=True)
-    match = re.fullmatch(r"(oppu_)?(rag|pag|random)_k(0|[1-9][0-9]{0,3})", name)
+    match = re.fullmatch(r"(oppu_)?(rag|recent|pag|random)_k(0|[1-9][0-9]{0,3})", name)
     if match:
         personal, kind, k = bool(match[1]), match[2], int(match[3])
         if kind == "pag":
             return Method(k, "bm25" if k else None, profile=True, personal=personal)
         if k and kind == "rag":
             return Method(k, "bm25", profile=False, personal=personal)
+        if k and kind == "recent":
+            return Method(k, "recent", profile=False, personal=personal)
         if k and kind == "random" and not personal:
             return Method(k, "random", profile=False, personal=False)
     raise ConfigError(
-        f"There is no method {name!r}. Methods: non_personalized, random_kN, rag_kN, pag_kN, oppu_k0, "
-        "oppu_rag_kN, oppu_pag_kN, with N items in the prompt (N from 1; pag also 0)."
+        f"There is no method {name!r}. Methods: non_personalized, random_kN, rag_kN, recent_kN, "
+        "pag_kN, oppu_k0, oppu_rag_kN, oppu_recent_kN, oppu_pag_kN, with N items in the prompt (N from 1; "
+        "pag also 0)."
     )
 
 
@@ -138,12 +145,14 @@ class PromptMaker:
     Attributes:
         task: The task.
         counter: Counts tokens.
-        retrievers: ``bm25`` and, where a method asks for it, ``random``.
+        retrievers: ``bm25``, ``recent`` and ``random``, as far as methods ask for them.
+        profile_of: A user's profile text; by default the computed one.
     """
 
     task: Task
     counter: TokenCounter
     retrievers: Mapping[str, Retriever]
+    profile_of: Callable[[User], str] | None = None
 
     def prompt(
         self,
@@ -192,11 +201,14 @@ class PromptMaker:
             yield from self._example(method, query.fields, visible, profile, key, query.gold or "")
 
     def history_examples(self, variant: str, user: User) -> Iterator[Example]:
-        """Training examples for a personal adapter: item t is asked, and sees only the items before t."""
+        """Training examples from a history: item t is asked, and sees only the items before t."""
+        history = user.training_history
+        if self.task.output_field is None:
+            for item in history:
+                yield from self._text_example(item)
+            return
         method = variant_method(variant)
         profile = self.profile_for(method, user)
-        assert self.task.output_field is not None
-        history = user.training_history
         for t, item in enumerate(history):
             fields = {name: item.fields[name] for name in self.task.input_fields}
             key = f"{user.user_id}/history/{item.id}"
@@ -219,9 +231,29 @@ class PromptMaker:
             with contextlib.suppress(DataError):
                 yield Example(self.prompt(method, fields, visible, profile, key, answer).text, answer)
 
+    def _text_example(self, item: HistoryItem) -> Iterator[Example]:
+        """Next-token text of an item that has no answer: no retrieval, no profile, on any base.
+
+        Cut at a word's end to what the context holds; none where the item is empty.
+        """
+        fields = _clean(item.fields)
+        rendered = next((pair for form in self.task.personal_formats if (pair := form.render(fields))), None)
+        if rendered is None:
+            return
+        prompt, target = rendered
+        room = self.counter.context - len(self.counter.prompt_ids(prompt))
+        while target and (tokens := len(self.counter.answer_ids(target))) > room:
+            target = _cut(target, max(0, min(len(target) - 1, len(target) * room // tokens)))
+        if target:
+            yield Example(prompt, target)
+
     def profile_for(self, method: Method, user: User) -> str:
         """The user's profile, where the method uses one."""
-        return compute_profile(self.task, user.training_history) if method.profile else ""
+        if not method.profile:
+            return ""
+        if self.profile_of is None:
+            return compute_profile(self.task, user.training_history)
+        return self.profile_of(user)
 
     def _fit(
         self, fields: Mapping[str, str], retrieved: Sequence[HistoryItem], profile: str, reserve: int

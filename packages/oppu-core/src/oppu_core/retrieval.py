@@ -1,4 +1,4 @@
-"""Which past items stand in a prompt: BM25 over the user's own items, or random items of others.
+"""Which past items stand in a prompt: the user's own most alike (BM25) or most recent, or others' at random.
 
 Retrievers know nothing of prompts or models; they choose among the items they are given. What a query or a
 training example may see is decided by the caller (``history[:t]``).
@@ -57,6 +57,14 @@ class BM25Retriever:
         """See :class:`Retriever`."""
         scores = bm25_scores(query, [self._task.history_line(item.fields) for item in visible])
         return [visible[index] for index in top_k(scores, k)]
+
+
+class RecentRetriever:
+    """The user's own most recent items, the latest first: BM25's order among items that are equally alike."""
+
+    def retrieve(self, query: str, visible: Sequence[HistoryItem], k: int, key: str) -> list[HistoryItem]:
+        """See :class:`Retriever`; the query's text does not matter."""
+        return list(visible[::-1][:k])
 
 
 class RandomRetriever:

@@ -8,9 +8,17 @@ from typing import Any, get_type_hints
 
 from oppu_core.data.dataset import Dataset
 from oppu_core.errors import ConfigError
-from oppu_core.models import Dtype, base_folder
-from oppu_core.prompts import parse_method
-from oppu_core.training.config import Preset, TrainConfig, personal_config, resolve_preset, task_config
+from oppu_core.models import Dtype, Quantize, base_folder, base_skeleton, projection_names
+from oppu_core.prompts import Examples, parse_method
+from oppu_core.training.config import (
+    Peft,
+    Preset,
+    TrainConfig,
+    personal_config,
+    resolve_preset,
+    task_config,
+)
+from oppu_core.training.families import check_targets
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +35,9 @@ class RunConfig:
         seed: Of training, random retrieval and sampling.
         users: How many test users (the dataset's first ones); None takes all.
         sample: Whether answers are sampled as in the paper instead of greedy.
+        quantize: Whether the base's weights are held in 4 or 8 bits.
+        profiles: Files with profile texts; a task that they do not name has computed ones.
+        examples: What of the others task LoRAs are trained on.
     """
 
     data: Mapping[str, str]
@@ -38,6 +49,9 @@ class RunConfig:
     seed: int
     users: int | None
     sample: bool
+    quantize: Quantize | None = None
+    profiles: tuple[str, ...] = ()
+    examples: Examples = "queries"
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in ``run.json``."""
@@ -55,6 +69,7 @@ class RunConfig:
             **{
                 **values,
                 "methods": tuple(values["methods"]),
+                "profiles": tuple(values.get("profiles", ())),
                 "task_lora": training(values["task_lora"]),
                 "personal": training(values["personal"]),
             }
@@ -72,6 +87,10 @@ def resolve_config(
     seed: int,
     users: int | None,
     sample: bool,
+    peft: Peft = "lora",
+    quantize: Quantize | None = None,
+    profiles: Sequence[Path] = (),
+    examples: Examples = "queries",
 ) -> RunConfig:
     """Turn what a person asked for into a complete configuration.
 
@@ -85,6 +104,10 @@ def resolve_config(
         seed: The seed of everything.
         users: At most so many test users.
         sample: Sample answers.
+        peft: The method of personal adapters.
+        quantize: Hold the base in 4 or 8 bits.
+        profiles: Files with profile texts.
+        examples: What of the others task LoRAs are trained on.
 
     Raises:
         ConfigError: an option is wrong.
@@ -106,27 +129,38 @@ def resolve_config(
     folder = base_folder(model)
     size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     chosen = resolve_preset(preset, size // 2)  # two bytes a parameter; the presets are orders apart
-    settings = [
-        {task: _override(kind, make(task, chosen, seed), overrides) for task in tasks}
-        for kind, make in (("task_lora", task_config), ("personal", personal_config))
-    ]
+    projections = projection_names(base_skeleton(folder))
+    task_lora = {
+        task: _override("task_lora", task_config(task, chosen, seed, projections), overrides)
+        for task in tasks
+    }
+    personal = {
+        task: _override("personal", personal_config(task, chosen, seed, projections, peft), overrides)
+        for task in tasks
+    }
+    for config in (*task_lora.values(), *personal.values()):
+        if config.method != "prompt_tuning":
+            check_targets(config.targets, projections)
     return RunConfig(
         data={dataset.task.name: str(dataset.path.resolve()) for dataset in datasets},
         model=model if folder != Path(model).expanduser() else str(folder.resolve()),
         methods=names,
-        task_lora=settings[0],
-        personal=settings[1],
+        task_lora=task_lora,
+        personal=personal,
         dtype=dtype,
         seed=seed,
         users=users,
         sample=sample,
+        quantize=quantize,
+        profiles=tuple(str(path.resolve()) for path in profiles),
+        examples=examples,
     )
 
 
 def _override(kind: str, config: TrainConfig, overrides: Sequence[str]) -> TrainConfig:
     """Apply ``kind.field=value`` settings to a training configuration."""
     types = get_type_hints(TrainConfig)
-    fields = [name for name in types if name != "seed"]
+    fields = [name for name in types if name not in ("seed", "method")]
     for text in overrides:
         name, separator, value = text.partition("=")
         target, _, field = name.strip().partition(".")
@@ -157,17 +191,19 @@ def check_training(kind: str, config: TrainConfig) -> TrainConfig:
     Raises:
         ConfigError: naming the field.
     """
-    positive = ("rank", "alpha", "learning_rate", "max_grad_norm", "epochs", "batch_size")
+    positive = ("rank", "alpha", "learning_rate", "max_grad_norm", "epochs", "batch_size", "virtual_tokens")
     for field in positive:
         value = getattr(config, field)
         if not 0 < value < float("inf"):
             raise ConfigError(f"{kind}.{field} is {value}; it has to be above 0 and finite.")
-    for field in ("rank", "epochs", "batch_size"):
+    for field in ("rank", "epochs", "batch_size", "virtual_tokens"):
         if getattr(config, field) > 100_000:
             raise ConfigError(f"{kind}.{field} is {getattr(config, field)}; it has to be at most 100000.")
     for field in ("dropout", "warmup"):
         if not 0 <= getattr(config, field) < 1:
             raise ConfigError(f"{kind}.{field} is {getattr(config, field)}; it has to be in [0, 1).")
-    if not config.targets:
-        raise ConfigError(f"{kind}.targets is empty; name at least one projection.")
+    if config.targets and config.method == "prompt_tuning":
+        raise ConfigError(
+            f"{kind}.targets is {','.join(config.targets)}; prompt tuning adapts no projection."
+        )
     return config

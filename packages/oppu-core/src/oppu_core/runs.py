@@ -9,23 +9,32 @@ import dataclasses
 import fcntl
 import importlib.metadata
 import itertools
-import json
-import os
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from oppu_core.data.dataset import Dataset
+from oppu_core.data.dataset import MANIFEST, Dataset
+from oppu_core.data.rows import shown
 from oppu_core.data.types import User
 from oppu_core.errors import ConfigError, DataError
-from oppu_core.files import canonical_json, content_id, read_json, read_jsonl, write_json, write_jsonl
+from oppu_core.files import (
+    append_jsonl,
+    content_id,
+    read_appended,
+    read_json,
+    read_jsonl,
+    write_json,
+    write_jsonl,
+)
 from oppu_core.inference import Answer, QueryId
 from oppu_core.models import BaseIdentity, base_folder, base_identity
+from oppu_core.profile_files import Profiles, check_covered, read_profiles
+from oppu_core.prompts import parse_method
 from oppu_core.run_config import RunConfig
 
 FORMAT = 1
-PACKAGES = ("oppu-core", "torch", "transformers", "peft", "tokenizers", "numpy", "rank-bm25")
+PACKAGES = ("oppu-core", "torch", "transformers", "peft", "bitsandbytes", "tokenizers", "numpy", "rank-bm25")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +79,37 @@ class Run:
     def test_users(self, dataset: Dataset) -> list[User]:
         """The test users of this run."""
         return list(itertools.islice(dataset.users("test"), self.config.users))
+
+    def profiles(self, dataset: Dataset) -> Profiles:
+        """The profile texts of a dataset's users.
+
+        Raises:
+            DataError: a file of them is gone, or no longer says what it said when the run was started.
+        """
+        given = read_profiles([Path(path) for path in self.config.profiles])
+        task = dataset.task.name
+        if _profile_hashes(given).get(task) != self.provenance.get("profiles", {}).get(task):
+            raise DataError(
+                f"The profiles of {task} in {', '.join(self.config.profiles)} are no longer those that "
+                f"{self.path} was started with. Start a new run (what does not depend on them is reused)."
+            )
+        return Profiles(dataset.task, given.get(task))
+
+    def own_path(self, task: str) -> Path:
+        """The small dataset of the own users of a task (`oppu personalize`)."""
+        return self.path / "own" / task
+
+    def user(self, task: str, user_id: str) -> User:
+        """A user of the task's dataset or, first, an own one (`oppu personalize`).
+
+        Raises:
+            DataError: there is no such user.
+        """
+        if (self.own_path(task) / MANIFEST).exists():
+            own = Dataset.open(self.own_path(task))
+            if user_id in own.user_ids("test"):
+                return own.user(user_id)
+        return self.dataset(task).user(user_id)
 
     def predictions_path(self, task: str, method: str) -> Path:
         """The prediction file of a method."""
@@ -122,7 +162,8 @@ def read_answers(path: Path) -> dict[QueryId, Answer]:
     Raises:
         DataError: a line is no answer, or answers a query again.
     """
-    advice = "Remove the file and answer again (`oppu answer --run …`)."
+    # <run>/<task>/predictions/<method>.jsonl
+    advice = f"Remove the file and answer again (`oppu answer --run {path.parents[2]}`)."
     answers: dict[QueryId, Answer] = {}
     try:
         rows = read_jsonl(path)
@@ -153,23 +194,15 @@ class Journal:
     def read(self) -> dict[QueryId, Answer]:
         """What is answered already; a line torn by a kill is dropped."""
         answers = read_answers(self._target) if self._target.exists() else {}
-        if self._path.exists():
-            for line in self._path.read_bytes().split(b"\n")[:-1]:
-                with contextlib.suppress(ValueError, TypeError):
-                    one = _answer_of(json.loads(line))
-                    answers[one.user_id, one.id] = one
+        for row in read_appended(self._path):
+            with contextlib.suppress(TypeError):
+                one = _answer_of(row)
+                answers[one.user_id, one.id] = one
         return answers
 
     def add(self, answers: Sequence[Answer]) -> None:
         """Append finished answers."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a+b") as file:
-            if file.tell():  # a killed writer's torn last line must not run into the next one
-                file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":
-                    file.write(b"\n")
-            for one in answers:
-                file.write(canonical_json(dataclasses.asdict(one)).encode() + b"\n")
+        append_jsonl(self._path, [dataclasses.asdict(one) for one in answers])
 
     def finish(self, answers: Mapping[QueryId, Answer], order: Sequence[QueryId]) -> None:
         """Write the prediction file whole, in the order of the dataset, and drop the journal."""
@@ -201,6 +234,20 @@ def open_run(path: Path) -> Run:
         raise ConfigError(f"{file} is not a run's description ({error}); start a new run.") from error
 
 
+def follow_data(run: Run, fingerprints: Mapping[str, str]) -> None:
+    """Let a run stand on datasets (and profiles) that a user was taken out of.
+
+    Args:
+        run: The run.
+        fingerprints: {task: the dataset's new fingerprint}.
+    """
+    values = read_json(run.path / "run.json")
+    values["provenance"]["data"] |= fingerprints
+    given = read_profiles([Path(path) for path in run.config.profiles])
+    values["provenance"]["profiles"] = _profile_hashes(given)
+    write_json(run.path / "run.json", {**values, "checksum": _checksum(values)})
+
+
 def _checksum(values: Mapping[str, Any]) -> str:
     return content_id({name: value for name, value in values.items() if name != "checksum"})
 
@@ -219,8 +266,9 @@ def start_run(path: Path, config: RunConfig, store: Path | None = None) -> Run:
                 f"The dataset {dataset.path} ({task}) has no test queries; there is nothing to answer."
             )
     provenance = {
-        "base": dataclasses.asdict(base_identity(base_folder(config.model), config.dtype)),
+        "base": dataclasses.asdict(base_identity(base_folder(config.model), config.dtype, config.quantize)),
         "data": {task: dataset.fingerprint for task, dataset in datasets.items()},
+        "profiles": _check_profiles(config, datasets),
         "versions": {
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in PACKAGES},
@@ -228,10 +276,12 @@ def start_run(path: Path, config: RunConfig, store: Path | None = None) -> Run:
     }
     if (path / "run.json").exists():
         run = open_run(path)
-        # A dataset may have moved: its fingerprint tells it, not its place.
-        new = {**config.to_json(), "base": provenance["base"], "data": provenance["data"]}
-        old = {**run.config.to_json(), "base": run.provenance["base"], "data": run.provenance["data"]}
-        changes = list(_differences(old, new))
+        # A dataset or file may have moved: its fingerprint tells it, not its place.
+        old, new = (
+            {**c.to_json(), "base": p["base"], "data": p["data"], "profiles": p.get("profiles", {})}
+            for c, p in ((run.config, run.provenance), (config, provenance))
+        )
+        changes = list(differences(old, new))
         if store is not None and store.resolve() != run.store_path.resolve():
             changes.append(("store", str(run.store_path), str(store)))
         if changes:
@@ -240,7 +290,7 @@ def start_run(path: Path, config: RunConfig, store: Path | None = None) -> Run:
                 + "\n".join(f"  {name}: {before!r} then, {after!r} now" for name, before, after in changes)
                 + "\nUse the old one, or another --run (what is in the store is not trained again)."
             )
-        if run.config.data != config.data:
+        if (run.config.data, run.config.profiles) != (config.data, config.profiles):
             values = {**read_json(path / "run.json"), "config": config.to_json()}
             write_json(path / "run.json", {**values, "checksum": _checksum(values)})
         return open_run(path)
@@ -257,9 +307,34 @@ def start_run(path: Path, config: RunConfig, store: Path | None = None) -> Run:
     return open_run(path)
 
 
-def _differences(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
+def _check_profiles(config: RunConfig, datasets: Mapping[str, Dataset]) -> dict[str, str]:
+    """The hashes of given profiles by task, once they are seen to fit the run.
+
+    Raises:
+        ConfigError: they are of a task that the run does not have, or lack users who need one.
+        DataError: a file is unusable.
+    """
+    given = read_profiles([Path(path) for path in config.profiles])
+    if strangers := [task for task in given if task not in datasets]:
+        raise ConfigError(
+            f"--profiles {', '.join(config.profiles)}: profiles of {', '.join(map(shown, strangers))}, "
+            f"but this run's tasks are {', '.join(datasets)}."
+        )
+    if any(parse_method(name).profile for name in config.methods):
+        for task, texts in given.items():
+            users = itertools.islice(datasets[task].users("test"), config.users)
+            check_covered(texts, datasets[task], users, histories=config.examples == "queries+history")
+    return _profile_hashes(given)
+
+
+def _profile_hashes(given: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    return {task: content_id(texts) for task, texts in given.items()}
+
+
+def differences(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Where two JSON values differ: (dotted name, old, new)."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in dict.fromkeys([*old, *new]):
-            yield from _differences(old.get(key), new.get(key), f"{name}.{key}" if name else key)
+            yield from differences(old.get(key), new.get(key), f"{name}.{key}" if name else key)
     elif old != new:
         yield name, old, new

@@ -5,7 +5,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from oppu_core import cli as core
+from oppu_core.data.commands import app as data_app
 from rich.console import Console
+
+from oppu_eval.describe import describe
 
 if TYPE_CHECKING:
     from oppu_core.runs import Run
@@ -24,6 +27,9 @@ def register(app: typer.Typer) -> None:
     )(run)
     app.command(epilog="Example: [bold]oppu evaluate --run runs/movies --paper[/bold]")(evaluate)
     app.command(epilog="Example: [bold]oppu report --run runs/movies[/bold]")(report)
+    data_app.command(epilog="Example: [bold]oppu data describe data/movies --out reports/movies[/bold]")(
+        describe
+    )
 
 
 def run(
@@ -40,38 +46,55 @@ def run(
     sample: core.SampleOption = False,
     batch_size: core.BatchOption = 32,
     store: core.StoreOption = None,
+    peft: core.PeftOption = "lora",
+    quantize: core.QuantizeOption = None,
+    profiles: core.ProfilesOption = None,
+    examples: core.ExamplesOption = "queries",
+    report_to: core.ReportToOption = "none",
     paper: PaperOption = False,
 ) -> None:
     """Everything, from datasets and a base to a report: task bases, personal adapters, answers, scores.
 
     Start the same command again to continue an interrupted run; what is done is not done again.
     """
-    started = core.start(run, data, model, methods, preset, settings, dtype, seed, users, sample, store)
-    core.work(started, ["bases", "personal", "answers"], device, batch_size)
+    started = core.start(
+        run, data, model, methods, preset, settings, dtype, seed, users, sample, store, peft, quantize,
+        profiles, examples,
+    )  # fmt: skip
+    core.work(started, ["bases", "personal", "answers"], device, batch_size, report_to)
     _finish(started, paper)
 
 
 def quickstart(
     run: Annotated[Path, typer.Option("--run", help="The run folder to make.")] = Path("runs/quickstart"),
+    task: Annotated[
+        str | None,
+        typer.Option(
+            "--task", help="Tasks with commas between them, or all (a minute each), into a run of its own."
+        ),
+    ] = None,
     device: core.DeviceOption = "auto",
     paper: PaperOption = False,
 ) -> None:
     """The whole comparison on the sample world: nothing to download, about two minutes on two cores.
 
-    Two tasks (movie tags, headlines), ten users each, seven methods, and what no model could beat.
+    Two tasks (movie tags, headlines; others with --task), ten users each, seven methods, and what no model
+    could beat.
     """
-    from oppu_eval.quickstart import EXAMPLE, SETTINGS, quickstart_data
+    from oppu_eval.quickstart import EXAMPLE, EXAMPLE_TASK, SETTINGS, quickstart_data, quickstart_tasks
 
+    tasks = quickstart_tasks(task)
     Console(stderr=True).print(
-        "Ten planted users a task, each with an own adapter, against prompts alone. About two minutes.\n"
+        f"Ten planted users a task, each with an own adapter, against prompts alone. "
+        f"About {len(tasks)} minute{'s' * (len(tasks) > 1)} on two cores.\n"
     )
-    data = quickstart_data(run.parent / f"{run.name}-data")
+    data = quickstart_data(run.parent / f"{run.name}-data", tasks)
     started = core.start(run, data, "tiny", None, "auto", SETTINGS, "float32", 0, None, False, None)
     core.work(started, ["bases", "personal", "answers"], device, 32)
     _finish(started, paper)
-    Console(stderr=True).print(
-        f'\nNext: [bold]oppu ask --run {run} --task lamp_2m --user test-000 "{EXAMPLE}"[/bold]'
-    )
+    if EXAMPLE_TASK in tasks:
+        example = f'--task {EXAMPLE_TASK} --user test-000 "{EXAMPLE}"'
+        Console(stderr=True).print(f"\nNext: [bold]oppu ask --run {run} {example}[/bold]")
 
 
 def evaluate(run: core.RunOption, paper: PaperOption = False) -> None:

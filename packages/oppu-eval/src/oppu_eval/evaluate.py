@@ -21,7 +21,8 @@ from oppu_eval.significance import RESAMPLES, Comparison, bootstrap, generator, 
 
 NON_PERSONALIZED = "non_personalized"
 
-_FAMILIES = (NON_PERSONALIZED, "random", "rag", "pag", "oppu", "oppu_rag", "oppu_pag")
+_PROMPTS = ("random", "rag", "recent", "pag")
+_FAMILIES = (NON_PERSONALIZED, *_PROMPTS, "oppu", "oppu_rag", "oppu_recent", "oppu_pag")
 _METHOD = re.compile(rf"({'|'.join(_FAMILIES)})(?:_k([0-9]+))?")
 
 Predictions = Mapping[str, Mapping[tuple[str, str], str]]
@@ -112,6 +113,7 @@ def evaluate(
     seed: int,
     *,
     resamples: int = RESAMPLES,
+    again: str = "oppu answer",
 ) -> TaskResults:
     """Score every method on the queries that have a gold answer.
 
@@ -122,6 +124,7 @@ def evaluate(
         predictions: {method: {(user id, query id): answer}}.
         seed: Makes intervals and p-values repeatable.
         resamples: Of the bootstrap and of the randomization test.
+        again: The command that answers what is missing, for error messages.
 
     Returns:
         Rows, per-user scores, and the users whom a method had to leave out (failed adapters).
@@ -131,11 +134,11 @@ def evaluate(
             a user's queries, or nobody's.
     """
     scored = _scored_queries(task, test_users)
-    _check_predictions(test_users, predictions)
+    _check_predictions(test_users, predictions, again)
     references = reference_answers(task, scored, test_users, other_users)
     answers: dict[str, Mapping[tuple[str, str], str]] = {**references}
     answers |= {method: predictions[method] for method in sorted(predictions, key=method_order)}
-    covered = {method: _covered_users(method, scored, answers[method]) for method in answers}
+    covered = {method: _covered_users(method, scored, answers[method], again) for method in answers}
 
     metrics = metrics_for(task)
     rows: dict[tuple[str, str], Row] = {}
@@ -229,7 +232,7 @@ def _is_number(text: str) -> bool:
         return False
 
 
-def _check_predictions(test_users: Sequence[User], predictions: Predictions) -> None:
+def _check_predictions(test_users: Sequence[User], predictions: Predictions, again: str) -> None:
     known = {(user.user_id, query.id) for user in test_users for query in user.queries}
     for method, answers in predictions.items():
         if method in REFERENCES:
@@ -240,12 +243,15 @@ def _check_predictions(test_users: Sequence[User], predictions: Predictions) -> 
             more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
             raise DataError(
                 f"method {method} answers queries that the data set does not have: {some}{more}. "
-                "Were the predictions made from another data set? Then answer again: oppu answer --run …"
+                f"Were the predictions made from another data set? Then answer again: {again}"
             )
 
 
 def _covered_users(
-    method: str, scored: Mapping[str, Sequence[Query]], answers: Mapping[tuple[str, str], str]
+    method: str,
+    scored: Mapping[str, Sequence[Query]],
+    answers: Mapping[tuple[str, str], str],
+    again: str,
 ) -> list[str]:
     """The users whom a method answered: each wholly or not at all."""
     covered = []
@@ -254,12 +260,12 @@ def _covered_users(
         if 0 < len(missing) < len(queries):
             raise DataError(
                 f"method {method} has answered {len(queries) - len(missing)} of {len(queries)} queries of "
-                f"user {user_id!r} (not {missing[0]!r}); finish with: oppu answer --run …"
+                f"user {user_id!r} (not {missing[0]!r}); finish with: {again}"
             )
         if not missing:
             covered.append(user_id)
     if not covered:
-        raise DataError(f"method {method} has no answers for any test user; run: oppu answer --run …")
+        raise DataError(f"method {method} has no answers for any test user; run: {again}")
     return covered
 
 

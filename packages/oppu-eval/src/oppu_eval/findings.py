@@ -78,6 +78,7 @@ def _references(rows: Mapping[str, Row], row: Row, show: Callable[[float], str])
     phrases = {
         "user_majority": "Always repeating the user’s most frequent answer",
         "copy_input": "Copying the input",
+        "copy_retrieved": "Copying the user’s most similar text",
         "oracle": "The best possible answer",
     }
     sign = 1 if row["higher_is_better"] else -1
@@ -97,19 +98,22 @@ def describe_method(method: str) -> str:
         "global_majority": "Reference: always the answer that other people give most often.",
         "user_majority": "Reference: always the answer that this user has given most often.",
         "copy_input": "Reference: the input text itself, returned as the answer.",
+        "copy_retrieved": "Reference: what the user wrote in the past item most like the question.",
         "oracle": "Reference: the best answer that can be known; the sample data were made with it.",
         "non_personalized": "The model sees the question only and knows nothing about the user.",
     }
     if method in fixed:
         return fixed[method]
-    match = re.fullmatch(r"(oppu_)?(?:(random|rag|pag)_)?k([0-9]+)", method)
+    match = re.fullmatch(r"(oppu_)?(?:(random|rag|recent|pag)_)?k([0-9]+)", method)
     if match is None:
         return "A method of this run."
     count = int(match[3])
     items = "one past item" if count == 1 else f"{count} past items"
+    latest = "the latest item" if count == 1 else f"the {count} latest items"
     prompt = {
         "random": f"The model also sees {items} of other people, drawn at random.",
         "rag": f"The model also sees {items} of the user, chosen for likeness to the question.",
+        "recent": f"The model also sees {latest} of the user.",
         "pag": "The model also sees a short text that describes the user"
         + (f", and {items} of the user." if count else "."),
         None: "The model sees the question only.",

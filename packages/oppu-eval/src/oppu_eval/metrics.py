@@ -4,8 +4,8 @@ Every metric is computed from the *sum* of one small vector per user (counts of 
 errors, …). Resampling users is then a matrix product (weights of users times vectors of users), and the
 metric of ten thousand resamples is computed in one stroke. Knows nothing about methods or intervals.
 
-The metrics are those of the LaMP scorer: accuracy and macro-F1 over the fixed label set, MAE and RMSE on a
-scale of 1 to 5, ROUGE-1 and ROUGE-L F-measure without stemming.
+The metrics are those of the LaMP scorer: accuracy and macro-F1 over the fixed label set, MAE and RMSE on the
+labels' scale (1 to 5), ROUGE-1 and ROUGE-L F-measure without stemming.
 """
 
 import dataclasses
@@ -20,7 +20,6 @@ from oppu_core.tasks import Task
 
 Array = npt.NDArray[np.float64]
 
-SCALE = (1.0, 5.0)
 _LARGEST_NUMBER = 1e100  # beyond it a squared error may overflow: no rating, hence unparsable
 
 
@@ -65,9 +64,13 @@ def metrics_for(task: Task) -> tuple[Metric, ...]:
             Metric("macro_f1", "Macro-F1", True, (0.0, 1.0), confusion, _macro_f1),
         )
     if task.kind == "rating":
+        ratings = [float(label) for label in task.labels]
+        scale = (min(ratings), max(ratings))
+        absolute = functools.partial(_absolute_error_statistics, scale=scale)
+        squared = functools.partial(_squared_error_statistics, scale=scale)
         return (
-            Metric("mae", "MAE", False, (0.0, math.inf), _absolute_error_statistics, _mean),
-            Metric("rmse", "RMSE", False, (0.0, math.inf), _squared_error_statistics, _root_mean),
+            Metric("mae", "MAE", False, (0.0, math.inf), absolute, _mean),
+            Metric("rmse", "RMSE", False, (0.0, math.inf), squared, _root_mean),
         )
     rouge_1 = functools.partial(_rouge_statistics, variant="rouge1")
     rouge_l = functools.partial(_rouge_statistics, variant="rougeL")
@@ -125,7 +128,7 @@ def _confusion_statistics(answers: Sequence[str], golds: Sequence[str], labels: 
     return counts.reshape(-1)
 
 
-def _rating_error(answer: str, gold: str) -> float:
+def _rating_error(answer: str, gold: str, scale: tuple[float, float]) -> float:
     """The absolute error; what is not a finite number counts as the farther end of the scale."""
     target = float(gold)
     try:
@@ -133,19 +136,23 @@ def _rating_error(answer: str, gold: str) -> float:
     except ValueError:
         number = math.nan
     if not math.isfinite(number) or abs(number) > _LARGEST_NUMBER:
-        return max(abs(end - target) for end in SCALE)
+        return max(abs(end - target) for end in scale)
     return abs(number - target)
 
 
-def _absolute_error_statistics(answers: Sequence[str], golds: Sequence[str]) -> Array:
+def _absolute_error_statistics(
+    answers: Sequence[str], golds: Sequence[str], scale: tuple[float, float]
+) -> Array:
     """[2]: summed absolute errors, queries."""
-    errors = [_rating_error(answer, gold) for answer, gold in _stripped(answers, golds)]
+    errors = [_rating_error(answer, gold, scale) for answer, gold in _stripped(answers, golds)]
     return np.array([sum(errors), len(errors)], dtype=np.float64)
 
 
-def _squared_error_statistics(answers: Sequence[str], golds: Sequence[str]) -> Array:
+def _squared_error_statistics(
+    answers: Sequence[str], golds: Sequence[str], scale: tuple[float, float]
+) -> Array:
     """[2]: summed squared errors, queries."""
-    errors = [_rating_error(answer, gold) for answer, gold in _stripped(answers, golds)]
+    errors = [_rating_error(answer, gold, scale) for answer, gold in _stripped(answers, golds)]
     return np.array([sum(error * error for error in errors), len(errors)], dtype=np.float64)
 
 

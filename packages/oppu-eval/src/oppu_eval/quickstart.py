@@ -1,11 +1,14 @@
-"""The quickstart: the whole comparison on the sample world, sized to end in about two minutes."""
+"""The quickstart: the whole comparison on the sample world, sized to end in about a minute a task."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from oppu_core.data.dataset import MANIFEST, write_dataset
 from oppu_core.data.sample import GRAMMARS, sample_users
+from oppu_core.errors import ConfigError
 from oppu_core.tasks import get_task
 
+EXAMPLE_TASK = "lamp_2m"
 EXAMPLE = (
     "Iris Vance is a nurse in Greyford. The state listens in every room. "
     "It retells the real case of a missing pilot. You will discuss it for days."
@@ -15,12 +18,29 @@ OTHERS = 30
 HISTORY = (20, 40)
 QUERIES = 10
 SETTINGS = ["personal.epochs=4"]  # a little less than the preset, for a result in two minutes
+DEFAULT_TASKS = ("lamp_2m", "lamp_4")
 
 
-def quickstart_data(folder: Path) -> list[Path]:
+def quickstart_tasks(text: str | None) -> list[str]:
+    """The tasks that a person asked for: names with commas between them, or ``all``.
+
+    Raises:
+        ConfigError: there is no such task in the sample world.
+    """
+    if text is None:
+        return list(DEFAULT_TASKS)
+    if text.strip() == "all":
+        return list(GRAMMARS)
+    names = list(dict.fromkeys(get_task(name.strip()).name for name in text.split(",")))
+    if missing := [name for name in names if name not in GRAMMARS]:
+        raise ConfigError(f"The sample world has no task {missing[0]}; it has {', '.join(GRAMMARS)}.")
+    return names
+
+
+def quickstart_data(folder: Path, tasks: Sequence[str]) -> list[Path]:
     """The sample datasets of a quickstart, written once."""
     paths = []
-    for name in GRAMMARS:
+    for name in tasks:
         path = folder / name
         if not (path / MANIFEST).exists():
             users = sample_users(

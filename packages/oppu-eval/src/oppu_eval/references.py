@@ -4,11 +4,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from oppu_core.data.types import Query, User
+from oppu_core.retrieval import BM25Retriever
 from oppu_core.tasks import Task
 
 Answers = dict[tuple[str, str], str]
 
-REFERENCES = ("global_majority", "user_majority", "copy_input", "oracle")
+REFERENCES = ("global_majority", "user_majority", "copy_input", "copy_retrieved", "oracle")
 
 
 def reference_answers(
@@ -20,6 +21,7 @@ def reference_answers(
     * ``user_majority`` (labels, ratings): the most frequent answer in the history that the query may see;
       among equals the one used last; without history the global majority.
     * ``copy_input`` (generation): the query's long field as it is.
+    * ``copy_retrieved`` (generation): what the user wrote in the visible item that BM25 finds most relevant.
     * ``oracle``: the planted best answer, where every scored query has one.
 
     Args:
@@ -37,6 +39,12 @@ def reference_answers(
             (user_id, query.id): query.fields[task.long_field]
             for user_id, queries in scored.items()
             for query in queries
+        }
+        bm25 = BM25Retriever(task)
+        rows["copy_retrieved"] = {
+            (user.user_id, query.id): _best_text(task, bm25, user, query)
+            for user in test_users
+            for query in scored.get(user.user_id, ())
         }
     else:
         majority = _global_majority(task, other_users)
@@ -59,6 +67,13 @@ def reference_answers(
     if len(oracle) == sum(len(queries) for queries in scored.values()):
         rows["oracle"] = oracle
     return rows
+
+
+def _best_text(task: Task, bm25: BM25Retriever, user: User, query: Query) -> str:
+    """What the user wrote in the most relevant visible item; empty without history."""
+    visible = user.history[: query.history_len]
+    best = bm25.retrieve(task.retrieval_text(query.fields), visible, 1, query.id)
+    return best[0].fields[task.text_field] if best else ""
 
 
 def _global_majority(task: Task, other_users: Iterable[User]) -> str | None:

@@ -46,7 +46,16 @@ def evaluate_run(run: Run) -> dict[str, Any]:
         nobody[task] = {
             name: [user.user_id for user in users] for name in run.config.methods if name not in predictions
         }
-        results.append(evaluate(dataset.task, users, dataset.users("others"), predictions, run.config.seed))
+        results.append(
+            evaluate(
+                dataset.task,
+                users,
+                dataset.users("others"),
+                predictions,
+                run.config.seed,
+                again=f"oppu answer --run {run.path}",
+            )
+        )
     values = results_dict(results, {"config": run.config.to_json(), **run.provenance})
     for task, methods in nobody.items():
         values["set_aside"][task].update(methods)

@@ -1,0 +1,18 @@
+"""The start of ``oppu``: Ctrl-C is answered in one line, also while the command line is being loaded."""
+
+import sys
+
+
+def main() -> None:
+    """Load the command line and run it."""
+    try:
+        from oppu_core.cli import main as run
+
+        run()
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""`oppu ask`: whom one can ask for, and queries of several fields."""
+
+from pathlib import Path
+
+import pytest
+from oppu_core.ask import ask, read_fields
+from oppu_core.data import HistoryItem, Query, User
+from oppu_core.data.dataset import write_dataset
+from oppu_core.errors import ConfigError, DataError
+from oppu_core.run_config import resolve_config
+from oppu_core.runs import Run, start_run
+from oppu_core.tasks import TASKS
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """A run about citations; nothing is trained."""
+    fields = {"title": "My paper", "option_1": "First", "option_2": "Second"}
+    item = HistoryItem("1", {"title": "An older paper", "abstract": "", "citation": ""})
+    users = [
+        User(f"{split[0]}{n}", split, (item,), (Query(f"{split}{n}", fields, "[1]", 1),))
+        for split, count in (("others", 1), ("test", 7))
+        for n in range(count)
+    ]  # fmt: skip
+    data = write_dataset(tmp_path / "data", TASKS["lamp_1"], users, {"kind": "test"})
+    config = resolve_config(
+        data=[data.path], model="tiny", methods=["non_personalized"], preset="auto", overrides=[],
+        dtype="float32", seed=0, users=6, sample=False,
+    )  # fmt: skip
+    return start_run(tmp_path / "run", config)
+
+
+BOTH = {"option_1": "First", "option_2": "Second"}
+
+
+def test_some_test_users_are_named_to_those_who_do_not_know_them(run: Run) -> None:
+    hint = r"Test users of .*run: 't0', 't1', 't2', 't3', 't4' …"
+    with pytest.raises(ConfigError, match=rf"--user. {hint} \(6\)"):
+        ask(run, None, "A title", None, "cpu", BOTH)
+    with pytest.raises(DataError, match=rf"no user 'nobody'.*{hint}"):
+        ask(run, "nobody", "A title", None, "cpu", BOTH)
+    with pytest.raises(DataError, match=rf"'o0' is one of the others.*{hint}"):
+        ask(run, "o0", "A title", None, "cpu", BOTH)
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, r"lamp_1 also needs option_1, option_2: add --field option_1=… --field option_2=…"),
+        ({"option_1": "First"}, r"also needs option_2: add"),
+        ({**BOTH, "option_2": "  "}, r"also needs option_2"),
+        ({**BOTH, "option_3": "x"}, r"'option_3'.*lamp_1 has option_1, option_2"),
+        ({**BOTH, "title": "x"}, r"'title'.*beside the text \(title\)"),
+        ({**BOTH, "option_1": "\ud800"}, r"not valid Unicode"),
+    ],
+)
+def test_a_query_of_several_fields_needs_them_all(run: Run, fields: dict[str, str], expected: str) -> None:
+    with pytest.raises(ConfigError, match=expected):
+        ask(run, "t0", "A title", None, "cpu", fields)
+
+
+def test_the_query_has_its_fields_when_it_is_asked(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from oppu_core.pipeline import VariantWork
+
+    seen = []
+
+    def remember(self: VariantWork, user: User, query: Query) -> dict[str, str]:
+        seen.append((user.user_id, query.fields, query.history_len))
+        return {"non_personalized": "[1]"}
+
+    monkeypatch.setattr(VariantWork, "ask", remember)
+    options = read_fields(["option_2=Second=2", "option_1=First"])
+    assert ask(run, "t1", "A title", None, "cpu", options) == {"non_personalized": "[1]"}
+    fields = {"title": "A title", "option_1": "First", "option_2": "Second=2"}
+    assert seen == [("t1", fields, 1)] and list(fields) == list(seen[0][1])
+
+
+@pytest.mark.parametrize("texts", [["option_1"], ["a=1", "a=2"]])
+def test_a_field_option_that_cannot_be_read_is_refused(texts: list[str]) -> None:
+    with pytest.raises(ConfigError, match="write name=text, each name once"):
+        read_fields(texts)
