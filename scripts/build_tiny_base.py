@@ -9,11 +9,12 @@ Seeded: the same command on the same machine gives the same folder.
 """
 
 import argparse
+import concurrent.futures
 import json
 import math
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -21,17 +22,18 @@ from oppu_core.data.sample import GRAMMARS, world_texts
 from oppu_core.models import TINY_FOLDER, TextCodec
 from oppu_core.prompts import PromptMaker
 from oppu_core.retrieval import BM25Retriever
-from oppu_core.tasks import TASKS
+from oppu_core.tasks import TASKS, Task
 from rich.console import Console
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 CONTEXT = 512
-VOCABULARY = 2048
+VOCABULARY = 3072
 SPECIAL = ["<s>", "</s>", "<pad>"]
 # Prompt constructions and their share of the texts; the same ones that the main table is made of.
 VARIANTS = (("base", 0.6), ("rag_k1", 0.2), ("pag_k0", 0.12), ("pag_k1", 0.04), ("rag_k2", 0.04))
 CONTEXT_LOSS = 0.1  # weight of a prompt's tokens beside an answer's
+CONTEXT_SHARE = 0.25  # how many of a prompt's tokens are asked: the output head is a third of the work
 
 
 class _Unlimited:
@@ -49,8 +51,8 @@ class _Unlimited:
 def documents(seed: int) -> Iterator[list[tuple[str, str]]]:
     """An endless stream of documents, each a list of (text, answer) pieces of one passing user.
 
-    Half of them are plain lists of history lines (many answers for few tokens), half are one prompt with its
-    answer.
+    Half of them are plain lists: a history's items as personal training reads them and a query, without
+    instructions (many answers for few tokens). Half are one prompt with its answer.
     """
     rng = random.Random(f"tiny base/{seed}")
     makers = {
@@ -62,14 +64,20 @@ def documents(seed: int) -> Iterator[list[tuple[str, str]]]:
         task = TASKS[rng.choice(sorted(GRAMMARS))]
         if rng.random() < 0.5:
             user = world_texts(task, rng, 6)
-            yield [
-                (f"{task.query_text(item.fields)}", item.fields[task.output_field]) for item in user.history
-            ]
+            pieces = [piece for item in user.history if (piece := _piece(task, item.fields))]
+            yield [*pieces, *((task.query_text(query.fields), query.gold or "") for query in user.queries)]
         else:
             variant = rng.choices(variants, weights)[0]
             user = world_texts(task, rng, 0 if variant == "base" else rng.randrange(4, 16))
             for example in makers[task.name].query_examples(variant, user):
                 yield [(example.prompt, example.answer)]
+
+
+def _piece(task: Task, fields: Mapping[str, str]) -> tuple[str, str] | None:
+    """A history item as personal training reads it, without the instruction."""
+    if task.output_field is not None:
+        return task.query_text(fields), fields[task.output_field]
+    return next((pair for form in task.personal_formats if (pair := form.render(fields))), None)
 
 
 def tokenize(document: list[tuple[str, str]], codec: TextCodec) -> tuple[list[int], list[bool]]:
@@ -138,24 +146,10 @@ def train_tokenizer(seed: int, texts: int) -> PreTrainedTokenizerFast:
     )
 
 
-def main() -> None:
-    """Train tokenizer and model, and write the folder."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--out", type=Path, default=TINY_FOLDER)
-    parser.add_argument("--steps", type=int, default=4000)
-    parser.add_argument("--batch-tokens", type=int, default=2048)
-    parser.add_argument("--learning-rate", type=float, default=3e-3)
-    parser.add_argument("--hidden", type=int, default=128)
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    console = Console()
-
-    torch.manual_seed(args.seed)
-    tokenizer = train_tokenizer(args.seed, 20_000)
-    codec = TextCodec(tokenizer, CONTEXT)
+def train(args: argparse.Namespace, codec: TextCodec, console: Console) -> LlamaForCausalLM:
+    """A model pretrained for `args.steps` steps."""
     config = LlamaConfig(
-        vocab_size=len(tokenizer),
+        vocab_size=len(codec.tokenizer),
         hidden_size=args.hidden,
         intermediate_size=3 * args.hidden,
         num_hidden_layers=args.layers,
@@ -167,8 +161,7 @@ def main() -> None:
         pad_token_id=2,
     )
     model = LlamaForCausalLM(config)
-    size = sum(parameter.numel() for parameter in model.parameters())
-    console.print(f"{size:,} parameters, vocabulary {len(tokenizer):,}")
+    console.print(f"{model.num_parameters():,} parameters, vocabulary {len(codec.tokenizer):,}")
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=args.learning_rate, weight_decay=0.1, betas=(0.9, 0.98)
     )
@@ -179,23 +172,49 @@ def main() -> None:
 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
     stream = batches(args.seed + 1, codec, args.batch_tokens)
+    ahead = concurrent.futures.ThreadPoolExecutor(1)  # texts are made while the model computes
+    upcoming = ahead.submit(next, stream)
     start = time.monotonic()
     for step in range(args.steps):
-        ids_BT, is_token_BT, is_answer_BT = next(stream)
-        logits_BTV = model(input_ids=ids_BT, attention_mask=is_token_BT.long()).logits[:, :-1]
-        losses_BT = torch.nn.functional.cross_entropy(logits_BTV.mT, ids_BT[:, 1:], reduction="none")
-        is_answer_BT, is_token_BT = is_answer_BT[:, 1:], is_token_BT[:, 1:]
-        weights_BT = is_answer_BT + CONTEXT_LOSS * (is_token_BT - is_answer_BT)
-        loss = (losses_BT * weights_BT).sum() / weights_BT.sum()
+        ids_BT, is_token_BT, is_answer_BT = upcoming.result()
+        upcoming = ahead.submit(next, stream)
+        hidden_BTd = model.model(input_ids=ids_BT, attention_mask=is_token_BT.long()).last_hidden_state
+        is_answer_BT = is_answer_BT[:, 1:] > 0
+        sampled_BT = torch.rand(is_answer_BT.shape) < CONTEXT_SHARE
+        kept_BT = is_answer_BT | (sampled_BT & (is_token_BT[:, 1:] > 0))
+        logits_NV = model.lm_head(hidden_BTd[:, :-1][kept_BT])
+        losses_N = torch.nn.functional.cross_entropy(logits_NV, ids_BT[:, 1:][kept_BT], reduction="none")
+        is_answer_N = is_answer_BT[kept_BT].float()
+        weights_N = is_answer_N + CONTEXT_LOSS / CONTEXT_SHARE * (1 - is_answer_N)
+        loss = (losses_N * weights_N).sum() / weights_N.sum()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
         if step % 100 == 0:
-            answers = ((losses_BT * is_answer_BT).sum() / is_answer_BT.sum()).item()
+            answers = ((losses_N * is_answer_N).sum() / is_answer_N.sum()).item()
             seconds = time.monotonic() - start
             console.print(f"step {step:5d}  loss {loss.item():.3f}  answers {answers:.3f}  {seconds:.0f} s")
+    return model
+
+
+def main() -> None:
+    """Train tokenizer and model, and write the folder."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--out", type=Path, default=TINY_FOLDER)
+    parser.add_argument("--steps", type=int, default=4500)
+    parser.add_argument("--batch-tokens", type=int, default=2048)
+    parser.add_argument("--learning-rate", type=float, default=3e-3)
+    parser.add_argument("--hidden", type=int, default=128)
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+
+    torch.manual_seed(args.seed)
+    tokenizer = train_tokenizer(args.seed, 8_000)
+    model = train(args, TextCodec(tokenizer, CONTEXT), Console())
+    size = model.num_parameters()
 
     args.out.mkdir(parents=True, exist_ok=True)
     model.half().save_pretrained(args.out)

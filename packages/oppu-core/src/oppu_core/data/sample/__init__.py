@@ -1,6 +1,6 @@
 """The sample world: planted users in plain English, with nothing to download.
 
-:mod:`world` is the mechanism, :mod:`tagging` and :mod:`headlines` are grammars that plug into it.
+:mod:`world` is the mechanism; the grammars of the tasks plug into it.
 """
 
 from oppu_core.data.sample.world import GRAMMARS, sample_users, world_texts

@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from oppu_core.data.sample.words import NAMES, TOWNS
+from oppu_core.data.sample.words import NAMES, TOWNS, WHEN
 from oppu_core.tasks import TASKS
 
 NOISE = 0.03  # how often a part of a headline falls out of the user's style
@@ -18,7 +18,6 @@ NOISE = 0.03  # how often a part of a headline falls out of the user's style
 OPENERS = ("", "breaking:", "just in:", "exclusive:", "update:", "in brief:", "local news:", "first look:")
 ADJECTIVES = ("", "big", "new", "long-awaited", "surprise", "much-discussed")
 CLOSINGS = ("", "!", ".")
-WHEN = ("on Monday", "on Tuesday", "on Friday", "on Sunday", "last night", "this morning", "this week")
 COMMENTS = (
     "said the decision was not easy",
     "said more news would follow soon",
@@ -121,6 +120,11 @@ CASINGS: dict[str, Callable[[str], str]] = {
 }
 
 
+def own_or_slip(own: str, choices: tuple[str, ...], rng: random.Random | None) -> str:
+    """A part of an answer: the user's own, seldom any of the choices, and never so without `rng`."""
+    return rng.choice(choices) if rng is not None and rng.random() < NOISE else own
+
+
 class Scene(NamedTuple):
     """What happened where."""
 
@@ -181,17 +185,17 @@ class HeadlineGrammar:
             f"{scene.speaker} {scene.comment}."
         }
 
+    def item(self, scene: Scene, preferences: Style, rng: random.Random) -> Mapping[str, str]:
+        """The scene with the user's answer."""
+        return {**self.fields(scene), "title": self.answer(scene, preferences, rng)}
+
     def answer(self, scene: Scene, preferences: Style, rng: random.Random | None) -> str:
         """The user's headline; without `rng`, without noise (the oracle)."""
-
-        def pick(own: str, choices: tuple[str, ...]) -> str:
-            return rng.choice(choices) if rng is not None and rng.random() < NOISE else own
-
         event = EVENTS[scene.event]
-        opener = pick(preferences.openers[event.good], OPENERS)
-        adjective = pick(preferences.adjective, ADJECTIVES)
-        form = pick(preferences.forms[event.desk], tuple(FORMS))
-        closing = pick(preferences.closing, CLOSINGS)
+        opener = own_or_slip(preferences.openers[event.good], OPENERS, rng)
+        adjective = own_or_slip(preferences.adjective, ADJECTIVES, rng)
+        form = own_or_slip(preferences.forms[event.desk], tuple(FORMS), rng)
+        closing = own_or_slip(preferences.closing, CLOSINGS, rng)
         verb, participle = event.verbs[preferences.verbs[scene.event]]
         thing = f"{adjective} {scene.thing}".strip()
         phrase = f"{opener} {FORMS[form](scene.town, scene.agent, verb, participle, thing)}".strip()

@@ -1,19 +1,7 @@
-"""Planted movie taggers: a description evokes three tags, and each user ranks all tags in an own order.
+"""Planted movie taggers: a description evokes three tags, and each user ranks all tags in an own order."""
 
-The user's answer is the evoked tag that ranks highest. A query alone says which three tags are possible,
-not which one this user would choose; no single tag dominates, and a retrieved item tells the order of only
-one pair or triple.
-"""
-
-import random
-from collections.abc import Mapping
-from typing import NamedTuple
-
-from oppu_core.data.sample.words import JOBS, NAMES, TOWNS
+from oppu_core.data.sample.ranked import RankedGrammar
 from oppu_core.tasks import TASKS
-
-NOISE = 0.04  # how often a user picks another of the evoked tags
-EVOKED = 3
 
 SENTENCES: dict[str, tuple[str, ...]] = {
     "sci-fi": (
@@ -138,37 +126,4 @@ SENTENCES: dict[str, tuple[str, ...]] = {
     ),
 }
 
-
-class Scene(NamedTuple):
-    """A movie: its neutral opening and the evoked tags with the sentences that evoke them."""
-
-    opening: str
-    tags: tuple[str, ...]
-    sentences: tuple[str, ...]
-
-
-class TaggingGrammar:
-    """The grammar of ``lamp_2m``; preferences are a ranking of all tags, best first."""
-
-    task = TASKS["lamp_2m"]
-
-    def preferences(self, rng: random.Random) -> tuple[str, ...]:
-        """A user's own order of the tags."""
-        return tuple(rng.sample(self.task.labels, len(self.task.labels)))
-
-    def scene(self, rng: random.Random) -> Scene:
-        """A movie that nobody has tagged yet."""
-        tags = tuple(rng.sample(self.task.labels, EVOKED))
-        opening = f"{rng.choice(NAMES)} is a {rng.choice(JOBS)} in {rng.choice(TOWNS)}."
-        return Scene(opening, tags, tuple(rng.choice(SENTENCES[tag]) for tag in tags))
-
-    def fields(self, scene: Scene) -> Mapping[str, str]:
-        """The input fields of an item or query about this movie."""
-        return {"description": " ".join((scene.opening, *scene.sentences))}
-
-    def answer(self, scene: Scene, preferences: tuple[str, ...], rng: random.Random | None) -> str:
-        """The user's tag; without `rng`, without noise (the oracle)."""
-        best = min(scene.tags, key=preferences.index)
-        if rng is not None and rng.random() < NOISE:
-            return rng.choice([tag for tag in scene.tags if tag != best])
-        return best
+TAGGING = RankedGrammar(TASKS["lamp_2m"], SENTENCES, "{name} is a {job} in {town}.")

@@ -1,4 +1,4 @@
-"""Names, trades and places of the sample world; none of them hints at an answer."""
+"""Names, trades, places and days of the sample world; none of them hints at an answer."""
 
 NAMES = (
     "Ada Bell",
@@ -70,3 +70,5 @@ TOWNS = (
     "Kestrel",
     "Brackwater",
 )
+
+WHEN = ("on Monday", "on Tuesday", "on Friday", "on Sunday", "last night", "this morning", "this week")

@@ -14,8 +14,13 @@ import random
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, Protocol
 
+from oppu_core.data.sample.categories import CATEGORIES
+from oppu_core.data.sample.citations import CitationGrammar
 from oppu_core.data.sample.headlines import HeadlineGrammar
-from oppu_core.data.sample.tagging import TaggingGrammar
+from oppu_core.data.sample.ratings import RatingGrammar
+from oppu_core.data.sample.tagging import TAGGING
+from oppu_core.data.sample.titles import TitleGrammar
+from oppu_core.data.sample.tweets import TweetGrammar
 from oppu_core.data.types import SPLITS, HistoryItem, Query, Split, User
 from oppu_core.tasks import Task
 
@@ -27,7 +32,9 @@ _FIRST_DAY = datetime.date(2020, 1, 1)
 class Grammar(Protocol):
     """What a task adds to the world. Preferences and scenes are the grammar's own types."""
 
-    task: Task
+    @property
+    def task(self) -> Task:
+        """The task whose items, queries and answers it makes."""
 
     def preferences(self, rng: random.Random) -> Any:
         """Draw a user's planted preferences."""
@@ -36,23 +43,38 @@ class Grammar(Protocol):
         """Draw something to be answered; no user is involved."""
 
     def fields(self, scene: Any) -> Mapping[str, str]:
-        """The task's input fields for a scene."""
+        """The task's input fields for a scene; no user is involved, so a query gives nothing away."""
+
+    def item(self, scene: Any, preferences: Any, rng: random.Random) -> Mapping[str, str]:
+        """The history fields that the user leaves behind for a scene."""
 
     def answer(self, scene: Any, preferences: Any, rng: random.Random | None) -> str:
         """How the user answers; without `rng` the most probable answer (the oracle)."""
 
 
-GRAMMARS: dict[str, Grammar] = {g.task.name: g for g in (TaggingGrammar(), HeadlineGrammar())}
+GRAMMARS: dict[str, Grammar] = {
+    g.task.name: g
+    for g in (
+        CitationGrammar(),
+        CATEGORIES,
+        TAGGING,
+        RatingGrammar(),
+        HeadlineGrammar(),
+        TitleGrammar(),
+        TweetGrammar(),
+    )
+}
 
 
-def _scene_for(grammar: Grammar, audience: Audience, rng: random.Random) -> tuple[Any, Mapping[str, str]]:
-    """Draw scenes until one belongs to this audience."""
+def _scene_for(grammar: Grammar, audience: Audience, rng: random.Random) -> tuple[Any, str]:
+    """Draw scenes until one belongs to this audience: the scene, and the text that decides it."""
     while True:
         scene = grammar.scene(rng)
         fields = grammar.fields(scene)
-        text = "\n".join(fields[name] for name in grammar.task.input_fields)
+        # The part of a query that a history holds too: a paper's title without the options of a query.
+        text = "\n".join(fields[name] for name in fields if name in grammar.task.history_fields)
         if hashlib.sha256(text.encode()).digest()[0] % 16 in _SHARE[audience]:
-            return scene, fields
+            return scene, text
 
 
 def _world_user(
@@ -68,21 +90,20 @@ def _world_user(
     history: list[HistoryItem] = []
     asked: list[Query] = []
     while len(asked) < queries:
-        scene, fields = _scene_for(grammar, split, rng)
-        text = "\n".join(fields.values())
+        scene, text = _scene_for(grammar, split, rng)
         if text in seen:
             continue
         seen.add(text)
         number = len(seen)
         day += datetime.timedelta(days=rng.randrange(1, 4))
-        gold = grammar.answer(scene, preferences, rng)
         item_id = f"{split}-{index:03d}-{number:04d}"
         if len(history) < length:
-            assert grammar.task.output_field is not None
-            item = {**fields, grammar.task.output_field: gold}
+            item = grammar.item(scene, preferences, rng)
             history.append(HistoryItem(item_id, item, day.isoformat()))
         else:
-            asked.append(Query(item_id, fields, gold, length, grammar.answer(scene, preferences, None)))
+            gold = grammar.answer(scene, preferences, rng)
+            oracle = grammar.answer(scene, preferences, None)
+            asked.append(Query(item_id, grammar.fields(scene), gold, length, oracle))
     return User(f"{split}-{index:03d}", split, tuple(history), tuple(asked))
 
 
@@ -122,12 +143,10 @@ def world_texts(task: Task, rng: random.Random, items: int) -> User:
     """
     grammar = GRAMMARS[task.name]
     preferences = grammar.preferences(rng)
-    assert task.output_field is not None
     history = []
     for number in range(items):
-        scene, fields = _scene_for(grammar, "pretraining", rng)
-        item = {**fields, task.output_field: grammar.answer(scene, preferences, rng)}
-        history.append(HistoryItem(str(number), item))
-    scene, fields = _scene_for(grammar, "pretraining", rng)
-    query = Query("query", fields, grammar.answer(scene, preferences, rng), items)
+        scene, _ = _scene_for(grammar, "pretraining", rng)
+        history.append(HistoryItem(str(number), grammar.item(scene, preferences, rng)))
+    scene, _ = _scene_for(grammar, "pretraining", rng)
+    query = Query("query", grammar.fields(scene), grammar.answer(scene, preferences, rng), items)
     return User("pretraining", "others", tuple(history), (query,))
