@@ -32,6 +32,7 @@ def main() -> None:
     parser.add_argument("--learning-rates", type=float, nargs="+", default=[1e-4, 1e-3, 3e-3, 1e-2])
     parser.add_argument("--epochs", type=int, nargs="+", default=[6])
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[8])
+    parser.add_argument("--peft", choices=["lora", "ia3", "prompt_tuning"], default="lora")
     parser.add_argument("--variant", default="base", help="base, rag_k1 or pag_k0")
     parser.add_argument("--users", type=int, default=None, help="only the first N test users")
     parser.add_argument("--set", dest="overrides", action="append", default=[], help="as in `oppu run`")
@@ -59,6 +60,7 @@ def main() -> None:
                 seed=0,
                 users=args.users,
                 sample=False,
+                peft=args.peft,
             )
             run = start_run(Path(folder) / str(number), config)
             before = {entry.folder for entry in Store(run.store_path).entries()}

@@ -266,7 +266,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "no tokenizer": (
         lambda folder: [file.unlink() for file in folder.glob("tokenizer*")],
-        "cannot be loaded",
+        r"^The base in \S+ has no tokenizer that can be loaded; it needs .*tokenizer\.json [^\n]*$",
     ),
 }
 

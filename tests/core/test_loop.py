@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from oppu_core.errors import ModelError, TrainingError
+from oppu_core.errors import ConfigError, ModelError, TrainingError
 from oppu_core.models import Base, load_base
 from oppu_core.packing import TokenizedExample, collate, epoch_order, tokenize
 from oppu_core.prompts import Example
@@ -303,7 +303,7 @@ def test_nothing_to_train_on_is_an_error(base: Base) -> None:
 
 def test_a_base_without_the_targeted_modules_is_refused(base: Base) -> None:
     config = dataclasses.replace(CONFIG, targets=("q_proj", "c_attn"))
-    with pytest.raises(ModelError, match=r"no module called c_attn .*q_proj.*--set personal\.targets"):
+    with pytest.raises(ConfigError, match=r"no module called c_attn .*q_proj.*--set personal\.targets"):
         attach(base.model, config)
 
 

@@ -1,7 +1,8 @@
 """Text in, text out: batched generation with whatever adapters the model carries at the moment.
 
 Knows nothing of users or tasks. Prompts are sorted by length and padded on the left; greedy answers do not
-depend on which prompts share a batch (up to the rounding of padded arithmetic).
+depend on which prompts share a batch (up to the rounding of padded arithmetic). A soft prompt stands between
+padding and prompt: PEFT's own generation puts it before the padding, at a distance that the batch decides.
 """
 
 import dataclasses
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 
 from oppu_core.models import TextCodec
+from oppu_core.training.peft_methods import soft_prompt
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +51,9 @@ def generate(
         batch_size: Prompts at a time; 1 when sampling, so that an answer depends on its own seed alone.
         sampling: None is greedy.
     """
-    rows = [codec.prompt_ids(prompt) for prompt in prompts]
+    prefix_Vd = soft_prompt(model)
+    prefix = 0 if prefix_Vd is None else len(prefix_Vd)
+    rows = [[codec.pad_id] * prefix + codec.prompt_ids(prompt) for prompt in prompts]
     answers = [""] * len(rows)
     for batch in plan_batches([len(row) for row in rows], 1 if sampling else batch_size):
         width = max(len(rows[index]) for index in batch)
@@ -58,6 +62,15 @@ def generate(
         for b, index in enumerate(batch):
             ids_BT[b, width - len(rows[index]) :] = torch.tensor(rows[index])
             mask_BT[b, width - len(rows[index]) :] = 1
+        inputs = {"input_ids": ids_BT.to(model.device)}
+        carrier, start = model, width
+        if prefix_Vd is not None:
+            carrier, start = model.get_base_model(), 0  # asked with embeddings, it returns new tokens alone
+            embeddings_BTd = carrier.get_input_embeddings()(ids_BT.to(model.device)).detach().clone()
+            for b, index in enumerate(batch):
+                first = width - len(rows[index])
+                embeddings_BTd[b, first : first + prefix] = prefix_Vd.detach()
+            inputs = {"inputs_embeds": embeddings_BTd}
         settings: dict[str, Any] = {"do_sample": False}
         if sampling:
             key = f"{sampling.seed}/{prompts[batch[0]]}".encode()
@@ -69,8 +82,8 @@ def generate(
                 "top_p": sampling.top_p,
             }
         with torch.inference_mode():
-            output_BT = model.generate(
-                input_ids=ids_BT.to(model.device),
+            output_BT = carrier.generate(
+                **inputs,
                 attention_mask=mask_BT.to(model.device),
                 max_new_tokens=max_new_tokens,
                 eos_token_id=codec.stop_ids,
@@ -78,5 +91,5 @@ def generate(
                 **settings,
             )
         for b, index in enumerate(batch):
-            answers[index] = codec.answer_text(output_BT[b, width:].tolist())
+            answers[index] = codec.answer_text(output_BT[b, start:].tolist())
     return answers

@@ -6,12 +6,21 @@
 import dataclasses
 import functools
 import hashlib
+import logging
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    GenerationConfig,
+)
+from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
 from oppu_core.errors import ConfigError, DataError, ModelError
@@ -20,7 +29,9 @@ from oppu_core.files import file_sha256, read_json
 TINY = "tiny"
 TINY_FOLDER = Path(__file__).parent / "tiny_base"
 Dtype = Literal["float32", "bfloat16", "float16"]
+Quantize = Literal["nf4", "int8"]
 transformers_logging.disable_progress_bar()  # a bar for loading weights would cut through ours
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it tells of every cast of every int8 product
 MAX_LENGTH = 2048  # tokens of prompt and answer together, as in the authors' code
 
 
@@ -42,6 +53,10 @@ class TextCodec:
         # SentencePiece-style tokenizers put a space before the first word themselves.
         pieces = tokenizer.tokenize("a")
         self._lead = "" if pieces and pieces[0].startswith("▁") else " "
+
+    def leaving(self, tokens: int) -> "TextCodec":
+        """The same for a context of which so many tokens are taken."""
+        return TextCodec(self.tokenizer, self.context - tokens)
 
     def prompt_ids(self, text: str) -> list[int]:
         """Token ids of a prompt, with the special tokens that this tokenizer puts in front."""
@@ -80,13 +95,15 @@ class BaseIdentity:
 
     Attributes:
         fingerprint: The sha256 over configuration, tokenizer and weights.
-        dtype: The type of its weights in memory.
+        dtype: The type of its weights in memory; of what is computed with them where they are quantized.
         context: How many tokens prompt and answer may have together.
+        quantize: How its weights were quantized on loading.
     """
 
     fingerprint: str
     dtype: Dtype
     context: int
+    quantize: Quantize | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +131,8 @@ class Base:
     @property
     def parameters(self) -> int:
         """How many parameters the model has."""
-        return sum(parameter.numel() for parameter in self.model.parameters())
+        count: int = self.model.num_parameters()
+        return count
 
 
 def pick_device(name: str) -> torch.device:
@@ -154,7 +172,7 @@ def base_folder(name: str) -> Path:
         from huggingface_hub import snapshot_download
 
         try:
-            patterns = ["*.json", "*.safetensors", "*.model", "*.txt"]
+            patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
             folder = Path(snapshot_download(name, allow_patterns=patterns))
         except Exception as error:  # the hub client raises many kinds; all mean the same to the user
             raise ModelError(
@@ -167,7 +185,43 @@ def base_folder(name: str) -> Path:
     return folder
 
 
-def base_identity(folder: Path, dtype: Dtype) -> BaseIdentity:
+def _read_config(folder: Path) -> Mapping[str, Any]:
+    try:
+        config = read_json(folder / "config.json")
+    except DataError as error:
+        raise ModelError(f"The base in {folder} cannot be loaded: {error}") from error
+    if not isinstance(config, dict):
+        raise ModelError(f"{folder / 'config.json'} is no model configuration.")
+    if "auto_map" in config:
+        raise ModelError(f"The base in {folder} brings code of its own (auto_map), which is never run.")
+    return config
+
+
+def base_skeleton(folder: Path) -> Any:
+    """A base without its weights (on torch's meta device): its modules, from ``config.json`` alone.
+
+    Raises:
+        ModelError: the configuration is none of a causal language model.
+    """
+    _read_config(folder)
+    try:
+        config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except Exception as error:  # transformers raises many kinds for a broken configuration
+        raise ModelError(f"The base in {folder} cannot be loaded: {type(error).__name__}: {error}") from error
+
+
+def projection_names(model: Any) -> list[str]:
+    """The full names of a model's linear maps, also of those that carry an adapter already."""
+    return [
+        name.removesuffix(".base_layer")
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear | Conv1D)
+    ]
+
+
+def base_identity(folder: Path, dtype: Dtype, quantize: Quantize | None = None) -> BaseIdentity:
     """What a model folder's answers depend on, from its files alone.
 
     Raises:
@@ -180,40 +234,56 @@ def base_identity(folder: Path, dtype: Dtype) -> BaseIdentity:
             and file.name != "generation_config.json"
         ):
             digest.update(f"{file.name} {file_sha256(file)}\n".encode())
-    try:
-        config = read_json(folder / "config.json")
-    except DataError as error:
-        raise ModelError(f"The base in {folder} cannot be loaded: {error}") from error
-    if not isinstance(config, dict):
-        raise ModelError(f"{folder / 'config.json'} is no model configuration.")
-    if "auto_map" in config:
-        raise ModelError(f"The base in {folder} brings code of its own (auto_map), which is never run.")
+    config = _read_config(folder)
     lengths = (config.get(key) for key in ("max_position_embeddings", "n_positions", "n_ctx"))
     context = min([MAX_LENGTH, *(length for length in lengths if isinstance(length, int))])
-    return BaseIdentity(digest.hexdigest(), dtype, context)
+    return BaseIdentity(digest.hexdigest(), dtype, context, quantize)
 
 
-def load_base(name: str, dtype: Dtype = "float32", device: str = "auto") -> Base:
+def load_base(
+    name: str, dtype: Dtype = "float32", device: str = "auto", quantize: Quantize | None = None
+) -> Base:
     """Load a base for training adapters and answering.
 
     Args:
         name: ``tiny``, a folder, or a hub id.
         dtype: The type of the frozen weights; adapters are always float32.
         device: ``auto``, ``cpu``, ``cuda`` …
+        quantize: Hold its linear maps in 4 bits (QLoRA's NF4) or 8 bits (LLM.int8), computing in `dtype`.
+            8 bits look for outliers in the whole batch, so that answers can depend on what shares it.
 
     Raises:
-        ModelError: it cannot be loaded, or has no end-of-text token.
+        ModelError: it cannot be loaded, or has no tokenizer with an end-of-text token.
     """
     target = pick_device(device)
     folder = base_folder(name)
-    identity = base_identity(folder, dtype)
+    identity = base_identity(folder, dtype, quantize)
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
-        model = AutoModelForCausalLM.from_pretrained(
-            str(folder), dtype=getattr(torch, dtype), use_safetensors=True, trust_remote_code=False
-        )
     except Exception as error:  # transformers raises many kinds for a broken folder
+        raise ModelError(
+            f"The base in {folder} has no tokenizer that can be loaded; "
+            "it needs the model's own tokenizer.json and tokenizer_config.json beside the weights."
+        ) from error
+    options: dict[str, Any] = {}
+    if quantize:
+        options = {"quantization_config": _quantization(quantize, dtype), "device_map": {"": target}}
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            str(folder), dtype=getattr(torch, dtype), use_safetensors=True, trust_remote_code=False, **options
+        )
+    except Exception as error:
         raise ModelError(f"The base in {folder} cannot be loaded: {type(error).__name__}: {error}") from error
     model.generation_config = GenerationConfig()  # no penalties or beams of the folder's: greedy is greedy
-    model = model.to(target).eval().requires_grad_(False)
+    if not quantize:  # else it lies where it belongs; bitsandbytes refuses to move it
+        model = model.to(target)
+    model = model.eval().requires_grad_(False)
     return Base(name, model, TextCodec(tokenizer, identity.context), identity)
+
+
+def _quantization(quantize: Quantize, dtype: Dtype) -> BitsAndBytesConfig:
+    if quantize == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=getattr(torch, dtype)
+    )

@@ -1,8 +1,12 @@
 """Training settings, as data: the paper's per task, and measured ones for small bases."""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
+from oppu_core.training.families import LLAMA, default_targets
+
+Peft = Literal["lora", "ia3", "prompt_tuning"]
 PresetName = Literal["paper", "small", "tiny"]
 Preset = Literal["auto", "paper", "small", "tiny"]
 
@@ -14,11 +18,13 @@ class TrainConfig:
     The defaults are the authors', but for the dropout.
 
     Attributes:
-        targets: The projections that get a LoRA, by the last part of their module names.
+        targets: The projections that are adapted, by the end of their module names; none in prompt tuning.
         learning_rate: Peak of AdamW's linear schedule.
         epochs: Passes over the examples.
         batch_size: Examples a step.
-        seed: For the initial A matrices and the order of examples.
+        seed: For the initial weights and the order of examples.
+        method: LoRA, (IA)³ (Liu et al., 2022) or prompt tuning (Lester et al., 2021).
+        virtual_tokens: How many embeddings prompt tuning learns; they take their place in the context.
         rank: LoRA r.
         alpha: LoRA scaling numerator; the update is (alpha / rank) B A.
         dropout: LoRA dropout; 0 so that fast and plain training agree (the authors' code has 0.05).
@@ -33,6 +39,8 @@ class TrainConfig:
     epochs: int
     batch_size: int
     seed: int
+    method: Peft = "lora"
+    virtual_tokens: int = 20
     rank: int = 8
     alpha: int = 8
     dropout: float = 0.0
@@ -40,6 +48,11 @@ class TrainConfig:
     warmup: float = 0.1
     max_grad_norm: float = 0.3
     gradient_checkpointing: bool = False
+
+    @property
+    def prefix(self) -> int:
+        """How many tokens of the context the adapter takes."""
+        return self.virtual_tokens if self.method == "prompt_tuning" else 0
 
 
 # (epochs, batch size) of personal training: OPPU Table 5.
@@ -53,8 +66,18 @@ PAPER_EPOCHS: dict[str, tuple[int, int]] = {
     "lamp_7": (2, 8),
 }
 
-PERSONAL = ("q_proj", "v_proj")
-ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+# The roles of the projections that are adapted (training/families.py has their names).
+TASK_ROLES = ("query", "key", "value", "output")
+PERSONAL_ROLES: Mapping[Peft, tuple[str, ...]] = {
+    "lora": ("query", "value"),
+    "ia3": ("key", "value", "down"),
+    "prompt_tuning": (),
+}
+PERSONAL_RATES: Mapping[Peft, Mapping[PresetName, float]] = {
+    "lora": {"paper": 1e-4, "small": 3e-3, "tiny": 3e-2},
+    "ia3": {"paper": 3e-3, "small": 1e-2, "tiny": 3e-2},
+    "prompt_tuning": {"paper": 3e-2, "small": 1e-1, "tiny": 3e-1},
+}
 
 
 def resolve_preset(preset: Preset, parameters: int) -> PresetName:
@@ -64,19 +87,35 @@ def resolve_preset(preset: Preset, parameters: int) -> PresetName:
     return "tiny" if parameters < 3_000_000 else "small" if parameters < 100_000_000 else "paper"
 
 
-def task_config(task: str, preset: PresetName, seed: int) -> TrainConfig:
+def task_config(task: str, preset: PresetName, seed: int, projections: Sequence[str] = LLAMA) -> TrainConfig:
     """Settings for a task LoRA: the authors' (their ``out_proj``, which Llama lacks, read as ``o_proj``)."""
     rate = {"paper": 1e-4, "small": 1e-3, "tiny": 2e-3}[preset]
     epochs, batch_size = (2, 16) if preset == "tiny" else (3, _paper(task)[1])
-    return TrainConfig(ATTENTION, learning_rate=rate, epochs=epochs, batch_size=batch_size, seed=seed)
+    return TrainConfig(
+        default_targets(TASK_ROLES, projections),
+        learning_rate=rate,
+        epochs=epochs,
+        batch_size=batch_size,
+        seed=seed,
+    )
 
 
-def personal_config(task: str, preset: PresetName, seed: int) -> TrainConfig:
+def personal_config(
+    task: str, preset: PresetName, seed: int, projections: Sequence[str] = LLAMA, method: Peft = "lora"
+) -> TrainConfig:
     """Settings for a personal adapter: Table 5 and the authors' code; a small base needs a higher rate
     (docs/presets.md)."""
-    rate = {"paper": 1e-4, "small": 3e-3, "tiny": 3e-2}[preset]
     epochs, batch_size = (6, 8) if preset == "tiny" else _paper(task)
-    return TrainConfig(PERSONAL, learning_rate=rate, epochs=epochs, batch_size=batch_size, seed=seed)
+    return TrainConfig(
+        default_targets(PERSONAL_ROLES[method], projections),
+        learning_rate=PERSONAL_RATES[method][preset],
+        epochs=epochs,
+        batch_size=batch_size,
+        seed=seed,
+        method=method,
+        # LoRA's B decays to no change; a scale or an embedding would decay to zero.
+        weight_decay=1e-2 if method == "lora" else 0.0,
+    )
 
 
 def _paper(task: str) -> tuple[int, int]:

@@ -14,7 +14,7 @@ from transformers import get_linear_schedule_with_warmup
 from oppu_core.errors import TrainingError
 from oppu_core.packing import IGNORED, Batch, TokenizedExample, collate, epoch_order
 from oppu_core.training.config import TrainConfig
-from oppu_core.training.peft_methods import training_mode
+from oppu_core.training.peft_methods import soft_prompt, training_mode
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,12 +47,17 @@ class Trained:
 def target_loss(model: Any, batch: Batch) -> torch.Tensor:
     """Mean cross entropy of the target tokens, each given what stands before it: CE(Θ(φ(x)), r).
 
-    The output head is only asked at positions of which some row predicts a target.
+    The output head is only asked at positions of which some row predicts a target; a soft prompt in front
+    shifts them.
     """
     next_BT = batch.labels_BT[:, 1:]
     positions_P = (next_BT != IGNORED).any(dim=0).nonzero().squeeze(1)
+    prefix_Vd = soft_prompt(model)
     logits_BPV = model(
-        input_ids=batch.ids_BT, attention_mask=batch.mask_BT, use_cache=False, logits_to_keep=positions_P
+        input_ids=batch.ids_BT,
+        attention_mask=batch.mask_BT,
+        use_cache=False,
+        logits_to_keep=positions_P if prefix_Vd is None else positions_P + len(prefix_Vd),
     ).logits
     return torch.nn.functional.cross_entropy(
         logits_BPV.float().flatten(0, 1), next_BT[:, positions_P].flatten(), ignore_index=IGNORED

@@ -1,4 +1,4 @@
-"""Personal adapters: one LoRA per test user, trained on nothing but that user's own history.
+"""Personal adapters: one per test user, trained on nothing but that user's own history.
 
 The readable loop, one user after another. A user's adapter depends on the task base, the settings, the seed
 and the user's history; not on who else is trained, or in which order.
@@ -79,7 +79,7 @@ def train_personal(
         on_step: Told of every training step.
 
     Returns:
-        The task base with a LoRA attached, ready to carry users' adapters.
+        The task base with an adapter attached, ready to carry users' adapters.
     """
     model = attach(base.model, config)
     fresh = adapter_state(model)
@@ -103,6 +103,6 @@ def train_personal(
             "examples": len(examples),
             "seconds": round(time.monotonic() - start, 3),
         }
-        store.put(key, adapter_config_json(config), adapter_state(model), facts)
+        store.put(key, adapter_config_json(model), adapter_state(model), facts)
         on_user(UserDone(user.user_id, key.folder, cached=False, loss=trained.last_loss))
     return dataclasses.replace(base, model=model)

@@ -1,26 +1,36 @@
 """Task bases: the base adapted once to a task and a prompt variant, on the queries of held-out users.
 
 The task LoRA is what is stored; merged into the base it is the frozen ground that personal adapters of this
-variant stand on. Test users have no part in it.
+variant stand on (beside a quantized base: it is never quantized itself). Test users have no part in it.
 """
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from oppu_core.data.dataset import Dataset
 from oppu_core.errors import TrainingError
 from oppu_core.models import Base, BaseIdentity
 from oppu_core.packing import tokenize
-from oppu_core.prompts import PromptMaker
+from oppu_core.prompts import Example, Examples, PromptMaker, variant_method
 from oppu_core.store import Key, Store, task_lora_key
 from oppu_core.training.config import TrainConfig
 from oppu_core.training.loop import Progress, train
-from oppu_core.training.peft_methods import adapter_config_json, adapter_state, attach, merge
+from oppu_core.training.peft_methods import adapter_config_json, adapter_state, attach, merge, stack
 
 
-def key_of(base: BaseIdentity, dataset: Dataset, variant: str, config: TrainConfig) -> Key:
-    """The task LoRA of a base, dataset, variant and settings; only the *others* part of the data counts."""
+def key_of(
+    base: BaseIdentity,
+    dataset: Dataset,
+    variant: str,
+    config: TrainConfig,
+    examples: Examples = "queries",
+    profiles: str | None = None,
+) -> Key:
+    """The task LoRA of a base, dataset, variant and settings; only the *others* part of the data counts.
+
+    `profiles` is the hash of the others' profiles where they are not computed (:meth:`Profiles.content`).
+    """
     return task_lora_key(
         {
             "base": dataclasses.asdict(base),
@@ -28,6 +38,8 @@ def key_of(base: BaseIdentity, dataset: Dataset, variant: str, config: TrainConf
             "variant": variant,
             "training": dataclasses.asdict(config),
             "data": dataset.content("others"),
+            "examples": examples,
+            "profiles": profiles if variant_method(variant).profile else None,
         }
     )
 
@@ -40,6 +52,8 @@ def train_task_lora(
     config: TrainConfig,
     store: Store,
     on_step: Callable[[Progress], None] | None = None,
+    examples: Examples = "queries",
+    profiles: str | None = None,
 ) -> Base:
     """The task base of a variant; its LoRA comes from the store, or is trained and stored.
 
@@ -51,23 +65,23 @@ def train_task_lora(
         config: Training settings.
         store: Where the LoRA is or will be.
         on_step: Told of every training step.
+        examples: What of the others it is trained on.
+        profiles: See :func:`key_of`.
 
     Raises:
         TrainingError: the others have no queries with answers, or the loss is not finite.
     """
-    key = key_of(base.identity, dataset, variant, config)
+    key = key_of(base.identity, dataset, variant, config, examples, profiles)
     if not store.intact(key):
         start = time.monotonic()
-        examples = tokenize(
-            (e for user in dataset.users("others") for e in maker.query_examples(variant, user)), base.codec
-        )
-        if not examples:
+        rows = tokenize(_examples(dataset, variant, maker, examples), base.codec)
+        if not rows:
             raise TrainingError(
                 f"The others of {dataset.path} have no queries with answers; a task base needs some."
             )
         peft_model = attach(base.model, config)
         try:
-            trained = train(peft_model, examples, config, base.codec.pad_id, on_step)
+            trained = train(peft_model, rows, config, base.codec.pad_id, on_step)
         except TrainingError as error:
             raise TrainingError(
                 f"The task LoRA ({dataset.task.name}, {variant}) could not be trained on the others' queries "
@@ -75,9 +89,17 @@ def train_task_lora(
             ) from error
         facts = {
             **dataclasses.asdict(trained),
-            "examples": len(examples),
+            "examples": len(rows),
             "seconds": round(time.monotonic() - start, 3),
         }
-        store.put(key, adapter_config_json(config), adapter_state(peft_model), facts)
+        store.put(key, adapter_config_json(peft_model), adapter_state(peft_model), facts)
         base = dataclasses.replace(base, model=peft_model.unload())
-    return dataclasses.replace(base, model=merge(base.model, config, store.load(key)))
+    join = stack if base.identity.quantize else merge
+    return dataclasses.replace(base, model=join(base.model, config, store.load(key)))
+
+
+def _examples(dataset: Dataset, variant: str, maker: PromptMaker, examples: Examples) -> Iterator[Example]:
+    for user in dataset.users("others"):
+        yield from maker.query_examples(variant, user)
+        if examples == "queries+history":
+            yield from maker.history_examples(variant, user)

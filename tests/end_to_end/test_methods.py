@@ -1,0 +1,108 @@
+"""Personal adapters of every method, and a quantized base, through the real command line."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
+
+import pytest
+from oppu_core.data.dataset import Dataset
+from oppu_core.runs import open_run
+from oppu_core.store import Store
+from small_world import QUICK
+
+Oppu = Callable[..., CompletedProcess[str]]
+METHODS = ["--methods", "non_personalized,oppu_k0"]
+
+
+def files(folder: Path, pattern: str) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob(pattern))}
+
+
+def events(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("peft", ["ia3", "prompt_tuning"])
+def test_a_run_with_another_method(peft: str, oppu: Oppu, movies: Dataset, tmp_path: Path) -> None:
+    run = tmp_path / "one" / "run"
+    command = ["run", "--run", run, "--data", movies.path, *QUICK, *METHODS, "--peft", peft]
+    result = oppu(*command)
+    assert result.returncode == 0, result.stderr
+    stored = files(tmp_path / "one" / "store", "adapter_*")
+    configs = [json.loads(text) for name, text in stored.items() if name.endswith(".json")]
+    assert sorted(config["peft_type"] for config in configs) == sorted(["LORA", *[peft.upper()] * 3])
+    answers = files(run, "*.jsonl")
+    answers.pop("log.jsonl")
+
+    (run / "lamp_2m" / "predictions" / "oppu_k0.jsonl").unlink()
+    before = len(events(run))
+    result = oppu(*command)
+    assert result.returncode == 0, result.stderr
+    assert not [event for event in events(run)[before:] if event["event"] == "user"], "all are trained"
+    assert files(tmp_path / "one" / "store", "adapter_*") == stored
+    again = files(run, "*.jsonl")
+    again.pop("log.jsonl")
+    assert again == answers
+
+    # Alone, a user gets the same adapter.
+    command[2] = tmp_path / "two" / "run"
+    result = oppu(*command, "--users", "1")
+    assert result.returncode == 0, result.stderr
+    alone = files(tmp_path / "two" / "store" / "adapters", "*.safetensors")
+    assert len(alone) == 1
+    assert alone.items() <= files(tmp_path / "one" / "store" / "adapters", "*.safetensors").items()
+
+
+def test_prompts_leave_room_for_virtual_tokens(
+    oppu: Oppu, movies: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from oppu_core import inference
+    from oppu_core.training import personal
+
+    lengths: dict[str, list[int]] = {"training": [], "answering": []}
+    train, generate = personal.train, inference.generate
+
+    def watched_train(model: Any, examples: Any, *rest: Any) -> Any:
+        lengths["training"] += [len(example.ids) for example in examples]
+        return train(model, examples, *rest)
+
+    def watched_generate(model: Any, codec: Any, prompts: Any, *, max_new_tokens: int, **rest: Any) -> Any:
+        if hasattr(model, "prompt_encoder"):
+            lengths["answering"] += [len(codec.prompt_ids(prompt)) + max_new_tokens for prompt in prompts]
+        return generate(model, codec, prompts, max_new_tokens=max_new_tokens, **rest)
+
+    monkeypatch.setattr(personal, "train", watched_train)
+    monkeypatch.setattr(inference, "generate", watched_generate)
+    run = tmp_path / "run"
+    result = oppu(
+        "run", "--run", run, "--data", movies.path, *QUICK, "--methods", "oppu_rag_k4", "--users", "1",
+        "--peft", "prompt_tuning", "--set", "personal.virtual_tokens=300",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    room = open_run(run).base_identity().context - 300
+    for where, found in lengths.items():
+        assert room - 40 < max(found) <= room, f"{where}: prompts are cut to the room that is left"
+
+
+def test_a_quantized_run(oppu: Oppu, movies: Dataset, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    command = ["run", "--run", run, "--data", movies.path, *QUICK, *METHODS, "--users", "1"]
+    result = oppu(*command, "--quantize", "nf4", "--peft", "ia3")
+    assert result.returncode == 0, result.stderr
+    assert open_run(run).base_identity().quantize == "nf4"
+    assert {entry.status for entry in Store(tmp_path / "store").entries()} == {"ok"}
+    result = oppu(*command)
+    assert result.returncode == 2
+    assert "quantize: 'nf4' then, None now" in result.stderr
+
+
+def test_targets_are_checked_before_anything_is_made(oppu: Oppu, movies: Dataset, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    for setting in ("personal.targets=q_proj,query", "task_lora.targets=query"):
+        result = oppu("run", "--run", run, "--data", movies.path, "--set", setting)
+        assert result.returncode == 2
+        assert "no module called query" in result.stderr
+        assert "self_attn.q_proj" in result.stderr
+        assert not run.exists()
