@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from oppu_core.errors import StoreError
 from oppu_core.store import CONFIG_FILE, WEIGHTS_FILE, Key, Store, adapter_key, task_lora_key
 from oppu_core.tasks import TASKS
 from oppu_core.training.config import TrainConfig, personal_config
-from oppu_core.training.peft_methods import adapter_config_json, lora_config
+from oppu_core.training.peft_methods import OWN, adapter_config_json, peft_config
 from oppu_core.training.personal import history_hash, key_of
 
 CONFIG = {"r": 8, "target_modules": ["q_proj", "v_proj"]}
@@ -119,7 +120,7 @@ CHANGES: dict[str, Callable[[], Key]] = {
         user=dataclasses.replace(USER, queries=(dataclasses.replace(USER.queries[0], history_len=3),))
     ),
 }
-OTHER_SETTINGS: dict[str, Any] = {"targets": ("q_proj",), "gradient_checkpointing": True}
+OTHER_SETTINGS: dict[str, Any] = {"targets": ("q_proj",), "gradient_checkpointing": True, "method": "ia3"}
 
 
 @pytest.mark.parametrize("what", CHANGES)
@@ -331,6 +332,11 @@ class Name(str):
         return self.place
 
 
+def carrying(config: TrainConfig) -> SimpleNamespace:
+    """What is read of a model that carries such an adapter."""
+    return SimpleNamespace(peft_config={OWN: peft_config(config)})
+
+
 def test_adapter_config_has_the_same_bytes_whatever_the_hash_seed() -> None:
     """PEFT keeps target modules in a set, whose order follows the hashes of the names."""
     names = [f"{letter}_proj" for letter in "qkvo"]
@@ -340,15 +346,15 @@ def test_adapter_config_has_the_same_bytes_whatever_the_hash_seed() -> None:
         for target, place in zip(targets, places, strict=True):
             target.place = place
         config = dataclasses.replace(TRAINING, targets=tuple(targets))
-        orders.add(tuple(str(target) for target in lora_config(config).target_modules or ()))
-        texts.add(json.dumps(adapter_config_json(config), indent=2, sort_keys=True))
+        orders.add(tuple(str(target) for target in peft_config(config).target_modules or ()))
+        texts.add(json.dumps(adapter_config_json(carrying(config)), indent=2, sort_keys=True))
     assert len(orders) == 24, "PEFT itself has every order"
     assert len(texts) == 1
-    assert not [value for value in adapter_config_json(TRAINING).values() if isinstance(value, set)]
+    assert not [value for value in adapter_config_json(carrying(TRAINING)).values() if isinstance(value, set)]
 
 
 def test_adapter_config_says_what_was_trained_and_nothing_of_this_machine() -> None:
-    config = adapter_config_json(TRAINING)
+    config = adapter_config_json(carrying(TRAINING))
     assert config["target_modules"] == ["q_proj", "v_proj"]
     assert (config["r"], config["lora_alpha"], config["lora_dropout"]) == (8, 8, 0.0)
     assert config["base_model_name_or_path"] is None

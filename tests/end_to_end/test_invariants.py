@@ -9,6 +9,7 @@ from oppu_core.data.dataset import Dataset, write_dataset
 from oppu_core.data.types import HistoryItem, User
 from oppu_core.inference import answer
 from oppu_core.models import Base, load_base
+from oppu_core.ownership.base_export import write_model
 from oppu_core.prompts import PromptMaker, parse_method
 from oppu_core.retrieval import BM25Retriever
 from oppu_core.store import Store
@@ -128,7 +129,8 @@ def test_adapter_opens_with_plain_peft_on_the_exported_task_base(world, tmp_path
     key = task_base.key_of(ours.base.identity, ours.dataset, variant, TASK_CONFIG)
     adapter = personal.key_of(key, ours.dataset.task, CONFIG, user, "")
     exported = tmp_path / "task-base"
-    ours.base.model.save_pretrained(exported)
+    exported.mkdir()
+    write_model(ours.base, exported)
     plain = PeftModel.from_pretrained(
         AutoModelForCausalLM.from_pretrained(exported, dtype=torch.float32), ours.store.path / adapter.folder
     )

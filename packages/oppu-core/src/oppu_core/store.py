@@ -15,10 +15,11 @@ Layout::
 import contextlib
 import dataclasses
 import json
+import shutil
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -85,7 +86,7 @@ def adapter_key(config: Mapping[str, Any], user_id: str, history: str) -> Key:
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A row of the manifest; `facts` are counts, losses and seconds."""
+    """A row of the manifest; `facts` are counts, losses and seconds, `sha256` is of the folder's files."""
 
     folder: str
     kind: str
@@ -93,6 +94,9 @@ class Entry:
     status: str
     reason: str | None
     facts: Mapping[str, Any]
+    config_id: str
+    identity: Mapping[str, Any]
+    sha256: str | None
 
 
 class Store:
@@ -178,12 +182,56 @@ class Store:
         """The manifest's rows, by folder; of one configuration or of all."""
         with self._readable():
             rows = self._manifest.execute(
-                "SELECT folder, kind, user_id, status, reason, facts FROM entries "
-                "WHERE ?1 IS NULL OR config_id = ?1 ORDER BY folder",
+                "SELECT folder, kind, user_id, status, reason, facts, config_id, identity, sha256 "
+                "FROM entries WHERE ?1 IS NULL OR config_id = ?1 ORDER BY folder",
                 (config_id,),
             ).fetchall()
-        for folder, kind, user_id, status, reason, facts in rows:
-            yield Entry(folder, kind, user_id, status, reason, json.loads(facts))
+        for row in rows:
+            folder, kind, user_id, status, reason, facts, group, identity, sha256 = row
+            yield Entry(
+                folder, kind, user_id, status, reason, json.loads(facts), group, json.loads(identity), sha256
+            )
+
+    def unlisted(self) -> list[str]:
+        """Folders of weights that the manifest does not know: a killed writer's, of whomever."""
+        listed = {entry.folder for entry in self.entries()}
+        weights = (*self.path.glob("task_loras/*"), *self.path.glob("adapters/*/*/*"))
+        folders = (path.relative_to(self.path).as_posix() for path in weights)
+        return sorted(folder for folder in folders if folder not in listed and "/.tmp-" not in folder)
+
+    def remove(self, folders: Iterable[str]) -> None:
+        """Remove entries so that nothing of them is left: no folder, and no byte in the manifest.
+
+        Raises:
+            StoreError: another process keeps the manifest open in the middle of reading.
+        """
+        doomed = list(folders)
+        for folder in doomed:  # before the row, by which a killed caller finds it again
+            shutil.rmtree(self.path / folder, ignore_errors=True)
+            if (self.path / folder).exists():
+                raise StoreError(f"{self.path / folder} cannot be removed; are its permissions right?")
+            with contextlib.suppress(OSError):  # up to the first that is not empty
+                for parent in (self.path / folder).parents:
+                    if parent == self.path:
+                        break
+                    parent.rmdir()
+        with self._readable():
+            self._manifest.execute("PRAGMA secure_delete=ON")
+            with self._manifest:
+                self._manifest.executemany("DELETE FROM entries WHERE folder = ?", [(f,) for f in doomed])
+            self._manifest.execute("VACUUM")
+            (busy, *_) = self._manifest.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if busy:
+            raise StoreError(f"Another process is reading the store {self.path}; try again when it is done.")
+
+    def condition(self, entry: Entry) -> Literal["ok", "failed", "missing", "damaged"]:
+        """What an entry is worth today: the manifest's word for it, held against the disk."""
+        if entry.status != "ok":
+            return "failed"
+        try:
+            return "ok" if _digest(self.path / entry.folder) == entry.sha256 else "damaged"
+        except OSError:
+            return "damaged" if (self.path / entry.folder).is_dir() else "missing"
 
     def failure(self, key: Key) -> str | None:
         """Why training this entry failed, if it did."""

@@ -1,0 +1,156 @@
+"""Adapters to and from the Hugging Face hub: a private repository of six files.
+
+``HF_ENDPOINT``, ``HF_TOKEN`` and the token of ``hf auth login`` are respected. What comes from the hub passes
+the same checks as a file.
+"""
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import CommitOperationAdd, HfApi, get_token
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
+from huggingface_hub.utils import disable_progress_bars, validate_repo_id  # type: ignore[attr-defined]
+
+from oppu_core.data.rows import shown
+from oppu_core.errors import ConfigError, HubError, OppuError
+from oppu_core.ownership.bundle import GIT_FILE, NAMES, Bundle, check_files, read_bundle
+
+
+def check_repo_name(repo: str, hidden: str | None = None) -> None:
+    """Refuse what is no ORG/NAME, and a name that gives away the user's id.
+
+    Args:
+        repo: The repository.
+        hidden: The user's id; None where it may be known.
+
+    Raises:
+        ConfigError: the name is refused.
+    """
+    try:
+        validate_repo_id(repo)
+        if repo.count("/") != 1:
+            raise HFValidationError("an organization or user is missing")
+    except HFValidationError as error:
+        problem = str(error).partition("\n")[0].rstrip(".")
+        raise ConfigError(f"{shown(repo)} is no name of a repository, ORG/NAME: {problem}.") from error
+    if hidden and hidden.casefold() in repo.casefold():
+        raise ConfigError(
+            f"The name {repo} contains the user's id {shown(hidden)}, which whoever sees the repository "
+            "could read. Choose another name, or say --with-user-id."
+        )
+
+
+def push(bundle: Bundle, repo: str, *, public: bool = False, endpoint: str | None = None) -> str:
+    """Upload an adapter in one commit; the repository is made, private, where there is none.
+
+    Args:
+        bundle: What was exported.
+        repo: ORG/NAME.
+        public: Make a public repository.
+        endpoint: The hub; None is what ``HF_ENDPOINT`` says.
+
+    Returns:
+        The repository's address.
+
+    Raises:
+        ConfigError: there is no token; the repository is public though private was asked for, or holds
+            something else.
+        HubError: the hub refuses, or cannot be reached.
+    """
+    check_repo_name(repo)
+    if get_token() is None:
+        raise ConfigError("No token for the Hugging Face hub: set HF_TOKEN, or log in with `hf auth login`.")
+    api = HfApi(endpoint=endpoint)
+    disable_progress_bars()
+    with _hub_errors(repo, api.endpoint):
+        try:
+            info = api.model_info(repo)
+        except RepositoryNotFoundError:
+            api.create_repo(repo, private=not public)
+            info = api.model_info(repo)
+        # Looked at even where it has just been made: what is uploaded to the public cannot be taken back.
+        if not public and info.private is not True:
+            raise ConfigError(
+                f"{repo} is public, and this is one person's adapter. Make the repository private or choose "
+                "another; or say --public."
+            )
+        strange = sorted({file.rfilename for file in info.siblings or []} - {*NAMES, GIT_FILE})
+        if strange:
+            raise ConfigError(
+                f"{repo} holds something else ({shown(strange[0])}); choose another repository."
+            )
+        api.create_commit(
+            repo,
+            [CommitOperationAdd(name, bundle[name]) for name in sorted(bundle)],
+            commit_message="Personal adapter, exported by oppu",
+            parent_commit=info.sha,
+        )
+    return f"{api.endpoint}/{repo}"
+
+
+def pull(repo: str, *, endpoint: str | None = None) -> Bundle:
+    """Download an adapter: the six files of the format, of one commit, and nothing else.
+
+    Args:
+        repo: ORG/NAME.
+        endpoint: The hub; None is what ``HF_ENDPOINT`` says.
+
+    Raises:
+        ConfigError: `repo` is no name of a repository.
+        DataError: the repository is no exported adapter.
+        HubError: the hub refuses, or cannot be reached.
+    """
+    check_repo_name(repo)
+    api = HfApi(endpoint=endpoint)
+    disable_progress_bars()
+    # A folder of its own: nothing of a person's adapter stays in the hub's cache.
+    with tempfile.TemporaryDirectory(prefix="oppu-") as name, _hub_errors(repo, api.endpoint):
+        info = api.model_info(repo, files_metadata=True)
+        check_files(((file.rfilename, file.size or 0) for file in info.siblings or []), repo)
+        for file in NAMES:
+            api.hf_hub_download(repo, file, revision=info.sha, local_dir=name)
+        shutil.rmtree(Path(name) / ".cache", ignore_errors=True)
+        return read_bundle(Path(name))
+
+
+@contextlib.contextmanager
+def _hub_errors(repo: str, endpoint: str) -> Iterator[None]:
+    """Say in one line what the hub's client says in many kinds of exceptions."""
+    try:
+        yield
+    except OppuError:
+        raise
+    except OfflineModeIsEnabled as error:
+        raise HubError("HF_HUB_OFFLINE is set, so the hub is not asked; unset it.") from error
+    except HfHubHTTPError as error:
+        status = _status(error)
+        what = {
+            401: "does not know you (401): is the token in HF_TOKEN right, and may it see the repository?",
+            403: "forbids it (403): the token needs write access to push, and read access to pull.",
+            404: "knows no such repository, or hides it from you (404): is the name right? A token set?",
+            409: "refuses (409): the repository exists already or was changed just now. Try again.",
+        }.get(status, f"answers with an error ({status}): {_first_line(error)}")
+        if isinstance(error, RepositoryNotFoundError) and status == 401 and get_token() is None:
+            what = "knows no such repository, or hides it from you: set HF_TOKEN if it is private."
+        raise HubError(f"{repo}: the hub {endpoint} {what}") from error
+    except Exception as error:  # connection, proxy, TLS, a broken answer: the client raises many kinds
+        raise HubError(
+            f"{repo}: the hub {endpoint} cannot be used: {type(error).__name__}: {_first_line(error)}"
+        ) from error
+
+
+def _status(error: HfHubHTTPError) -> Any:
+    return getattr(error.response, "status_code", None)
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")

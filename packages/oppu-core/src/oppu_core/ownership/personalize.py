@@ -1,0 +1,221 @@
+"""One own history to one own adapter, on the task bases of a run.
+
+The own user is kept in the run's folder, in a small dataset of its own, so that the run stays what it was
+asked for. In the store it is a user like any other: the same history gives the same bytes.
+"""
+
+import contextlib
+import csv
+import dataclasses
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from oppu_core.data.dataset import MANIFEST, Dataset, write_dataset
+from oppu_core.data.reading import as_date, as_fields, as_id, as_object, as_text, in_order
+from oppu_core.data.rejects import Unusable
+from oppu_core.data.rows import shown
+from oppu_core.data.sample import GRAMMARS, sample_users
+from oppu_core.data.types import SPLITS, HistoryItem, User
+from oppu_core.errors import ConfigError, DataError, TrainingError
+from oppu_core.pipeline import VariantWork, variant_works
+from oppu_core.progress import Watch
+from oppu_core.run_config import resolve_config
+from oppu_core.runs import Run, open_run, start_run
+from oppu_core.store import Store
+from oppu_core.tasks import TASKS, Task
+
+# Of a run that is made for an own history: fewer variants than a comparison has, for a result in a minute.
+METHODS = ("non_personalized", "rag_k1", "oppu_k0", "oppu_rag_k1")
+OTHERS = 30
+
+
+@dataclasses.dataclass(frozen=True)
+class History:
+    """An own history as read: usable items, oldest first, and what is wrong with each of the other lines."""
+
+    items: tuple[HistoryItem, ...]
+    problems: tuple[str, ...]
+
+
+def read_history(path: Path, task: Task) -> History:
+    """Read an own history: JSON lines, or a table with a header line (``.csv``).
+
+    An item has the task's history fields, or ``input`` and ``output``; ``id`` and ``date`` (or ``time``) may
+    be left out. Where every item has a date, they are sorted by it.
+
+    Raises:
+        DataError: the file cannot be read, or has no usable item.
+    """
+    items: list[HistoryItem] = []
+    problems: list[str] = []
+    ids: set[str] = set()
+    for number, record in _records(path):
+        try:
+            item = _item(task, record, number)
+            if item.id in ids:
+                raise Unusable("id occurs twice", shown(item.id))
+        except Unusable as problem:
+            detail = f" ({problem.detail})" if problem.detail else ""
+            problems.append(f"line {number}: {problem.reason}{detail}")
+        else:
+            ids.add(item.id)
+            items.append(item)
+    if not items:
+        fields = ", ".join(repr(name) for name in task.history_fields if name not in task.optional_fields)
+        raise DataError(
+            f"{path} has no usable item. "
+            + "".join(f"{problem}. " for problem in problems[:3])
+            + f"Write one JSON object with {fields} a line (or a .csv with these columns)."
+        )
+    return History(tuple(in_order(items)), tuple(problems))
+
+
+def _records(path: Path) -> Iterator[tuple[int, Any]]:
+    """(line number, record); in the place of a line that is not JSON stands the problem."""
+    try:
+        content = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    except OSError as error:
+        raise DataError(f"The history {path} cannot be read: {error.strerror}.") from error
+    if path.suffix.lower() == ".csv":
+        try:
+            rows = csv.DictReader(io.StringIO(content.decode(), newline=""), strict=True)
+            for row in rows:
+                yield rows.line_num, {name: value for name, value in row.items() if value not in (None, "")}
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise DataError(f"{path} is no table of UTF-8 text: {error}.") from error
+        return
+    for number, line in enumerate(content.split(b"\n"), 1):
+        if line.strip():
+            try:
+                yield number, json.loads(line)
+            except (ValueError, RecursionError):
+                yield number, Unusable("not JSON")
+
+
+def _item(task: Task, record: Any, number: int) -> HistoryItem:
+    if isinstance(record, Unusable):
+        raise record
+    values = {name: _plain(value) for name, value in as_object(record).items()}
+    if "input" in values and "input" not in task.history_fields:
+        if task.output_field is None:
+            raise Unusable(f"a history of {task.name} has no input and output but {task.history_fields[0]}")
+        text = as_text(values, "input")
+        values |= task.parse_input(text) or {task.long_field: text}
+        values[task.output_field] = as_text(values, "output")
+    fields = as_fields(values, task.history_fields, task.optional_fields)
+    if task.output_field and task.labels and fields[task.output_field] not in task.labels:
+        answer = shown(fields[task.output_field])
+        raise Unusable(f"{task.output_field} is none of {', '.join(task.labels)}", answer)
+    name = "date" if "date" in values else "time"
+    return HistoryItem(as_id({"id": str(number), **values}, "id"), fields, as_date(values, name))
+
+
+def _plain(value: Any) -> Any:
+    """Whole numbers as text: a score, an id."""
+    return str(value) if type(value) is int else value
+
+
+@dataclasses.dataclass(frozen=True)
+class Personalized:
+    """What became of it: whether adapters were trained now, and how many of an older history were removed."""
+
+    trained: bool
+    removed: int
+
+
+def personalize(
+    run: Run, task: Task, user_id: str, history: History, watch: Watch, device: str
+) -> Personalized:
+    """Train an own user's adapters, on every variant of the run that has personal adapters.
+
+    Start it again after a kill: the old history is given up only when everything of the new one is there.
+
+    Args:
+        run: A run that is locked.
+        task: One of its tasks.
+        user_id: The own user's name.
+        history: Their items.
+        watch: Told of everything.
+        device: Where to compute.
+
+    Raises:
+        ConfigError: the name is taken, or the run has no personal method.
+        TrainingError: the history cannot be trained on.
+    """
+    try:
+        as_id({"user": user_id}, "user")
+    except Unusable as problem:
+        raise ConfigError(f"--user: {problem.reason}; choose another name.") from problem
+    dataset = run.dataset(task.name)
+    if any(user_id in dataset.user_ids(split) for split in SPLITS):
+        raise ConfigError(
+            f"{dataset.path} has a user {shown(user_id)} already; choose another name (--user)."
+        )
+    new = User(user_id, "test", history.items, ())
+    known = {user.user_id: user for user in _own_users(run, task)}
+    with contextlib.closing(Store(run.store_path)) as store:
+
+        def works() -> Iterator[VariantWork]:
+            # Made anew for every history: profiles are kept by user id.
+            for work in variant_works(run, store, watch, device, 32):
+                if work.personal and work.dataset.task.name == task.name:
+                    yield dataclasses.replace(work, users=[new])
+
+        keys = {work.key_of(new).folder for work in works()}
+        if not keys:
+            methods = ", ".join(run.config.methods)
+            raise ConfigError(f"{run.path} has no method with personal adapters; it has {methods}.")
+        there = _intact(store, works(), new)
+        for work in works():
+            work.do(["bases", "personal"])
+            if reason := store.failure(work.key_of(new)):
+                raise TrainingError(f"The history of {shown(user_id)} cannot be trained on: {reason}.")
+        old = {work.key_of(known[user_id]).folder for work in works()} if user_id in known else set()
+        stale = [entry.folder for entry in store.entries() if entry.folder in old - keys]
+        if stale:
+            store.remove(stale)
+    if known.get(user_id) != new:
+        users = {**known, user_id: new}.values()
+        write_dataset(run.own_path(task.name), task, users, {"kind": "own histories"})
+    return Personalized(not there, len(stale))
+
+
+def _intact(store: Store, works: Iterator[VariantWork], user: User) -> bool:
+    return all(store.intact(work.task_lora) and store.intact(work.key_of(user)) for work in works)
+
+
+def _own_users(run: Run, task: Task) -> list[User]:
+    folder = run.own_path(task.name)
+    return list(Dataset.open(folder).users("test")) if (folder / MANIFEST).exists() else []
+
+
+def own_run(task: Task, folder: Path) -> Run:
+    """A run of the sample world on the tiny base, for somebody who has no run yet; continued if it is there.
+
+    Args:
+        task: A task of the sample world.
+        folder: Where runs are.
+
+    Raises:
+        ConfigError: the sample world does not have the task.
+    """
+    if task.name not in GRAMMARS or TASKS[task.name] != task:
+        raise ConfigError(
+            f"For the task {task.name} a run with a dataset of it is needed: import other users' data (`oppu "
+            "data import`), start `oppu base train --run … --data …`, and name the run here with --run."
+        )
+    path = folder / f"own-{task.name}"
+    if (path / "run.json").exists():
+        return open_run(path)
+    data = folder / f"own-{task.name}-data" / task.name
+    if not (data / MANIFEST).exists():
+        users = sample_users(task, test_users=1, other_users=OTHERS)
+        write_dataset(data, task, users, {"kind": "sample world", "for": "an own history"})
+    config = resolve_config(
+        data=[data], model="tiny", methods=METHODS, preset="auto", overrides=[], dtype="float32", seed=0,
+        users=None, sample=False,
+    )  # fmt: skip
+    return start_run(path, config)

@@ -1,0 +1,267 @@
+"""`oppu forget`: not a byte of the user is left, the others keep all, and a kill changes nothing."""
+
+import json
+import shutil
+import signal
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from oppu_core.data.dataset import Dataset
+from oppu_core.data.types import User
+from oppu_core.runs import open_run
+from oppu_core.store import Store, adapter_key
+from small_world import QUICK, sample_dataset
+
+USER, OTHER = "test-001", "others-002"
+METHODS = "non_personalized,oppu_k0,oppu_pag_k0"
+DEAD = 999_999_999  # no process has this id
+
+# Kills between the two renames that put a new folder in the place of an old one.
+KILL_IN_SWAP = """
+import os, signal
+import oppu_core.files as files
+def swap(new, path, aside):
+    path.rename(aside)
+    os.kill(os.getpid(), signal.SIGKILL)
+files._swap = swap
+"""
+KILL_IN_STORE = """
+import os, shutil, signal
+import oppu_core.store as store
+def rmtree(path, **kwargs):
+    shutil.os.remove(path / "adapter_config.json")
+    os.kill(os.getpid(), signal.SIGKILL)
+store.shutil = type("", (), {"rmtree": staticmethod(rmtree)})
+"""
+KILL_BEFORE_THE_RUN_FOLLOWS = """
+import os, signal
+import oppu_core.ownership.forget as forget
+forget.follow_data = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace after `oppu run`; a run knows its data by absolute paths, so the tests take turns in it."""
+    import os
+
+    from oppu_core import cli
+    from oppu_eval.run_results import evaluate_run, read_results, write_report
+
+    os.environ["NO_COLOR"] = "1"
+    place = tmp_path_factory.mktemp("forget") / "workspace"
+    sample_dataset(place / "data" / "movies")
+    settings = [setting for setting in QUICK if setting != "--set"]
+    run = cli.start(
+        place / "runs" / "movies",
+        [place / "data" / "movies"],
+        "tiny",
+        METHODS,
+        "auto",
+        settings,
+        "float32",
+        0,
+        None,
+        False,
+        None,
+    )
+    cli.work(run, ["bases", "personal", "answers"], "cpu", 32)
+    evaluate_run(run)
+    write_report(run, read_results(run), False)
+    litter(place, Dataset.open(place / "data" / "movies").user(USER))
+    shutil.copytree(place, place.parent / "as-built")
+    return place
+
+
+@pytest.fixture
+def workspace(built: Path) -> Iterator[Path]:
+    """The workspace as it was built."""
+    shutil.rmtree(built)
+    shutil.copytree(built.parent / "as-built", built)
+    return built
+
+
+def litter(place: Path, user: User) -> None:
+    """Everything else that may know of a user: kept profiles, refused records, what killed processes left."""
+    rows = [{"task": "lamp_2m", "user_id": name, "profile": f"about {name}"} for name in (USER, "test-000")]
+    (place / "data" / "movies" / "profiles.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    refused = [
+        {"file": "a", "record": 1, "user_id": USER, "reason": "r", "value": texts(user)[0]},
+        {"file": "a", "record": 2, "user_id": None, "reason": "r", "value": json.dumps({"user_id": USER})},
+        {"file": "a", "record": 3, "user_id": "test-000", "reason": "r", "value": "stays"},
+    ]
+    file = place / "data" / "movies" / "rejected.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in refused))
+    run = place / "runs" / "movies"
+    row = {"user_id": USER, "id": user.queries[0].id, "answer": texts(user)[1], "gold": None}
+    journal = run / "lamp_2m" / "predictions" / ".oppu_k0.partial.jsonl"
+    journal.write_text(json.dumps(row) + "\n" + json.dumps(row)[:-9])
+    with (run / "log.jsonl").open("a") as log:
+        log.write(json.dumps({"event": "user", "reason": f"user {USER!r} has no examples"}) + "\n")
+    stray = run / f".tmp-0123456789ab-{DEAD}-01234567"
+    stray.write_text(texts(user)[2])
+    store = Store(place / "runs" / "store")
+    store.put_failure(adapter_key({"c": 1}, USER, "h"), f"user {USER!r}: loss is not finite")
+    unlisted = store.path / adapter_key({"c": 2}, USER, "h").folder  # killed before its row was written
+    shutil.copytree(store.path / next(e.folder for e in store.entries() if e.user_id == USER), unlisted)
+    store.close()
+
+
+def texts(user: User) -> list[str]:
+    """The user's own texts; descriptions are nobody else's by construction."""
+    return [item.fields["description"] for item in (*user.history, *user.queries)]
+
+
+def everything(place: Path) -> dict[str, bytes]:
+    """Every file, with its name; what Parquet packs is also read back."""
+    content = {str(path.relative_to(place)): path.read_bytes() for path in place.rglob("*") if path.is_file()}
+    for manifest in place.rglob("dataset.json"):
+        users = list(Dataset.open(manifest.parent).users())
+        content[f"{manifest.relative_to(place)} read"] = repr(users).encode()
+    return content
+
+
+def adapters(place: Path) -> dict[str, bytes]:
+    return {name: content for name, content in everything(place).items() if "/adapters/" in name}
+
+
+def comparable(place: Path) -> dict[str, bytes]:
+    """Everything but the salt, times, and how SQLite lays out its pages."""
+    skipped = ("forgotten.json", ".lock", "manifest.sqlite", "manifest.sqlite-wal", "manifest.sqlite-shm")
+    kept = {name: content for name, content in everything(place).items() if Path(name).name not in skipped}
+    with sqlite3.connect(place / "runs" / "store" / "manifest.sqlite") as manifest:
+        kept["rows"] = repr(manifest.execute("SELECT * FROM entries ORDER BY folder").fetchall()).encode()
+    return kept
+
+
+def test_not_a_byte_of_the_user_is_left(oppu, workspace: Path, monkeypatch) -> None:
+    user = Dataset.open(workspace / "data" / "movies").user(USER)
+    store = Store(workspace / "runs" / "store")
+    keys = [entry.folder.split("/")[-1] for entry in store.entries() if entry.user_id == USER]
+    store.close()
+    marks = [USER, *keys, adapter_key({"c": 2}, USER, "h").folder, *texts(user)]
+    before = everything(workspace)
+    assert all(
+        any(mark.encode() in name.encode() + content for name, content in before.items()) for mark in marks
+    )
+    assert len(keys) == 3
+    kept_adapters = {
+        name: content for name, content in adapters(workspace).items()
+        if not any(key in name for key in (*keys, marks[4]))
+    }  # fmt: skip
+    assert len(kept_adapters) == 2 * 2 * 2  # two users, two variants, two files
+
+    result = oppu("forget", USER, "--runs", workspace / "runs")
+    assert result.returncode == 0, result.stderr
+    assert not any(text in result.stdout + result.stderr for text in texts(user))
+    found = {
+        (mark, name)
+        for name, content in everything(workspace).items()
+        for mark in marks
+        if mark.encode() in name.encode() + content
+    }
+    assert found == set()
+    folders = [str(path) for path in workspace.rglob("*") if path.is_dir()]
+    assert not any(mark in folder for mark in marks for folder in folders)
+    assert adapters(workspace) == kept_adapters
+    assert b"stays" in (workspace / "data" / "movies" / "rejected.jsonl").read_bytes()
+    assert not any(workspace.rglob(".tmp-*"))
+
+    # The others' answers stay, nothing is trained again, and the run is whole again.
+    def no_training(*_: object, **__: object) -> None:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr("oppu_core.training.personal.train", no_training)
+    monkeypatch.setattr("oppu_core.training.task_base.train", no_training)
+    run = workspace / "runs" / "movies"
+    data = workspace / "data" / "movies"
+    assert [u.user_id for u in open_run(run).dataset("lamp_2m").users("test")] == ["test-000", "test-002"]
+    command = ["run", "--run", run, "--data", data, "--methods", METHODS, *QUICK]
+    again = oppu(*command)
+    assert again.returncode == 0, again.stderr
+    assert adapters(workspace) == kept_adapters
+    assert json.loads((run / "results.json").read_text())["rows"][0]["users"] == 2
+
+
+def test_a_dry_run_shows_it_and_changes_nothing(oppu, workspace: Path) -> None:
+    before = comparable(workspace)
+    result = oppu("forget", USER, "--runs", workspace / "runs", "--dry-run")
+    assert result.returncode == 0, result.stderr
+    for what in ("2 adapters, 1 failed training", "3 queries", "results.json", "torn line", "temporary"):
+        assert what in " ".join(result.stdout.split())
+    assert comparable(workspace) == before
+    assert not (workspace / "runs" / "forgotten.json").exists()
+
+
+def test_a_second_call_has_nothing_to_do_and_an_unknown_user_is_an_error(oppu, workspace: Path) -> None:
+    unknown = oppu("forget", "tset-001", "--runs", workspace / "runs")
+    assert unknown.returncode == 1
+    assert "'test-001'" in unknown.stderr
+    assert oppu("forget", USER, "--runs", workspace / "runs", "--yes").returncode == 0
+    after = comparable(workspace)
+    again = oppu("forget", USER, "--runs", workspace / "runs")
+    assert (again.returncode, "is left" in again.stdout) == (0, True)
+    assert comparable(workspace) == after
+
+
+def test_killed_anywhere_the_same_command_ends_the_same(oppu, oppu_process, workspace: Path) -> None:
+    command = ["forget", USER, "--runs", workspace / "runs"]
+    assert oppu(*command).returncode == 0
+    expected = comparable(workspace)
+    shutil.rmtree(workspace)
+    shutil.copytree(workspace.parent / "as-built", workspace)
+    for code in (KILL_IN_SWAP, KILL_IN_STORE, KILL_BEFORE_THE_RUN_FOLLOWS):
+        killed = oppu_process(*command, code=code)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert (workspace / "runs" / ".forget.json").exists()
+    another = oppu("forget", "test-000", "--runs", workspace / "runs")
+    assert another.returncode == 2 and "interrupted" in another.stderr
+    finished = oppu(*command)
+    assert finished.returncode == 0, finished.stderr
+    assert comparable(workspace) == expected
+
+
+def test_what_one_of_the_others_has_taught_is_named_and_removed_when_asked(oppu, workspace: Path) -> None:
+    run = workspace / "runs" / "movies"
+
+    def weights() -> list[str]:
+        return sorted(path.parent.name for path in (workspace / "runs" / "store").rglob("adapter_model*"))
+
+    before = weights()
+    result = oppu("forget", OTHER, "--runs", workspace / "runs")
+    assert result.returncode == 0, result.stderr
+    words = " ".join(result.stdout.split())
+    assert "one of the others" in words and words.count("--task-bases") == 2
+    assert [name for name in before if name not in weights()] == [
+        adapter_key({"c": 2}, USER, "h").folder[-32:]
+    ]
+    assert not any((run / "lamp_2m" / "predictions").glob("*.jsonl"))
+    assert not (run / "results.json").exists()
+    assert OTHER not in [user.user_id for user in open_run(run).dataset("lamp_2m").users()]
+    assert OTHER.encode() not in b"".join(everything(workspace).values())
+
+    again = oppu("forget", OTHER, "--runs", workspace / "runs")
+    assert "is left" in again.stdout and again.stdout.count("--task-bases") == 2
+    result = oppu("forget", OTHER, "--runs", workspace / "runs", "--task-bases")  # also as an afterthought
+    assert result.returncode == 0, result.stderr
+    assert weights() == []
+
+
+def test_a_locked_run_and_places_that_are_none_are_refused(oppu, workspace: Path, tmp_path: Path) -> None:
+    before = comparable(workspace)
+    with open_run(workspace / "runs" / "movies").lock():
+        locked = oppu("forget", USER, "--runs", workspace / "runs")
+    assert locked.returncode == 2 and "Another process" in locked.stderr
+    for arguments in (
+        ["--runs", tmp_path / "none"],
+        ["--runs", workspace / "runs", "--data", tmp_path],
+        ["--runs", workspace / "runs", "--store", tmp_path],
+    ):
+        refused = oppu("forget", USER, *arguments)
+        assert refused.returncode in (1, 2) and str(tmp_path) in "".join(refused.stderr.split("\n"))
+    for name in ("../../x", "", "x" * 10_000, "🦊", "[bold]"):
+        result = oppu("forget", name, "--runs", workspace / "runs")
+        assert result.returncode == 1 and "Traceback" not in result.stderr and len(result.stderr) < 500
+    assert comparable(workspace) == before
