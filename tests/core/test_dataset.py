@@ -130,6 +130,21 @@ def test_reading_one_user_reads_one_row_group(tmp_path: Path) -> None:
         Dataset.open(dataset.path).user("u2")
 
 
+def test_users_with_long_histories_are_fewer_to_a_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    users = [make_user(f"u{number}", "others", items=20) for number in range(10)]
+    whole = write(tmp_path / "whole", *users)
+    monkeypatch.setattr("oppu_core.data.rows._GROUP_BYTES", 3000)
+    small = write(tmp_path / "small", *users)
+    groups = [
+        pq.ParquetFile(dataset.path / "others-00000.parquet").num_row_groups for dataset in (whole, small)
+    ]
+    assert groups[0] == 1 < groups[1] <= 10
+    assert list(small.users()) == list(whole.users()) == users
+    assert small.content("others") == whole.content("others")
+
+
 def test_writing_holds_one_user_at_a_time(tmp_path: Path) -> None:
     made: list[weakref.ref[User]] = []
     most = 0

@@ -1,11 +1,11 @@
 """The importer of the authors' release: what it understands, and that it never half understands."""
 
 import json
-import os
-import random
+import re
 import signal
 import subprocess
 import sys
+import tempfile
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,12 @@ import pytest
 from oppu_core.data import User
 from oppu_core.data.commands import app
 from oppu_core.data.dataset import Dataset, write_dataset
-from oppu_core.data.json_stream import read_records
-from oppu_core.data.release import Release, parse_input
+from oppu_core.data.importing import import_files
+from oppu_core.data.json_stream import decode, read_records
+from oppu_core.data.rejects import Rejects
+from oppu_core.data.release import Release
 from oppu_core.errors import DataError, OppuError
+from oppu_core.files import read_jsonl
 from oppu_core.tasks import TASKS
 from typer.testing import CliRunner
 
@@ -54,13 +57,18 @@ def release(folder: Path, *test: Any, others: Any = (), labels: Any = None) -> P
     return folder
 
 
-def users(folder: Path) -> list[User]:
-    return list(Release(folder, MOVIES).users())
+def users(folder: Path, strict: bool = False) -> list[User]:
+    with tempfile.TemporaryDirectory() as scratch:
+        reader = Release(folder, MOVIES)
+        return list(reader.users(Path(scratch), Rejects(Path(scratch), strict), lambda done, total: None))
 
 
 def run_import(folder: Path, out: Path) -> Dataset:
-    source = Release(folder)
-    return write_dataset(out, source.task, source.users(), source.source)
+    return import_files(folder, out, Release(folder)).dataset
+
+
+def rejected(dataset: Dataset) -> list[Any]:
+    return read_jsonl(dataset.path / "rejected.jsonl")
 
 
 # Understanding
@@ -68,7 +76,7 @@ def run_import(folder: Path, out: Path) -> Dataset:
 
 def test_a_release_becomes_users(tmp_path: Path) -> None:
     folder = release(tmp_path / "r", record("t"), others=[record("o", items=1), record("p", items=0)])
-    others, empty, test = users(folder)
+    test, others, empty = users(folder)
     assert [others.split, empty.split, test.split] == ["others", "others", "test"]
     assert empty.history == () and empty.queries[0].history_len == 0
     assert [entry.fields["description"] for entry in test.history] == ["Film 0.", "Film 1."]
@@ -79,27 +87,19 @@ def test_a_release_becomes_users(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        '"In quotes", she said.',
-        "A job description: boring. description: ",
-        "  spaces ",
-        "two\nlines",
-        "🎬\0",
-    ],
+    "text", ['"In quotes", she said.', "A job description: boring. description: ", " spaces ", "a\nb", "🎬\0"]
 )
-def test_the_text_behind_the_marker_is_kept_as_it_is(tmp_path: Path, text: str) -> None:
+def test_the_text_behind_the_instruction_is_kept_as_it_is(tmp_path: Path, text: str) -> None:
     query = {"id": "q", "input": INSTRUCTION + text, "gold": "action"}
     assert users(release(tmp_path / "r", record(query=[query])))[0].queries[0].fields == {"description": text}
 
 
 def test_numbers_become_text_of_the_same_digits(tmp_path: Path) -> None:
     folder = release(tmp_path / "r", record("LONG", profile=[item(tag=5), item(tag=4.0), item(tag=0.25)]))
-    text = (folder / TEST).read_text().replace('"LONG"', "9" * 5000)
+    text = (folder / TEST).read_text().replace('"LONG"', "9" * 900)
     (folder / TEST).write_text(text)
     (user,) = users(folder)
-    assert user.user_id == "9" * 5000
+    assert user.user_id == "9" * 900
     assert [entry.fields["tag"] for entry in user.history] == ["5", "4", "0.25"]
 
 
@@ -126,7 +126,7 @@ def test_the_tweets_file_name_is_accepted_and_two_test_files_are_not(tmp_path: P
 
 def test_golds_come_from_the_query_else_from_the_label_file(tmp_path: Path) -> None:
     queries = [
-        {"id": i, "input": INSTRUCTION, "gold": gold}
+        {"id": i, "input": INSTRUCTION + "A film.", "gold": gold}
         for i, gold in enumerate(["action", None, None, "classic"])
     ]
     golds = [
@@ -135,74 +135,171 @@ def test_golds_come_from_the_query_else_from_the_label_file(tmp_path: Path) -> N
         {"id": "3", "output": "classic"},
     ]
     folder = release(tmp_path / "r", record(query=queries), labels={"task": "LaMP_2M", "golds": golds})
-    source = Release(folder)
-    (user,) = source.users()
+    dataset = run_import(folder, tmp_path / "out")
+    (user,) = dataset.users()
     assert [query.gold for query in user.queries] == ["action", "violence", None, "classic"]
-    assert source.source["gold_disagreements"] == 1
-    assert [file["file"] for file in source.source["files"]] == [OTHERS, TEST, LABELS]
+    assert dataset.source["gold_disagreements"] == 1
+    assert [file["file"] for file in dataset.source["files"]] == [TEST, OTHERS, LABELS]
 
 
-def test_the_task_is_told_by_labels_then_folder_then_fields(tmp_path: Path) -> None:
+def test_the_task_is_told_by_folder_then_labels_fields_and_inputs(tmp_path: Path) -> None:
     headline = record(profile=[{"id": "1", "text": "t", "title": "h"}])
-    labels = {"task": "LaMP_4", "golds": []}
-    assert Release(release(tmp_path / "movie_tagging", headline, labels=labels)).task.name == "lamp_4"
     assert Release(release(tmp_path / "news_headline", record())).task.name == "lamp_4"
+    labels = {"task": "LaMP_4", "golds": []}
+    assert Release(release(tmp_path / "l", record(profile=[]), labels=labels)).task.name == "lamp_4"
     assert Release(release(tmp_path / "a", record(profile=[]), headline)).task.name == "lamp_4"
-    assert Release(release(tmp_path / "b", others=[record()])).task.name == "lamp_2m"
+    assert Release(release(tmp_path / "b", 7, others=["x", record(query=5), record()])).task.name == "lamp_2m"
+    paper = {"id": "1", "title": "t", "abstract": "a"}
+    citing = {"id": "q", "input": 'paper with the title "T", which reference is related? [1]: "A" [2]: "B"'}
+    naming = {"id": "q", "input": "Generate a title for the following abstract of a paper: A."}
+    for number, (query, task) in enumerate([(citing, "lamp_1"), (naming, "lamp_5")]):
+        folder = release(tmp_path / str(number), record(profile=[paper], query=[query]))
+        assert Release(folder).task.name == task
+    news = {"id": "1", "text": "t", "category": "travel"}
+    labels = {"task": "LaMP_2", "golds": []}
+    assert Release(release(tmp_path / "n", record(profile=[news]), labels=labels)).task.name == "lamp_2n"
+    assert Release(release(tmp_path / "m", record(), labels=labels)).task.name == "lamp_2m"
     assert Release(tmp_path / "a", MOVIES).task is MOVIES
-    with pytest.raises(DataError, match=r"cannot tell the task.*--task with one of lamp_2m, lamp_4"):
-        Release(release(tmp_path / "c", record(profile=[])))
-
-
-def test_no_marker_is_an_error_that_says_what_was_expected() -> None:
-    with pytest.raises(DataError, match=r"here: input 'What is it\?' has no 'description: '"):
-        parse_input(MOVIES, "What is it?", "here")
+    with pytest.raises(DataError, match=r"cannot tell the task.*--task with one of lamp_1, "):
+        Release(release(tmp_path / "c", record(profile=[], query=[])))
 
 
 # Refusing
 
 
 BAD_RECORDS: dict[str, tuple[Any, str]] = {
-    "user not an object": (["u"], "record 1: expected an object, found a list"),
-    "no user_id": ({"profile": [], "query": []}, "record 1: user_id must be text, but is missing"),
+    "user not an object": (["u"], "record 2, user: is not an object but a list"),
+    "no user_id": ({"profile": [], "query": []}, "record 2, user: user_id must be text, but is missing"),
     "null user_id": (record(None), "user_id must be text, but is null"),
     "boolean user_id": (record(True), "user_id must be text, but is true or false"),
     "empty user_id": (record(""), "user_id is empty"),
-    "profile missing": ({"user_id": "u", "query": []}, "user 'u': profile must be a list, but is missing"),
-    "query an object": (record(query={}), "user 'u': query must be a list, but is an object"),
-    "item not an object": (record(profile=["x"]), "user 'u', profile: expected an object"),
-    "item without id": (record(profile=[item(id=None)]), "user 'u', profile: id must be text, but is null"),
-    "null field": (record(profile=[item(tag=None)]), "user 'u', item 'h0': tag must be text, but is null"),
+    "endless user_id": (record("x" * 10_000), r"user_id has more than 1,000 characters \(10,000\)"),
+    "profile missing": (
+        {"user_id": "u", "query": []},
+        "user 'u', user: profile must be a list, but is missing",
+    ),
+    "query an object": (record(query={}), "user 'u', user: query must be a list, but is an object"),
+    "no history": (record(profile=[]), "user 'u', user: has no usable history"),
+    "item not an object": (record(profile=["x"]), "user 'u', history item: is not an object"),
+    "item without id": (record(profile=[item(id=None)]), "history item: id must be text, but is null"),
+    "null field": (
+        record(profile=[item(tag=None)]),
+        "user 'u', history item 'h0': tag must be text, but is null",
+    ),
+    "empty field": (record(profile=[item(tag=" ")]), "history item 'h0': tag is empty"),
     "field missing": (
         record(profile=[{"id": "h", "tag": "x"}]),
-        "user 'u', item 'h': description must be text, but is missing",
+        "history item 'h': description must be text, but is missing",
     ),
+    "giant field": (record(profile=[item(tag="x" * 1_000_001)]), "tag has more than 1,000,000 characters"),
+    "half an emoji": (record(profile=[item(tag="half \ud83d")]), "tag has a broken character"),
     "date of another form": (
         record(profile=[item(date="1/2/2020")]),
-        "item 'h0': date '1/2/2020' is not an ISO",
+        r"history item 'h0': date is not an ISO date \('1/2/2020'\)",
     ),
-    "query without input": (
-        record(query=[{"id": "q"}]),
-        "user 'u', query 'q': input must be text, but is missing",
-    ),
-    "no marker": (
+    "query without input": (record(query=[{"id": "q"}]), "query 'q': input must be text, but is missing"),
+    "another task's": (
         record(query=[{"id": "q", "input": "What?"}]),
-        f"{TEST}, user 'u', query 'q': input 'What\\?' has no 'description: '",
+        r"query 'q': input is not one of task lamp_2m \('What\?'\)",
     ),
-    "gold a list": (record(query=[{"id": "q", "input": INSTRUCTION, "gold": []}]), "gold must be text"),
+    "empty input": (record(query=[{"id": "q", "input": INSTRUCTION}]), "input has no description"),
+    "gold a list": (record(query=[{"id": "q", "input": INSTRUCTION + "A.", "gold": []}]), "gold must be"),
+    "query twice": (record(query=[record()["query"][0]] * 2), "query 'q-u': its id occurs twice"),
+    "user twice": (record("good"), rf"user_id occurs twice \(first in {TEST}, record 1\)"),
 }
 
 
 @pytest.mark.parametrize(("bad", "message"), BAD_RECORDS.values(), ids=BAD_RECORDS.keys())
-def test_a_bad_record_is_named(tmp_path: Path, bad: Any, message: str) -> None:
-    with pytest.raises(DataError, match=message):
-        users(release(tmp_path / "r", bad))
+def test_a_bad_record_is_left_out_and_written_down_or_with_strict_an_error(
+    tmp_path: Path, bad: Any, message: str
+) -> None:
+    folder = release(tmp_path / "r", record("good"), bad, record("last"), others=[record("o")])
+    dataset = run_import(folder, tmp_path / "out")
+    assert {"good", "last"} <= set(dataset.user_ids("test"))
+    assert dataset.user("good") == users(folder)[0]
+    first, *more = rejected(dataset)
+    assert (first["file"], first["record"]) == (TEST, 2)
+    assert len(first["value"]) <= 10_000
+    assert dataset.source["rejected"] == 1 + len(more)
+    with pytest.raises(DataError, match=f"{TEST}, .*{message}") as error:
+        users(folder, strict=True)
+    assert len(str(error.value)) < 1000
+    # The file and the record stand in columns of their own.
+    assert re.search(message.partition("user: ")[2] or message.rpartition(", ")[2], first["reason"])
+
+
+def test_the_smallest_unit_is_left_out(tmp_path: Path) -> None:
+    good, bad = record("u"), {"id": "bad"}
+    spoilt = good | {"profile": [*good["profile"], bad], "query": [bad, *good["query"]]}
+    dataset = run_import(release(tmp_path / "r", spoilt, others=[record("o")]), tmp_path / "out")
+    (wanted,) = users(release(tmp_path / "good", good))
+    assert dataset.user("u") == wanted
+    assert [row["reason"].partition(":")[0] for row in rejected(dataset)] == [
+        "history item 'bad'",
+        "query 'bad'",
+    ]
+    assert [(row["record"], row["user_id"]) for row in rejected(dataset)] == [(1, "u")] * 2
+
+
+def test_a_test_user_needs_history_and_one_of_the_others_history_or_queries(tmp_path: Path) -> None:
+    no_history, no_queries = record("h", items=0), record("q", query=[])
+    nothing = record("n", items=0, query=[])
+    changed = [user | {"user_id": user["user_id"] + "2"} for user in (no_history, no_queries, nothing)]
+    folder = release(tmp_path / "r", no_history, no_queries, nothing, others=changed)
+    assert [user.user_id for user in users(folder)] == ["q", "h2", "q2"]
+
+
+def test_of_a_user_in_both_files_the_others_lose_theirs(tmp_path: Path) -> None:
+    folder = release(tmp_path / "r", record("u", items=3), others=[record("o"), record("u", items=1)])
+    dataset = run_import(folder, tmp_path / "out")
+    assert dataset.user_ids("test") == ["u"] and dataset.user_ids("others") == ["o"]
+    assert len(dataset.user("u").history) == 3
+    (row,) = rejected(dataset)
+    assert (row["file"], row["record"]) == (OTHERS, 2) and f"first in {TEST}, record 1" in row["reason"]
+
+
+def test_two_test_queries_of_one_id_are_an_error_that_names_both(tmp_path: Path) -> None:
+    folder = release(tmp_path / "r", record("a"), record("b", query=record("a")["query"]))
+    with pytest.raises(
+        DataError, match=rf"{TEST}, record 2, user 'b': query 'q-a' .*{TEST}, record 1, user 'a'"
+    ):
+        users(folder)
+
+
+@pytest.mark.parametrize("user_id", ["../../x", "con", "🎬", "/etc/passwd", "a\0b", ".", "x" * 900])
+def test_a_hostile_id_is_data(tmp_path: Path, user_id: str) -> None:
+    folder = release(tmp_path / "r", record(user_id), others=[record("o")])
+    dataset = run_import(folder, tmp_path / "out")
+    assert dataset.user(user_id).user_id == user_id
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["out", "r"]
+    assert all(
+        re.fullmatch(r"dataset\.json|(test|others)-0+\.parquet", f.name) for f in dataset.path.iterdir()
+    )
+
+
+def test_profiles_of_known_users_are_kept(tmp_path: Path) -> None:
+    folder = release(tmp_path / "r", record("t"), others=[record("o")])
+    texts = [("o", "likes comedies"), ("stranger", "?"), ("o", "again")]
+    rows = [{"id": user_id, "output": text} for user_id, text in texts]
+    (folder / "profile_user_others.json").write_text(json.dumps(rows))
+    (folder / "profile_user_100.json").write_text(json.dumps([{"id": "t", "output": "é"}, {"id": "t"}]))
+    dataset = run_import(folder, tmp_path / "out")
+    assert read_jsonl(dataset.path / "profiles.jsonl") == [
+        {"task": "lamp_2m", "user_id": "o", "profile": "likes comedies"},
+        {"task": "lamp_2m", "user_id": "t", "profile": "é"},
+    ]
+    assert [row["reason"] for row in rejected(dataset)] == [
+        "profile: there is no such user",
+        "profile: the user has a profile already",
+        "profile: output must be text, but is missing",
+    ]
+    assert "profile_user_100.json" in [file["file"] for file in dataset.source["files"]]
 
 
 GOOD = json.dumps([record("first"), record("second")]).encode()
 BAD_FILES: dict[str, tuple[bytes, str]] = {
-    "empty": (b"", "must be a JSON list of users, but it is empty"),
-    "an object": (b'{"a": []}', r"must be a JSON list of users, but it starts with '\{'"),
+    "empty": (b"", "must be a JSON list of records, but it is empty"),
+    "an object": (b'{"a": []}', r"must be a JSON list of records, but it starts with '\{'"),
     "cut in a string": (GOOD[:-30], r"byte \d+, in record 2: .*the file ends here"),
     "cut between records": (
         GOOD.replace(b'}]}, {"user_id": "second"', b"}]}|")[:-1].partition(b"|")[0],
@@ -211,7 +308,11 @@ BAD_FILES: dict[str, tuple[bytes, str]] = {
     "no comma": (GOOD.replace(b"}]}, {", b"}]} {"), "expected ',' or ']'"),
     "comma at the end": (GOOD[:-1] + b",]", "in record 3"),
     "more behind the list": (GOOD + b" []", "the list has ended"),
-    "not UTF-8": (GOOD.replace(b"second", b"sec\xffond"), rf"byte {GOOD.index(b'second') + 3}, .*not UTF-8"),
+    "not UTF-8": (
+        GOOD.replace(b"second", b"sec\xffond"),
+        rf"byte {GOOD.index(b'second') + 3}, in record 2: not UTF-8",
+    ),
+    "not UTF-8 at once": (b"\xff[]", "byte 0, in record 1: not UTF-8"),
     "UTF-8 cut": (b'["\xc3', "byte 2, .*not UTF-8"),
     "surrogate in UTF-8": (b'["\xed\xa0\x80"]', "byte 2, .*not UTF-8"),
     "not a number": (b'[{"user_id": NaN}]', "NaN is not JSON"),
@@ -239,22 +340,29 @@ def test_missing_files_and_folders_are_one_error(tmp_path: Path) -> None:
     folder = release(tmp_path / "r", record())
     (folder / OTHERS).unlink()
     (folder / OTHERS).mkdir()
-    with pytest.raises(DataError, match=r"user_others.json is not a file"):
+    with pytest.raises(DataError, match=r"user_others.json cannot be read: .*directory"):
         users(folder)
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"golds": {}}', '{"golds": [{"id": "q"}]}', '{"golds": [5]}'])
+@pytest.mark.parametrize("content", ["", "[]", '{"golds": {}}', '{"golds"', "\xff", "[" * 100_000])
 def test_a_bad_label_file_is_one_error(tmp_path: Path, content: str) -> None:
     folder = release(tmp_path / "r", record())
-    (folder / LABELS).write_text(content)
+    (folder / LABELS).write_bytes(content.encode("latin-1"))
     with pytest.raises(DataError, match=LABELS):
-        Release(folder, MOVIES)
+        users(folder)
 
 
-def test_a_broken_character_is_refused_and_not_changed(tmp_path: Path) -> None:
-    folder = release(tmp_path / "r", record(profile=[item(description="half \ud83d")]))
-    with pytest.raises(DataError, match=r"user 'u', history\[0\].fields.description: a lone surrogate"):
-        run_import(folder, tmp_path / "out")
+def test_bad_golds_are_left_out(tmp_path: Path) -> None:
+    golds = [{"id": "q-t"}, 5, {"id": "q-t", "output": "comedy"}, {"id": "q-t", "output": "action"}]
+    user = record("t", query=[record("t")["query"][0] | {"gold": None}])
+    folder = release(tmp_path / "r", user, others=[record("o")], labels={"task": "LaMP_2M", "golds": golds})
+    dataset = run_import(folder, tmp_path / "out")
+    assert dataset.user("t").queries[0].gold == "comedy"
+    assert [(row["file"], row["record"]) for row in rejected(dataset)] == [
+        (LABELS, 1),
+        (LABELS, 2),
+        (LABELS, 4),
+    ]
 
 
 # Streaming
@@ -274,7 +382,11 @@ def test_records_survive_any_window(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         for window in (1, 2, 3, 7, 64, 1000):
             monkeypatch.setattr("oppu_core.data.json_stream._WINDOW_BYTES", window)
             (tmp_path / "f.json").write_bytes(b"\xef\xbb\xbf \n" + text + b"\n")
-            assert list(read_records(tmp_path / "f.json")) == wanted
+            records = list(read_records(tmp_path / "f.json"))
+            assert [entry.value for entry in records] == wanted
+            content = (tmp_path / "f.json").read_bytes()
+            for entry in records:
+                assert decode(content[entry.start : entry.start + entry.size]) == entry.value
 
 
 def test_an_import_holds_a_small_part_of_the_file(tmp_path: Path) -> None:
@@ -290,7 +402,8 @@ def test_an_import_holds_a_small_part_of_the_file(tmp_path: Path) -> None:
     tracemalloc.start()
     ahead = 0
     try:
-        for number, _ in enumerate(source.users(lambda *step: progress.append(step))):
+        step = source.users(tmp_path, Rejects(tmp_path), lambda *step: progress.append(step))
+        for number, _ in enumerate(step):
             ahead = max(ahead, progress[-1][0] - min(number, 1500) * size // 1500)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
@@ -304,71 +417,12 @@ def test_an_import_holds_a_small_part_of_the_file(tmp_path: Path) -> None:
 # Surviving
 
 
-def mutate(value: Any, rng: random.Random) -> Any:
-    """The value with one random place dropped, renamed, retyped or doubled."""
-    if isinstance(value, dict) and value and rng.random() < 0.9:
-        key = rng.choice(sorted(value))
-        rest = {name: entry for name, entry in value.items() if name != key}
-        return rng.choice(
-            [
-                lambda: rest,
-                lambda: rest | {key + "x": value[key]},
-                lambda: value | {key: mutate(value[key], rng)},
-                lambda: value | {key: mutate(value[key], rng)},
-            ]
-        )()
-    if isinstance(value, list) and value and rng.random() < 0.9:
-        place = rng.randrange(len(value))
-        doubled = [value[place]] * rng.choice([0, 2])
-        return value[:place] + rng.choice([[mutate(value[place], rng)], doubled]) + value[place + 1 :]
-    return rng.choice(
-        [None, True, 7, -0.5, 10**400, "", "\ud800", "\0", "x" * 10_000, [], {}, [[]], {"id": {}}]
-    )
-
-
-def test_a_mutated_release_is_imported_or_refused_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(os, "fsync", lambda fd: None)
-    rng = random.Random(11)
-    labels = {"task": "LaMP_2M", "golds": [{"id": "q-t", "output": "comedy"}]}
-    contents: dict[str, Any] = {
-        OTHERS: [record("o"), record("p")],
-        TEST: [record("t"), record("s")],
-        LABELS: labels,
-    }
-    folder, out, outcomes = release(tmp_path / "r"), tmp_path / "out", {True: 0, False: 0}
-    for _ in range(200):
-        victim = rng.choice(sorted(contents))
-        for name, content in contents.items():
-            text = bytearray(json.dumps(mutate(content, rng) if name == victim else content).encode())
-            if name == victim and rng.random() < 0.4:
-                text = text[: rng.randrange(len(text))] if rng.random() < 0.5 else text
-                for _ in range(rng.randrange(3) if text else 0):
-                    text[rng.randrange(len(text))] = rng.randrange(256)
-            (folder / name).write_bytes(bytes(text))
-        try:
-            dataset = run_import(folder, out)
-        except OppuError as error:
-            assert isinstance(error, DataError)
-            assert len(str(error)) < 1000
-            outcomes[False] += 1
-            assert [entry.name for entry in tmp_path.iterdir()] == ["r"]
-        else:
-            outcomes[True] += 1
-            dataset.verify()
-            assert len(list(dataset.users())) == sum(counts["users"] for counts in dataset.counts.values())
-            for file in out.iterdir():
-                file.unlink()
-            out.rmdir()
-    assert min(outcomes.values()) > 20
-
-
 KILLED = """
 import os, signal, sys
 from pathlib import Path
 from oppu_core import files
-from oppu_core.data import dataset, rows
+from oppu_core.data import rows
+from oppu_core.data.importing import import_files
 from oppu_core.data.release import Release
 
 def killing(function, calls):
@@ -386,8 +440,7 @@ owner, name, calls = {
     "between old and new": (Path, "rename", 2),
 }[sys.argv[3]]
 setattr(owner, name, killing(getattr(owner, name), calls))
-release = Release(Path(sys.argv[1]))
-dataset.write_dataset(Path(sys.argv[2]), release.task, release.users(), release.source)
+import_files(Path(sys.argv[1]), Path(sys.argv[2]), Release(Path(sys.argv[1])))
 """
 
 
@@ -417,7 +470,7 @@ def test_the_command_imports_and_counts(tmp_path: Path) -> None:
     arguments = ["import", str(folder), "--format", "oppu-release", "--out", str(out)]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
-    assert "lamp_2m" in result.output and "3 users" in result.output
+    assert "lamp_2m" in result.output and "rejected" not in result.output
     assert Dataset.open(out).source["kind"] == "oppu-release"
     assert str(tmp_path) not in (out / "dataset.json").read_text()
     failed = CliRunner().invoke(app, [*arguments, "--task", "lamp_2"])

@@ -1,14 +1,14 @@
 """``oppu data``: make datasets out of what others publish."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from oppu_core.data import look_commands
+
 if TYPE_CHECKING:
     from oppu_core.data.dataset import Dataset
-    from oppu_core.data.types import User
 
 app = typer.Typer(no_args_is_help=True, help="Import and look at datasets.", rich_markup_mode="rich")
 
@@ -20,50 +20,74 @@ def data() -> None:
 
 @app.command(
     "import",
-    epilog="Example: [bold]oppu data import movie_tagging --format oppu-release --out data/movies[/bold]",
+    epilog="Example: [bold]oppu data import movie_tagging --out data/movies[/bold]  "
+    "or, own data: [bold]oppu data import likes.csv --task lamp_2m --out data/likes[/bold]",
 )
 def import_(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder with the files to import.")],
-    format_: Annotated[
-        Literal["oppu-release"],
-        typer.Option("--format", help="Layout of DIR: the OPPU authors' processed LaMP files."),
+    path: Annotated[
+        Path,
+        typer.Argument(metavar="DIR_OR_FILE", help="Folder of a release or of LaMP, or a table of events."),
     ],
     out: Annotated[
         Path, typer.Option(help="The dataset folder to make; a dataset that is there is replaced.")
     ],
-    task: Annotated[
-        str | None, typer.Option(help="Task, e.g. lamp_2m; told by the files if left out.")
+    format_: Annotated[
+        Literal["lamp", "oppu-release", "events"] | None,
+        typer.Option(
+            "--format",
+            help="lamp: LaMP's own files; oppu-release: the paper's authors' files; events: one JSON-lines, "
+            "CSV or Parquet file with user_id, time, input, output. Told by the files if left out.",
+        ),
     ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(help="Task, e.g. lamp_2m, or your own .toml file; told by the files if left out."),
+    ] = None,
+    test_users: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="lamp, events: how many users, those with the longest histories, get adapters; the others "
+            "train the task base. By default 100, at most half.",
+        ),
+    ] = None,
+    queries: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="events: how many of a test user's latest events are queries. By default a fifth, 1 to 20.",
+        ),
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Stop at the first record that cannot be used.")
+    ] = False,
 ) -> None:
-    """Import files into a dataset folder, as a stream: files of any size, little memory."""
+    """Import files into a dataset folder, as a stream: files of any size, little memory.
+
+    Records that cannot be used are left out, counted, and kept in rejected.jsonl beside the users.
+    """
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from oppu_core.data.dataset import write_dataset
-    from oppu_core.data.release import Release
-    from oppu_core.tasks import get_task
+    from oppu_core.data.importing import import_files, open_reader
+    from oppu_core.tasks import load_task
 
-    release = Release(folder, get_task(task) if task else None)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TextColumn("{task.fields[users]:,} users"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        bar = progress.add_task("importing", users=0)
-
-        def show(done: int, total: int) -> None:
-            progress.update(bar, completed=done, total=total)
-
-        def counted() -> Iterator["User"]:
-            for number, user in enumerate(release.users(show), 1):
-                progress.update(bar, users=number)
-                yield user
-
-        dataset = write_dataset(out, release.task, counted(), release.source)
-    _print_counts(dataset)
+    reader = open_reader(path, format_, load_task(task) if task else None, test_users, queries)
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task("importing")
+        imported = import_files(
+            path,
+            out,
+            reader,
+            strict,
+            lambda done, total: progress.update(bar, completed=done, total=total),
+        )
+    _print_counts(imported.dataset)
+    for note in imported.notes:
+        console.print(f"[yellow]Note:[/yellow] {escape(note)}", soft_wrap=True, highlight=False)
 
 
 @app.command(epilog="Example: [bold]oppu data sample --task lamp_2m --out data/sample-movies[/bold]")
@@ -112,3 +136,6 @@ def _print_counts(dataset: "Dataset") -> None:
     for split, counts in dataset.counts.items():
         table.add_row(split, *(f"{counts[name]:,}" for name in ("users", "queries", "history_items")))
     Console().print(table)
+
+
+look_commands.register(app)

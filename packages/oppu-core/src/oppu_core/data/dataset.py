@@ -6,11 +6,14 @@ the sha256 of what it says (``content``), which does not depend on how Parquet w
 """
 
 import contextlib
+import dataclasses
 import difflib
 import itertools
+import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +23,17 @@ import pyarrow.parquet as pq
 from oppu_core.data.rows import NUMBERS, SplitWriter, from_row, schema_of, shown, to_row
 from oppu_core.data.types import SPLITS, Split, User
 from oppu_core.errors import ConfigError, DataError
-from oppu_core.files import file_sha256, new_dir, read_json, write_json
-from oppu_core.tasks import Task, get_task
+from oppu_core.files import file_sha256, new_dir, read_json, scratch_dir, write_json
+from oppu_core.tasks import TASKS, Task, get_task, task_from
 
 FORMAT = 1
 MANIFEST = "dataset.json"
 
-_OURS = re.compile(r"dataset\.json|(others|test)-\d{5,}\.parquet")
+# Beside the users: texts about them, and what was refused at import.
+PROFILES, REJECTED = "profiles.jsonl", "rejected.jsonl"
+
+_SHARD = re.compile(r"(others|test)-\d{5,}\.parquet")
+_OURS = {MANIFEST, PROFILES, REJECTED}
 _HINTED_IDS = 20_000
 
 
@@ -36,7 +43,7 @@ def _refuse_strangers(path: Path) -> None:
         return
     if not path.is_dir():
         problem = "is not a folder"
-    elif strangers := sorted(entry.name for entry in path.iterdir() if not _OURS.fullmatch(entry.name)):
+    elif strangers := sorted(entry.name for entry in path.iterdir() if not _is_ours(entry.name)):
         problem = f"is not a dataset folder, or not only: it has {shown(strangers[0])}"
     else:
         return
@@ -45,7 +52,17 @@ def _refuse_strangers(path: Path) -> None:
     )
 
 
-def write_dataset(path: Path, task: Task, users: Iterable[User], source: Mapping[str, Any]) -> "Dataset":
+def _is_ours(name: str) -> bool:
+    return name in _OURS or _SHARD.fullmatch(name) is not None
+
+
+def write_dataset(
+    path: Path,
+    task: Task,
+    users: Iterable[User],
+    source: Mapping[str, Any],
+    beside: Path | None = None,
+) -> "Dataset":
     """Write users as a dataset folder, as a stream, whole or not at all.
 
     The same users give the same bytes, however the two splits are interleaved. A dataset at `path` is
@@ -57,6 +74,8 @@ def write_dataset(path: Path, task: Task, users: Iterable[User], source: Mapping
         users: Users of both splits in any order; the order within a split is kept.
         source: Where the users come from (JSON values, no absolute path). Looked at after the last user, so
             that a reader can complete it on the way.
+        beside: A folder whose ``profiles.jsonl`` and ``rejected.jsonl``, where they are there after the last
+            user, go into the dataset's.
 
     Raises:
         DataError: a user cannot be stored (the message names user and field), `path` holds something else,
@@ -89,15 +108,56 @@ def write_dataset(path: Path, task: Task, users: Iterable[User], source: Mapping
             manifest = {
                 "format": FORMAT,
                 "task": task.name,
+                **({"task_definition": dataclasses.asdict(task)} if TASKS.get(task.name) != task else {}),
                 "source": dict(source),
                 "counts": {split: writer.counts for split, writer in writers.items()},
                 "content": {split: writer.content.hexdigest() for split, writer in writers.items()},
                 "shards": [shard for writer in writers.values() for shard in writer.shards],
             }
+            for name in (PROFILES, REJECTED):
+                if beside is not None and (beside / name).exists():
+                    shutil.copyfile(beside / name, folder / name)
             write_json(folder / MANIFEST, manifest)
     except OSError as error:
         raise DataError(f"{path} cannot be written: {error}.") from error
     return Dataset.open(path)
+
+
+def rewrite_dataset(path: Path, keep: Callable[[str], bool]) -> "Dataset":
+    """Write a dataset again with some of its users, in its place, whole or not at all.
+
+    Task, source and order stay. Of the profiles and refused records those of the other users go, too; what
+    was refused without a user id stays.
+
+    Args:
+        path: The dataset folder.
+        keep: Whether a user id stays.
+
+    Raises:
+        DataError: the folder is no dataset or is damaged, or the disk refuses.
+    """
+    dataset = Dataset.open(path)
+    with scratch_dir(Path(os.path.realpath(path))) as scratch:
+        for name in (PROFILES, REJECTED):
+            if (path / name).exists():
+                _copy_rows(path / name, scratch / name, keep)
+        users = (user for user in dataset.users() if keep(user.user_id))
+        return write_dataset(path, dataset.task, users, dataset.source, scratch)
+
+
+def _copy_rows(source: Path, target: Path, keep: Callable[[str], bool]) -> None:
+    """Copy the lines whose ``user_id`` stays."""
+    try:
+        with source.open(encoding="utf-8") as lines, target.open("w", encoding="utf-8") as out:
+            for number, line in enumerate(lines, 1):
+                row = json.loads(line)
+                if not isinstance(row, dict):
+                    raise DataError(f"{source}, line {number}: expected an object. Correct or remove it.")
+                user_id = row.get("user_id")
+                if not isinstance(user_id, str) or keep(user_id):
+                    out.write(line)
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{source} cannot be copied: {error}. Correct or remove it.") from error
 
 
 class Dataset:
@@ -108,7 +168,7 @@ class Dataset:
         task: Its task.
         source: Where the users come from.
         counts: ``users``, ``queries`` and ``history_items`` of each split.
-        fingerprint: The sha256 of ``dataset.json``, and so of everything in the folder.
+        fingerprint: The sha256 of ``dataset.json``, and so of all users (not of what lies beside them).
 
     Example:
         >>> dataset = Dataset.open(Path("data/movies"))  # doctest: +SKIP
@@ -149,7 +209,8 @@ class Dataset:
         if written != FORMAT or not _is_manifest(manifest):
             raise DataError(f"{file} is damaged or not of a dataset; import the dataset again.")
         try:
-            task = get_task(manifest["task"])
+            own = manifest.get("task_definition")
+            task = get_task(manifest["task"]) if own is None else task_from(own, "task_definition")
         except ConfigError as error:
             raise DataError(f"{file}: {error}") from error
         for shard in manifest["shards"]:
@@ -250,12 +311,13 @@ def _is_manifest(manifest: Mapping[str, Any]) -> bool:
     try:
         return (
             isinstance(manifest["task"], str)
+            and isinstance(manifest.get("task_definition"), dict | None)
             and isinstance(manifest["source"], dict)
             and all(type(manifest["counts"][split][name]) is int for split in SPLITS for name in NUMBERS)
             and all(isinstance(manifest["content"][split], str) for split in SPLITS)
             # A name that leads out of the folder is no shard of ours.
             and all(
-                _OURS.fullmatch(shard["file"])
+                _SHARD.fullmatch(shard["file"])
                 and shard["split"] in SPLITS
                 and type(shard["users"]) is int
                 and isinstance(shard["sha256"], str)

@@ -10,13 +10,15 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from oppu_core.errors import DataError
 
 _WINDOW_BYTES = 1 << 20
 # An error this close to the window's end may only mean that the rest of a token has not been read yet.
 _TOKEN_CHARS = 64
+# No user's record is so long; what is would not fit into memory either.
+_RECORD_CHARS = 64 << 20
 _SPACE = re.compile(r"[ \t\n\r]+")
 
 
@@ -32,16 +34,25 @@ DECODER = json.JSONDecoder(
 )
 
 
-def read_records(path: Path, on_bytes: Callable[[bytes], object] | None = None) -> Iterator[Any]:
+class Record(NamedTuple):
+    """A record with its place in the file: the byte it starts at, and how many it has."""
+
+    start: int
+    size: int
+    value: Any
+
+
+def read_records(path: Path, on_bytes: Callable[[int], object] | None = None) -> Iterator[Record]:
     """Yield the records of a file that holds one JSON list; numbers arrive as strings.
 
     Args:
         path: The file (UTF-8).
-        on_bytes: Called with every block of bytes read, in order.
+        on_bytes: Called with the number of bytes of every block that was read.
 
     Raises:
-        DataError: the file is missing, cannot be read, is no UTF-8, no JSON, or no list. The message says at
-            which byte and in which record (counted from 1).
+        DataError: the file is missing, cannot be read, is no UTF-8, no JSON, or no list, or a record is
+            longer than 64 million characters. The message says at which byte and in which record (counted
+            from 1).
     """
     if not path.is_file():
         raise DataError(f"{path} {'is not a file' if path.exists() else 'does not exist'}.")
@@ -52,16 +63,32 @@ def read_records(path: Path, on_bytes: Callable[[bytes], object] | None = None) 
         raise DataError(f"{path} cannot be read: {error}.") from error
 
 
-class _Window:
-    """The part of a file that is being decoded; `at` is the first character not yet used."""
+def decode(content: bytes) -> Any:
+    """One JSON value, numbers as strings.
 
-    def __init__(self, path: Path, file: Any, on_bytes: Callable[[bytes], object] | None) -> None:
+    Raises:
+        ValueError: it is no UTF-8 or no JSON, or nested too deeply.
+    """
+    try:
+        return DECODER.decode(content.decode())
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+class _Window:
+    """The part of a file that is being decoded.
+
+    `at` is the first character not yet used, `byte` its place in the file.
+    """
+
+    def __init__(self, path: Path, file: Any, on_bytes: Callable[[int], object] | None) -> None:
         self.path, self.file, self.on_bytes = path, file, on_bytes
         self.decoder = codecs.getincrementaldecoder("utf-8")()
-        self.text, self.at = "", 0
-        self.bytes_read, self.record, self.ended = 0, 0, False
+        self.text, self.at, self.byte = "", 0, 0
+        self.record, self.ended = 0, False
+        self.broken: UnicodeDecodeError | None = None
 
-    def records(self) -> Iterator[Any]:
+    def records(self) -> Iterator[Record]:
         self._open_list()
         while self._peek() != "]" or self.record:
             self.record += 1
@@ -70,32 +97,38 @@ class _Window:
                 break
             if character != ",":
                 self._fail("expected ',' or ']' after the record" if character else "the file ends here")
-            self.at += 1
-        self.at += 1
+            self._use(self.at + 1)
+        self._use(self.at + 1)
         if self._peek():
             self._fail("the list has ended, but the file goes on")
 
     def _open_list(self) -> None:
         if self._peek() == "\ufeff":
-            self.at += 1
+            self._use(self.at + 1)
         if (first := self._peek()) != "[":
             raise DataError(
-                f"{self.path} must be a JSON list of users, but it "
+                f"{self.path} must be a JSON list of records, but it "
                 + (f"starts with {first!r}." if first else "is empty.")
             )
-        self.at += 1
+        self._use(self.at + 1)
 
-    def _record(self) -> Any:
+    def _record(self) -> Record:
         self._peek()
+        start = self.byte
         while True:
             try:
-                record, self.at = DECODER.raw_decode(self.text, self.at)
-                return record
+                value, end = DECODER.raw_decode(self.text, self.at)
+                if end < len(self.text) or self.ended:
+                    self._use(end)
+                    return Record(start, self.byte - start, value)
+                self._read(_WINDOW_BYTES)  # a number may go on
             except json.JSONDecodeError as error:
                 # A string that is open at the window's end reports where it began.
                 cut = error.msg.startswith("Unterminated string")
                 if self.ended or not (cut or error.pos >= len(self.text) - _TOKEN_CHARS):
                     self._fail("the file ends here" if cut else error.msg, error.pos)
+                if len(self.text) - self.at > _RECORD_CHARS:
+                    self._fail(f"the record has more than {_RECORD_CHARS:,} characters")
                 # At least twice as much, so that a huge record is not scanned quadratically often.
                 self._read(max(_WINDOW_BYTES, 2 * (len(self.text) - self.at)))
             except RecursionError:
@@ -107,31 +140,35 @@ class _Window:
         """The next character that is not space, or nothing at the end of the file."""
         while True:
             if space := _SPACE.match(self.text, self.at):
-                self.at = space.end()
+                self._use(space.end())
             if self.at < len(self.text) or self.ended:
                 return self.text[self.at : self.at + 1]
             self._read(_WINDOW_BYTES)
 
+    def _use(self, end: int) -> None:
+        self.byte += len(self.text[self.at : end].encode())
+        self.at = end
+
     def _read(self, size: int) -> None:
+        if self.broken is not None:
+            byte = self.byte + len(self.text[self.at :].encode())
+            raise DataError(
+                f"{self.path}, byte {byte:,}, in record {max(self.record, 1)}: not UTF-8 "
+                f"({self.broken.reason}). Save the file as UTF-8."
+            ) from self.broken
         block = self.file.read(size)
         try:
             more = self.decoder.decode(block, final=not block)
         except UnicodeDecodeError as error:
-            # The decoder may hold up to three bytes from the block before.
-            pending = len(error.object) - len(block)
-            byte = self.bytes_read - pending + error.start
-            raise DataError(
-                f"{self.path}, byte {byte:,}, in or after record {self.record}: not UTF-8 ({error.reason})."
-            ) from error
-        self.bytes_read += len(block)
-        self.ended = not block
+            # An error of the record that it lies in: what comes before it is used first.
+            self.broken, more = error, error.object[: error.start].decode()
+        self.ended = not block and self.broken is None
         self.text, self.at = self.text[self.at :] + more, 0
         if self.on_bytes is not None:
-            self.on_bytes(block)
+            self.on_bytes(len(block))
 
     def _fail(self, problem: str, at: int | None = None) -> NoReturn:
-        rest = self.text[self.at if at is None else at :].encode("utf-8", "surrogatepass")
-        byte = self.bytes_read - len(self.decoder.getstate()[0]) - len(rest)
+        byte = self.byte + len(self.text[self.at : self.at if at is None else at].encode())
         raise DataError(
             f"{self.path}, byte {byte:,}, in record {self.record}: not the JSON it should be ({problem}). "
             "Download or export the file again."

@@ -22,6 +22,8 @@ Row = dict[str, Any]
 SHARD_USERS = 1000
 # Test users are read one at a time, for their adapters; the others only in long sweeps.
 GROUP_USERS: dict[Split, int] = {"others": 64, "test": 1}
+# Users with very long histories are fewer to a group, for the memory of writer and reader.
+_GROUP_BYTES = 16 << 20
 NUMBERS = ("users", "queries", "history_items")
 
 
@@ -180,6 +182,7 @@ class SplitWriter:
         self.content = hashlib.sha256()
         self.shards: list[dict[str, Any]] = []
         self._rows: list[Row] = []
+        self._held = 0
         self._writer: Any = None
 
     def add(self, row: Row) -> None:
@@ -188,12 +191,14 @@ class SplitWriter:
         Raises:
             DataError: a text cannot be stored.
         """
-        self.content.update(encoded(row) + b"\n")
+        line = encoded(row) + b"\n"
+        self.content.update(line)
         self._rows.append(row)
+        self._held += len(line)
         sizes = (1, len(row["queries"]), len(row["history"]))
         for name, size in zip(NUMBERS, sizes, strict=True):
             self.counts[name] += size
-        if len(self._rows) == GROUP_USERS[self.split]:
+        if len(self._rows) == GROUP_USERS[self.split] or self._held >= _GROUP_BYTES:
             self._write_group()
         if self.counts["users"] % SHARD_USERS == 0:
             self.finish_shard()
@@ -211,7 +216,7 @@ class SplitWriter:
             )
         self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self.schema))
         self.shards[-1]["users"] += len(self._rows)
-        self._rows = []
+        self._rows, self._held = [], 0
 
     def finish_shard(self) -> None:
         """Write what is held back and close the shard; the next user starts a new one."""

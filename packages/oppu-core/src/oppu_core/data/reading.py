@@ -1,0 +1,240 @@
+"""What every reader shares: a value of a file becomes a history item, a query or a user, or is refused.
+
+The smallest unit is refused: the item, the query, else the user. Knows no file format.
+"""
+
+import dataclasses
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from oppu_core.data.rejects import Place, Rejects, Unusable
+from oppu_core.data.rows import shown
+from oppu_core.data.types import HistoryItem, Query, Split, User
+from oppu_core.errors import DataError
+from oppu_core.files import file_sha256
+from oppu_core.tasks import Task
+
+T = TypeVar("T")
+OnProgress = Callable[[int, int], object]
+
+MAX_ID_CHARS = 1_000
+MAX_TEXT_CHARS = 1_000_000
+ISO_DATE = re.compile(r"\d{4}(-\d\d(-\d\d([T ].*)?)?)?")
+_NAMES = {
+    dict: "an object", list: "a list", bool: "true or false", type(None): "null", bytes: "bytes",
+}  # fmt: skip
+
+
+class Reader(Protocol):
+    """Files of one format, found and understood; the constructors raise what makes them unusable.
+
+    Attributes:
+        task: The given or detected task.
+        source: Where the data comes from, for :func:`oppu_core.data.dataset.write_dataset`: `kind`, `files`
+            and what the reader counts. Complete when :meth:`users` has run to its end.
+        notes: What a person should know of, once :meth:`users` has run to its end.
+    """
+
+    task: Task
+    source: dict[str, Any]
+    notes: list[str]
+
+    def users(self, scratch: Path, rejects: Rejects, on_progress: OnProgress) -> Iterator[User]:
+        """Yield every usable user, in little memory.
+
+        Args:
+            scratch: A folder for what is needed on the way; ``profiles.jsonl`` in it is kept.
+            rejects: Where refused records go.
+            on_progress: Called with the bytes read so far and in all.
+
+        Raises:
+            DataError: a whole file cannot be used, or `rejects` is strict.
+        """
+        ...
+
+
+def as_object(value: Any) -> dict[str, Any]:
+    """The value, if it is a JSON object."""
+    if isinstance(value, dict):
+        return value
+    raise Unusable(f"is not an object but {_name(value)}")
+
+
+def as_list(record: Mapping[str, Any], name: str) -> list[Any]:
+    """A field that must be a list."""
+    value = record.get(name)
+    if isinstance(value, list):
+        return value
+    raise Unusable(f"{name} must be a list, but is {_name(value) if name in record else 'missing'}")
+
+
+def as_text(record: Mapping[str, Any], name: str, empty: bool = False) -> str:
+    """A field that must be text and, unless `empty`, must say something."""
+    value = record.get(name)
+    if not isinstance(value, str):
+        raise Unusable(f"{name} must be text, but is {_name(value) if name in record else 'missing'}")
+    if not empty and not value.strip():
+        raise Unusable(f"{name} is empty")
+    if len(value) > MAX_TEXT_CHARS:
+        raise Unusable(f"{name} has more than {MAX_TEXT_CHARS:,} characters", f"{len(value):,}")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise Unusable(f"{name} has a broken character (a lone surrogate)", shown(value)) from None
+    return value
+
+
+def as_id(record: Mapping[str, Any], name: str) -> str:
+    """A field that identifies: kept exactly as it is, so that there is a limit to it."""
+    value = as_text(record, name)
+    if len(value) > MAX_ID_CHARS:
+        raise Unusable(f"{name} has more than {MAX_ID_CHARS:,} characters", f"{len(value):,}")
+    return value
+
+
+def as_date(record: Mapping[str, Any], name: str = "date") -> str | None:
+    """An ISO date, or None where it is missing, null or empty."""
+    if record.get(name) in (None, ""):
+        return None
+    date = as_text(record, name)
+    if not ISO_DATE.fullmatch(date):
+        raise Unusable(f"{name} is not an ISO date", shown(date))
+    return date
+
+
+def as_fields(
+    record: Mapping[str, Any], names: Iterable[str], optional: Iterable[str] = ()
+) -> dict[str, str]:
+    """Several fields; the optional ones may be missing, null or empty."""
+    return {
+        name: "" if name in optional and record.get(name) is None else as_text(record, name, name in optional)
+        for name in names
+    }
+
+
+def as_item(task: Task, value: Any) -> HistoryItem:
+    """A history item of LaMP: ``{"id", "date"?, …}``."""
+    record = as_object(value)
+    item_id, date = as_id(record, "id"), as_date(record)
+    return HistoryItem(item_id, as_fields(record, task.history_fields, task.optional_fields), date)
+
+
+def as_query(task: Task, value: Any, history_len: int = 0) -> Query:
+    """A query of LaMP: ``{"id", "input", "gold"?}``."""
+    record = as_object(value)
+    query_id, text = as_id(record, "id"), as_text(record, "input")
+    fields = task.parse_input(text)
+    if fields is None:
+        raise Unusable(f"input is not one of task {task.name}", shown(text))
+    for name, field in fields.items():
+        if not field.strip():
+            raise Unusable(f"input has no {name}", shown(text))
+    gold = None if record.get("gold") is None else as_text(record, "gold")
+    return Query(query_id, fields, gold, history_len)
+
+
+def id_of(value: Any) -> str:
+    """How a unit is called in a message: by its id, where it has one."""
+    return f" {shown(value['id'])}" if isinstance(value, dict) and isinstance(value.get("id"), str) else ""
+
+
+class Intake:
+    """Users on their way into a dataset: a user id and a test query's id may occur once."""
+
+    def __init__(self, task: Task, rejects: Rejects) -> None:
+        self.task, self.rejects = task, rejects
+        self._users: dict[bytes, tuple[Path, int | None]] = {}
+        self._queries: dict[str, Place] = {}
+
+    def keep(self, place: Place, unit: str, value: Any, check: Callable[[Any], T]) -> T | None:
+        """What `check` makes of the value, or None: then it is refused."""
+        try:
+            return check(value)
+        except Unusable as problem:
+            self.rejects.add(place, unit, problem, value)
+            return None
+
+    def items(self, place: Place, values: list[Any]) -> list[HistoryItem]:
+        """The usable history items, sorted by date, stably, when all of them have one."""
+        checked = (self.item(place, value) for value in values)
+        items = [item for item in checked if item is not None]
+        return in_order(items)
+
+    def item(self, place: Place, value: Any) -> HistoryItem | None:
+        """A usable history item."""
+        unit = f"history item{id_of(value)}"
+        return self.keep(place, unit, value, lambda value: as_item(self.task, value))
+
+    def query(self, place: Place, value: Any, history_len: int) -> Query | None:
+        """A usable query."""
+        return self.keep(
+            place, f"query{id_of(value)}", value, lambda value: as_query(self.task, value, history_len)
+        )
+
+    def has(self, user_id: str) -> bool:
+        """Whether there is a user of this id by now."""
+        return digest(user_id) in self._users
+
+    def new_user(self, place: Place) -> None:
+        """Refuse a user whose id has come before."""
+        first = self._users.get(digest(place.user_id or ""))
+        if first is not None:
+            raise Unusable("user_id occurs twice", f"first in {first[0].name}, record {first[1]}")
+
+    def user(
+        self, place: Place, split: Split, items: Iterable[HistoryItem], queries: Iterable[Query]
+    ) -> User:
+        """A user who is used: test users need history, others history or queries.
+
+        Raises:
+            Unusable: nothing is left to use.
+            DataError: another test user has a query of the same id.
+        """
+        assert place.user_id is not None
+        own: dict[str, Query] = {}
+        for query in queries:
+            if own.setdefault(query.id, query) is not query:
+                problem = Unusable("its id occurs twice with this user")
+                self.rejects.add(place, f"query {shown(query.id)}", problem, dataclasses.asdict(query))
+        user = User(place.user_id, split, tuple(items), tuple(own.values()))
+        if not user.history and (split == "test" or not user.queries):
+            raise Unusable("has no usable history" if split == "test" else "has nothing usable")
+        for query in user.queries if split == "test" else ():
+            first = self._queries.setdefault(query.id, place)
+            if first != place:
+                raise DataError(
+                    f"{place}: query {shown(query.id)} has the id of a query of {first}. Rename one of them."
+                )
+        self._users[digest(place.user_id)] = (place.file, place.record)
+        return user
+
+
+def in_order(items: list[HistoryItem]) -> list[HistoryItem]:
+    """Sorted by date, stably, when all items have one: "what came before" has to be a prefix."""
+    return sorted(items, key=lambda item: item.date or "") if all(item.date for item in items) else items
+
+
+def described(files: Iterable[Path]) -> list[dict[str, Any]]:
+    """Name, size and sha256 of files, for a source.
+
+    Raises:
+        DataError: one cannot be read.
+    """
+    try:
+        return [
+            {"file": file.name, "bytes": file.stat().st_size, "sha256": file_sha256(file)} for file in files
+        ]
+    except OSError as error:
+        raise DataError(f"{error.filename} cannot be read: {error}.") from error
+
+
+def digest(text: str) -> bytes:
+    """What stands for an id where very many have to be remembered."""
+    return hashlib.sha256(text.encode()).digest()[:16]
+
+
+def _name(value: Any) -> str:
+    return _NAMES.get(type(value), "text or a number")
