@@ -217,9 +217,10 @@ def test_what_the_importer_saw(find: Find, tmp_path: Path) -> None:
     (tmp_path / "d" / REJECTED).write_text("".join(json.dumps({"reason": r}) + "\n" for r in reasons))
     finding = only({f.name: f for f in audit(dataset)}, "rejected_at_import", 3)
     assert [example.text for example in finding.examples] == ["2 × 'no gold'", "1 × 'no text'"]
-    (tmp_path / "d" / REJECTED).write_text('{"reason": "x"}\n{"rea')
-    with pytest.raises(DataError, match="after line 1: not a list of refused records"):
-        audit(dataset)
+    for broken in ('{"rea', "[" * 100_000):
+        (tmp_path / "d" / REJECTED).write_text('{"reason": "x"}\n' + broken)
+        with pytest.raises(DataError, match="after line 1: not a list of refused records"):
+            audit(dataset)
 
 
 def test_memory_holds_the_test_side_and_not_the_others(tmp_path: Path) -> None:

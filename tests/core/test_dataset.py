@@ -288,6 +288,7 @@ def test_open_says_what_is_wrong(tmp_path: Path) -> None:
         ({"task": 5}, "is damaged"),
         ({"counts": {}}, "is damaged"),
         ({"shards": [shard | {"file": "../../etc/passwd"}]}, "is damaged"),
+        ({"shards": []}, "is damaged"),
         ({"shards": [shard | {"file": "test-00001.parquet"}]}, "lacks its shard test-00001.parquet"),
     ]
     for values, message in cases:

@@ -194,7 +194,9 @@ def test_bad_lines_are_left_out(tmp_path: Path) -> None:
     path = table(tmp_path / "e.jsonl", [event(), event()])
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes() + b'{"user_id"\n\n\xff\n' + b"[" * 5000 + b"\n{}")
     assert len(imported(path)["u"].history) == 1
-    assert [row["record"] for row in read_jsonl(tmp_path / "out" / "rejected.jsonl")] == [3, 5, 6, 7]
+    rows = read_jsonl(tmp_path / "out" / "rejected.jsonl")
+    assert [row["record"] for row in rows] == [3, 5, 6, 7]
+    assert [row["value"][:9].strip() for row in rows] == ['{"user_id', "\ufffd", "[[[[[[[[[", "{}"]
     path = tmp_path / "e.csv"
     path.write_bytes(b"user_id,time,input,output\nu,1,a,b\nu,2\nu,3,\xff,b\n\nu,4,a,b\n")
     assert len(imported(path)["u"].history) == 1
@@ -217,7 +219,8 @@ def test_bad_lines_are_left_out(tmp_path: Path) -> None:
             r"description must be text, but is missing. An event of lamp_2m",
         ),
         ("e.jsonl", b"", "has no usable row"),
-        ("e.jsonl", b"nonsense\n" * 3, "has no usable row"),
+        ("e.jsonl", b"nonsense\n" * 3, r"has no usable row \(record 1 is not JSON in UTF-8\)"),
+        ("e.csv", b"user_id;time;input\nu;1;a\n", r"user_id must be .*; these have 'user_id;time;input'"),
         ("e.parquet", b"PAR1", "after record 0: not the Parquet"),
         ("e.parquet", b"", "after record 0: not the Parquet"),
         ("e.txt", b"", r" is not one; events are one file: \.jsonl"),

@@ -53,7 +53,7 @@ def test_the_summary_has_the_commonest_reasons(tmp_path: Path) -> None:
     for count, reason in enumerate("abcde", 1):
         for _ in range(count):
             rejects.add(Place(Path("f")), "event", Unusable(reason, f"detail {count}"), None)
-    assert rejects.summary() == "15 records refused: 5 e; 4 d; 3 c; 2 more reasons"
+    assert rejects.summary() == "15 records refused: 5 × e; 4 × d; 3 × c; 2 more reasons"
 
 
 def test_the_format_is_told_by_the_files(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_nothing_usable_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
     for file in ("user_others.json", "user_top_100_history.json"):
         (tmp_path / "r" / file).write_text('[{"user_id": "u", "profile": [], "query": []}]')
     reader = open_reader(tmp_path / "r", "oppu-release", task=get_task("lamp_2m"))
-    with pytest.raises(DataError, match=r"r has no usable user \(2 records refused: 1 has no usable history"):
+    with pytest.raises(DataError, match=r"r has no usable user \(2 records refused: 1 × has no usable"):
         import_files(tmp_path / "r", tmp_path / "out", reader)
     assert [entry.name for entry in tmp_path.iterdir()] == ["r"]
 
@@ -108,6 +108,21 @@ def test_a_full_disk_is_one_error_and_leaves_nothing(
     assert [entry.name for entry in tmp_path.iterdir()] == ["source"]
 
 
+def test_a_disk_that_is_full_to_the_end_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is still buffered is refused once more when the file is closed."""
+    path = files(tmp_path / "source", "jsonl")
+    path.write_bytes(path.read_bytes() + 2 * (b"{" + 20_000 * b" " + b"\n"))
+    real = Path.open
+
+    def full(self: Path, *arguments: Any, **options: Any) -> Any:
+        return real(Path("/dev/full") if self.name == "rejected.jsonl" else self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(DataError, match=r"out cannot be written: .*No space left"):
+        import_files(path, tmp_path / "out", open_reader(path))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["source"]
+
+
 VICTIMS = ("user_others.json", "train_questions.json", "e.jsonl")
 
 
@@ -117,7 +132,7 @@ def test_the_command_says_what_was_left_out(tmp_path: Path) -> None:
     arguments = ["import", str(path), "--out", str(tmp_path / "out"), "--test-users", "2", "--queries", "1"]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
-    assert "2 records refused: 2 is not JSON in UTF-8" in result.output
+    assert "2 records refused: 2 × is not JSON in UTF-8" in result.output
     assert "rejected.jsonl" in result.output
     dataset = Dataset.open(tmp_path / "out")
     assert (dataset.source["rejected"], dataset.counts["test"]["users"]) == (2, 2)

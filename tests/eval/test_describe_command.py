@@ -9,7 +9,7 @@ import typer
 from oppu_core.data.dataset import Dataset, write_dataset
 from oppu_core.data.describe import describe as count
 from oppu_core.data.sample import sample_users
-from oppu_core.data.types import User
+from oppu_core.data.types import HistoryItem, User
 from oppu_core.tasks import TASKS
 from oppu_eval.describe import describe, picture
 from oppu_eval.paper import paper_statistics
@@ -69,7 +69,8 @@ def test_what_is_written(tmp_path: Path, task: str, labels: bool) -> None:
 
 
 def test_a_picture_of_nothing(tmp_path: Path) -> None:
-    for users in ([], [User("u", "test", (), ())]):
+    answered = HistoryItem("h", {"description": "x", "tag": "comedy"}, None)
+    for users in ([], [User("u", "test", (), ())], [User("u", "others", (answered,), ())]):
         dataset = write_dataset(tmp_path / "d", TASKS["lamp_2m"], users, {})
         ET.fromstring(picture(count(dataset), "<b>"))
         assert RUN(app, [str(dataset.path)]).exit_code == 0

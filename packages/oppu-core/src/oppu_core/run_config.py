@@ -134,10 +134,11 @@ def resolve_config(
         task: _override("task_lora", task_config(task, chosen, seed, projections), overrides)
         for task in tasks
     }
-    personal = {
-        task: _override("personal", personal_config(task, chosen, seed, projections, peft), overrides)
-        for task in tasks
-    }
+    personal = {}
+    for task in (dataset.task for dataset in datasets):
+        text = task.output_field is None
+        settings = personal_config(task.name, chosen, seed, projections, peft, text_history=text)
+        personal[task.name] = _override("personal", settings, overrides)
     for config in (*task_lora.values(), *personal.values()):
         if config.method != "prompt_tuning":
             check_targets(config.targets, projections)

@@ -101,14 +101,20 @@ def task_config(task: str, preset: PresetName, seed: int, projections: Sequence[
 
 
 def personal_config(
-    task: str, preset: PresetName, seed: int, projections: Sequence[str] = LLAMA, method: Peft = "lora"
+    task: str,
+    preset: PresetName,
+    seed: int,
+    projections: Sequence[str] = LLAMA,
+    method: Peft = "lora",
+    text_history: bool = False,
 ) -> TrainConfig:
-    """Settings for a personal adapter: Table 5 and the authors' code; a small base needs a higher rate
-    (docs/presets.md)."""
+    """Settings for a personal adapter: Table 5 and the authors' code; a small base needs a higher rate, but
+    less where the history is read as text, not in the task's format (docs/presets.md)."""
     epochs, batch_size = (6, 8) if preset == "tiny" else _paper(task)
+    rate = PERSONAL_RATES[method][preset]
     return TrainConfig(
         default_targets(PERSONAL_ROLES[method], projections),
-        learning_rate=PERSONAL_RATES[method][preset],
+        learning_rate=rate / 3 if text_history and preset == "tiny" else rate,
         epochs=epochs,
         batch_size=batch_size,
         seed=seed,
