@@ -257,8 +257,16 @@ def test_no_server_and_no_host(server: Server, tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(socket, "getaddrinfo", offline)
     with pytest.raises(DataError, match="the host cannot be found"):
         download(MOVIES, "time", ["train"], tmp_path, "http://nowhere.invalid/", pauses=(0,))
-    with pytest.raises(ConfigError, match="must start with https"):
-        download(MOVIES, "time", ["train"], tmp_path, "ftp://nowhere.invalid/", pauses=(0,))
+    for host in (
+        "ftp://nowhere.invalid/",
+        "http://",
+        "http://[::1",
+        "http://a:99999/",
+        "http://a b/",
+        "http://a/ä",
+    ):
+        with pytest.raises(ConfigError, match="is no address; it must start with https"):
+            download(MOVIES, "time", ["train"], tmp_path, host, pauses=())
 
 
 def test_a_full_disk_is_noticed_before_it_is_full(

@@ -172,7 +172,14 @@ def test_one_quoted_word_is_not_every_word_capitalized():
 
 
 @pytest.mark.parametrize(
-    "template", ["description: {} tag:", "description: {description tag:", "description: {0} tag:"]
+    "template",
+    [
+        "description: {} tag:",
+        "description: {description tag:",
+        "description: {0} tag:",
+        "{description:d}",
+        "{description!x}",
+    ],
 )
 def test_templates_that_cannot_be_filled_are_refused(template):
     with pytest.raises(ConfigError):

@@ -11,7 +11,7 @@ from oppu_core.errors import ConfigError
 from oppu_core.models import Base, load_base
 from oppu_core.packing import IGNORED, collate, tokenize
 from oppu_core.prompts import Example
-from oppu_core.run_config import check_training
+from oppu_core.run_config import _override, check_training
 from oppu_core.training.config import Peft, TrainConfig, personal_config
 from oppu_core.training.loop import target_loss, train
 from oppu_core.training.peft_methods import (
@@ -171,3 +171,6 @@ def test_settings_that_make_no_sense_are_refused() -> None:
         check_training("personal", dataclasses.replace(config, virtual_tokens=0))
     with pytest.raises(ConfigError, match=r"personal\.targets is q_proj; prompt tuning adapts no projection"):
         check_training("personal", dataclasses.replace(config, targets=("q_proj",)))
+    with pytest.raises(ConfigError, match=r"prompt_tuning has no rank; it is a setting of lora"):
+        _override("personal", config, ["personal.rank=4"])
+    assert _override("personal", config, ["personal.virtual_tokens=4"]).virtual_tokens == 4

@@ -4,6 +4,7 @@ import errno
 import json
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from mutations import FORMATS, name
@@ -111,13 +112,18 @@ def test_a_full_disk_is_one_error_and_leaves_nothing(
 def test_a_disk_that_is_full_to_the_end_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is still buffered is refused once more when the file is closed."""
     path = files(tmp_path / "source", "jsonl")
-    path.write_bytes(path.read_bytes() + 2 * (b"{" + 20_000 * b" " + b"\n"))
+    path.write_bytes(path.read_bytes() + b"{\n")
     real = Path.open
 
-    def full(self: Path, *arguments: Any, **options: Any) -> Any:
-        return real(Path("/dev/full") if self.name == "rejected.jsonl" else self, *arguments, **options)
+    def opened(self: Path, *arguments: Any, **options: Any) -> Any:
+        file = real(self, *arguments, **options)
+        if self.name != "rejected.jsonl":
+            return file
+        file.close()
+        full = mock.Mock(side_effect=OSError(errno.ENOSPC, "No space left on device"))
+        return mock.Mock(write=full, close=full)
 
-    monkeypatch.setattr(Path, "open", full)
+    monkeypatch.setattr(Path, "open", opened)
     with pytest.raises(DataError, match=r"out cannot be written: .*No space left"):
         import_files(path, tmp_path / "out", open_reader(path))
     assert [entry.name for entry in tmp_path.iterdir()] == ["source"]
@@ -142,13 +148,23 @@ def test_the_command_says_what_was_left_out(tmp_path: Path) -> None:
     assert Dataset.open(tmp_path / "out").fingerprint == dataset.fingerprint
     own = tmp_path / "own.toml"
     own.write_text(
-        'name = "likes"\nkind = "classification"\nlabels = ["comedy", "action"]\n'
+        'name = "likes"\ntitle = "[/no] markup"\nkind = "classification"\nlabels = ["comedy", "action"]\n'
         'input_fields = ["description"]\noutput_field = "tag"\n'
         'instruction = "Which?"\nquery_template = "{description}"\n'
     )
     result = CliRunner().invoke(app, [*arguments, "--task", str(own)])
     assert result.exit_code == 0, result.output
     assert Dataset.open(tmp_path / "out").task.name == "likes"
+    assert "[/no] markup (likes)" in result.output
+
+
+def test_test_users_without_queries_are_said(tmp_path: Path) -> None:
+    path = tmp_path / "e.csv"
+    path.write_text(
+        "user_id,time,output\n" + "".join(f"{user},{day},t\n" for user in "ab" for day in range(3))
+    )
+    notes = import_files(path, tmp_path / "out", open_reader(path, "events", get_task("lamp_7"))).notes
+    assert notes == ("The test users have no queries: nothing can be scored on this dataset.",)
 
 
 def test_a_dataset_without_one_user_keeps_everything_else(tmp_path: Path) -> None:

@@ -61,6 +61,14 @@ def test_an_own_adapter_is_the_one_of_a_test_user_and_lives_until_it_is_forgotte
     answers = oppu("ask", "--run", run, "--user", "me", TEXT)
     assert answers.returncode == 0 and "oppu_pag_k0" in answers.stdout, answers.stderr
 
+    listed = oppu("adapters", "list", "--run", run)
+    assert " me " in listed.stdout, listed.stderr
+    bundle = tmp_path / "me.zip"
+    own = ("adapters", "export", "me", "--run", run, "--variant", "base", "--out", bundle)
+    assert oppu(*own).returncode == 0
+    back = oppu("adapters", "import", bundle, "--run", run)
+    assert back.returncode == 0 and "the adapter of me" in back.stdout, back.stderr
+
     file.write_text(as_lines(history[:-1]))
     changed = oppu(*command)
     assert changed.returncode == 0 and "2 adapters of the old one were removed" in changed.stdout

@@ -11,6 +11,7 @@ from oppu_core.errors import ConfigError
 from oppu_core.models import Dtype, Quantize, base_folder, base_skeleton, projection_names
 from oppu_core.prompts import Examples, parse_method
 from oppu_core.training.config import (
+    ONLY_OF,
     Peft,
     Preset,
     TrainConfig,
@@ -182,6 +183,10 @@ def _override(kind: str, config: TrainConfig, overrides: Sequence[str]) -> Train
                 new = types[field](value)
         except (ValueError, KeyError) as error:
             raise ConfigError(f"--set {text!r}: {value!r} is no {types[field].__name__}.") from error
+        if ONLY_OF.get(field, config.method) != config.method:
+            raise ConfigError(
+                f"--set {text!r}: {config.method} has no {field}; it is a setting of {ONLY_OF[field]}."
+            )
         config = dataclasses.replace(config, **{field: new})
     return check_training(kind, config)
 

@@ -223,7 +223,10 @@ def _fields_of(template: str) -> set[str]:
     Raises:
         ValueError: it is no template.
     """
-    return {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
+    parts = [part for part in string.Formatter().parse(template) if part[1] is not None]
+    if any(form or conversion for _, _, form, conversion in parts):
+        raise ValueError("between the braces stands the name of a field alone")
+    return {str(name) for _, name, _, _ in parts}
 
 
 def _is_number(text: str) -> bool:

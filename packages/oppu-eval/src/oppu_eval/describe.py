@@ -44,7 +44,7 @@ def describe(
         facts = count(dataset, stage.advance)
     console = Console()
     console.print(_numbers(dataset.task, facts, str(data)))
-    if any(facts[split].gold_labels or facts[split].history_labels for split in facts):
+    if _series(facts):
         console.print(_labels(facts))
     for split, one in facts.items():
         for place, share in one.empty.items():

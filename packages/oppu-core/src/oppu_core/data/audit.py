@@ -100,8 +100,8 @@ def audit(
         checks.look(user)
         checks.look_for_leaks(user)
         on_user()
-    if disagreements := dataset.source.get("gold_disagreements"):
-        cases.counts["gold_disagreement"] = disagreements
+    disagreements = dataset.source.get("gold_disagreements")
+    cases.counts["gold_disagreement"] = disagreements if isinstance(disagreements, int) else 0
     for reason, count in rejections(dataset).most_common():
         cases.counts["rejected_at_import"] += count
         cases.example("rejected_at_import", Example("", "", f"{count:,} × {shown(reason)}"))
@@ -122,7 +122,7 @@ def rejections(dataset: Dataset) -> collections.Counter[str]:
         with file.open(encoding="utf-8") as lines:
             for line in lines:
                 reasons[str(json.loads(line)["reason"])] += 1
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         place = f"after line {sum(reasons.values()):,}"
         raise DataError(f"{file}, {place}: not a list of refused records; import again.") from error
     return reasons

@@ -92,7 +92,7 @@ def import_(
 
 @app.command(epilog="Example: [bold]oppu data sample --task lamp_2m --out data/sample-movies[/bold]")
 def sample(
-    task: Annotated[str, typer.Option(help="lamp_2m or lamp_4.")],
+    task: Annotated[str, typer.Option(help="lamp_1, lamp_2n, lamp_2m, lamp_3, lamp_4, lamp_5 or lamp_7.")],
     out: Annotated[
         Path, typer.Option(help="The dataset folder to make; a dataset that is there is replaced.")
     ],
@@ -130,7 +130,9 @@ def _print_counts(dataset: "Dataset") -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table("split", title=f"{escape(str(dataset.path))}: {dataset.task.title} ({dataset.task.name})")
+    table = Table(
+        "split", title=f"{escape(str(dataset.path))}: {escape(dataset.task.title)} ({dataset.task.name})"
+    )
     for name in ("users", "queries", "history items"):
         table.add_column(name, justify="right")
     for split, counts in dataset.counts.items():

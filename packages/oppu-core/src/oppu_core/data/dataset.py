@@ -299,7 +299,7 @@ class Dataset:
                     raise DataError(_damaged(file, "its number of users differs"))
                 yield parquet
         except (pa.ArrowException, OSError, TypeError, ValueError, MemoryError) as error:
-            raise DataError(_damaged(file, str(error).partition("\n")[0])) from error
+            raise DataError(_damaged(file, str(error).partition("\n")[0].rstrip("."))) from error
 
 
 def _damaged(file: Path, problem: str) -> str:
@@ -322,6 +322,11 @@ def _is_manifest(manifest: Mapping[str, Any]) -> bool:
                 and type(shard["users"]) is int
                 and isinstance(shard["sha256"], str)
                 for shard in manifest["shards"]
+            )
+            and all(
+                sum(shard["users"] for shard in manifest["shards"] if shard["split"] == split)
+                == manifest["counts"][split]["users"]
+                for split in SPLITS
             )
         )
     except (KeyError, TypeError, AttributeError):

@@ -11,10 +11,12 @@ import errno
 import fcntl
 import http.client
 import os
+import re
 import shutil
 import socket
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -96,14 +98,24 @@ def download(
         DataError: a file cannot be had or written; the message says what to do.
     """
     files = lamp_files(task, split, parts)
-    if not host.startswith(("http://", "https://")):
-        raise ConfigError(f"--host {shown(host)} must start with https:// or http://.")
+    if not _is_address(host):
+        raise ConfigError(f"--host {shown(host)} is no address; it must start with https:// or http://.")
     with _locked(folder):
         state = _state(folder, task, split)
         for name, path in files.items():
             url = f"{host.rstrip('/')}/{path}"
             _File(folder, name, url, state, on_progress or (lambda *_: None)).get(pauses)
     return [folder / name for name in files]
+
+
+def _is_address(url: str) -> bool:
+    """Whether a request can be sent there: what is special in a URL has to be escaped already."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(host) and url.isascii() and not re.search(r"\s", url)
 
 
 @contextlib.contextmanager

@@ -26,6 +26,8 @@ _LINE_BYTES = 64 << 20
 _CELL_CHARS = 16 << 20
 _REPORT_BYTES = 1 << 20
 _BATCH_ROWS = 1000
+# Of a bad line, more than rejected.jsonl keeps.
+_EXCERPT_BYTES = 40_000
 
 
 def read_rows(path: Path, on_bytes: OnBytes) -> Iterator[Row]:
@@ -65,10 +67,11 @@ def _json_lines(path: Path, on_bytes: OnBytes) -> Iterator[Row]:
         try:
             yield number, as_object(decode(line))
         except Unusable as problem:
-            yield number, problem
+            yield number, Unusable(problem.reason, value=line[:_EXCERPT_BYTES].decode(errors="replace"))
         except ValueError as error:
             reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
-            yield number, Unusable("is not JSON in UTF-8", reason[:200])
+            start = line[:_EXCERPT_BYTES].decode(errors="replace")
+            yield number, Unusable("is not JSON in UTF-8", reason[:200], start)
 
 
 def _csv(path: Path, on_bytes: OnBytes) -> Iterator[Row]:
@@ -88,7 +91,7 @@ def _csv(path: Path, on_bytes: OnBytes) -> Iterator[Row]:
                     yield number, dict(zip(header, cells, strict=True))
                 else:
                     detail = f"{len(cells)}, not {len(header)}"
-                    yield number, Unusable("has another number of cells than the header", detail)
+                    yield number, Unusable("has another number of cells than the header", detail, cells)
     except csv.Error as error:
         raise DataError(
             f"{path}, line {rows.line_num}, record {number + 1}: not the CSV it should be ({error}). "

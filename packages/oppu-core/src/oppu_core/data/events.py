@@ -70,17 +70,23 @@ class Events:
                 if name not in self.task.optional_fields
             ]
             raise DataError(
-                f"{path}: {problem}. An event of {self.task.name} has user_id, time, {', '.join(fields)}."
+                f"{path}: {problem}. An event of {self.task.name} has user_id, time, {', '.join(fields)}; "
+                f"these have {shown(', '.join(columns))}."
             ) from None
 
     def _look(self) -> collections.Counter[str]:
         """The columns of the first rows, and how many have them; tells times that are numbers from dates."""
-        rows = itertools.islice(read_rows(self._path, lambda _: None), _SAMPLED)
-        readable = [row for _, row in rows if not isinstance(row, Unusable)]
+        readable: list[dict[str, Any]] = []
+        why = ""
+        for number, row in itertools.islice(read_rows(self._path, lambda _: None), _SAMPLED):
+            if isinstance(row, Unusable):
+                why = why or f" (record {number} {row.reason})"
+            else:
+                readable.append(row)
         times = [time for row in readable if isinstance(time := row.get("time"), str) and time]
         self._numeric = 2 * sum(_NUMBER.fullmatch(time) is not None for time in times) > len(times)
         if not any(readable):
-            raise DataError(f"{self._path} has no usable row. Is it a table of events?")
+            raise DataError(f"{self._path} has no usable row{why}. Is it a table of events?")
         return collections.Counter(name for row in readable for name in row)
 
     def _allowed_names(self) -> dict[str, str]:
@@ -146,7 +152,7 @@ class Events:
             except Unusable as problem:
                 user = row.get("user_id") if isinstance(row, dict) else None
                 place = Place(self._path, number, user if isinstance(user, str) else None)
-                rejects.add(place, "event", problem, row if isinstance(row, dict) else problem.detail)
+                rejects.add(place, "event", problem, row if isinstance(row, dict) else problem.value)
                 continue
             rows.add(user_id, [number, key, date, fields, gold])
         return rows

@@ -105,7 +105,8 @@ def import_files(
             scratch = stack.enter_context(scratch_dir(Path(os.path.realpath(out))))
         except OSError as error:
             raise DataError(f"{out} cannot be written: {error}.") from error
-        rejects = stack.enter_context(contextlib.closing(Rejects(scratch, strict)))
+        rejects = Rejects(scratch, strict)
+        stack.callback(rejects.release)
 
         def users() -> Iterator[User]:
             some = False
@@ -124,6 +125,8 @@ def import_files(
         notes.append("There are no others: a task base cannot be trained on this dataset.")
     if not dataset.counts["test"]["users"]:
         notes.append("There are no test users: nobody gets an adapter from this dataset.")
+    elif not dataset.counts["test"]["queries"]:
+        notes.append("The test users have no queries: nothing can be scored on this dataset.")
     if rejects.count:
         notes.append(f"{rejects.summary()}. All of them: {out / rejects.file.name}")
     return Imported(dataset, tuple(notes))

@@ -87,6 +87,7 @@ def detect_task(where: Path, lamp_id: str | None, samples: Iterable[tuple[Any, A
     if len(matching) == 1:
         return matching[0]
     found = f"the fields of the history are {shown(', '.join(sorted(fields)))}" if fields else "no history"
+    found += f", the golds are those of {shown(lamp_id)}" if lamp_id else ""
     raise DataError(
         f"{where}: cannot tell the task by its names, fields and inputs ({found}). "
         f"Say --task with one of {', '.join(TASKS)}, or the .toml file of your own."

@@ -4,6 +4,7 @@ Knows nothing of what makes a record unusable.
 """
 
 import collections
+import contextlib
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,11 +22,12 @@ class Unusable(Exception):  # noqa: N818 - no error: it never leaves the reader
     Attributes:
         reason: Names the field and what is wrong; the same for many records, so that it can be counted.
         detail: What this record has instead, where that helps.
+        value: The record, where only who refuses it has it.
     """
 
-    def __init__(self, reason: str, detail: str = "") -> None:
+    def __init__(self, reason: str, detail: str = "", value: Any = None) -> None:
         super().__init__(reason)
-        self.reason, self.detail = reason, detail
+        self.reason, self.detail, self.value = reason, detail, value
 
 
 class Place(NamedTuple):
@@ -86,15 +88,20 @@ class Rejects:
 
     def close(self) -> None:
         """Finish the file."""
-        if self._open is not None:
-            self._open.close()
-            self._open = None
+        file, self._open = self._open, None
+        if file is not None:
+            file.close()
+
+    def release(self) -> None:
+        """Let go of the file, also after an error: a full disk refuses to the end."""
+        with contextlib.suppress(OSError):
+            self.close()
 
     def summary(self, most: int = 3) -> str:
-        """The count and the commonest reasons, as in ``7 records were refused: 5 tag is missing; …``."""
-        reasons = "; ".join(f"{count:,} {reason}" for reason, count in self.reasons.most_common(most))
+        """The count and the commonest reasons, as in ``7 records refused: 5 × tag is empty; …``."""
+        reasons = "; ".join(f"{count:,} × {reason}" for reason, count in self.reasons.most_common(most))
         more = len(self.reasons) - most
-        others = f"; {more} more reasons" if more > 0 else ""
+        others = f"; {more} more reason{'s' * (more != 1)}" if more > 0 else ""
         return f"{self.count:,} record{'s' * (self.count != 1)} refused: {reasons}{others}"
 
 

@@ -73,6 +73,13 @@ PERSONAL_ROLES: Mapping[Peft, tuple[str, ...]] = {
     "ia3": ("key", "value", "down"),
     "prompt_tuning": (),
 }
+# Settings that only one method reads.
+ONLY_OF: Mapping[str, Peft] = {
+    "rank": "lora",
+    "alpha": "lora",
+    "dropout": "lora",
+    "virtual_tokens": "prompt_tuning",
+}
 PERSONAL_RATES: Mapping[Peft, Mapping[PresetName, float]] = {
     "lora": {"paper": 1e-4, "small": 3e-3, "tiny": 3e-2},
     "ia3": {"paper": 3e-3, "small": 1e-2, "tiny": 3e-2},
@@ -114,7 +121,7 @@ def personal_config(
     rate = PERSONAL_RATES[method][preset]
     return TrainConfig(
         default_targets(PERSONAL_ROLES[method], projections),
-        learning_rate=rate / 3 if text_history and preset == "tiny" else rate,
+        learning_rate=rate / 10 if text_history and preset == "tiny" else rate,
         epochs=epochs,
         batch_size=batch_size,
         seed=seed,
