@@ -92,6 +92,18 @@ def test_list_says_what_is_whole_damaged_missing_and_untrained(oppu, run: Path) 
     assert "missing on disk" in shown and "oppu_k0" in shown and "Accuracy" in shown
 
 
+def test_the_scores_of_a_single_user_have_no_interval(oppu, run: Path, tmp_path: Path) -> None:
+    results = json.loads((run / "results.json").read_text())
+    for row in results["rows"]:
+        row["ci95"] = None
+    (run / "results.json").write_text(json.dumps(results))
+    shown = oppu("adapters", "show", USER, "--run", run, "--variant", "base")
+    assert shown.returncode == 0 and "Accuracy" in shown.stdout, shown.stderr
+    arguments = ["adapters", "export", USER, "--run", run, "--variant", "base", "--out", tmp_path / "mine"]
+    assert oppu(*arguments).returncode == 0
+    assert "| – | 3 |" in (tmp_path / "mine" / "README.md").read_text()
+
+
 def test_list_names_a_failure_and_never_makes_a_store(oppu, run: Path, tmp_path: Path) -> None:
     opened = open_run(run)
     store = Store(opened.store_path)

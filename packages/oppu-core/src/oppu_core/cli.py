@@ -66,7 +66,10 @@ SampleOption = Annotated[
     typer.Option("--sample", help="Sample answers as in the paper (temperature 0.1, top-k 10, top-p 0.9)."),
 ]
 BatchOption = Annotated[
-    int, typer.Option(min=1, help="Prompts answered at a time; answers do not depend on it.")
+    int,
+    typer.Option(
+        min=1, help="Prompts answered at a time; answers do not depend on it (with int8 weights they may)."
+    ),
 ]
 ProfilesOption = Annotated[
     list[Path] | None,

@@ -99,17 +99,19 @@ class Run:
         """The small dataset of the own users of a task (`oppu personalize`)."""
         return self.path / "own" / task
 
+    def own_users(self, task: str) -> list[User]:
+        """The own users of a task (`oppu personalize`)."""
+        folder = self.own_path(task)
+        return list(Dataset.open(folder).users("test")) if (folder / MANIFEST).exists() else []
+
     def user(self, task: str, user_id: str) -> User:
         """A user of the task's dataset or, first, an own one (`oppu personalize`).
 
         Raises:
             DataError: there is no such user.
         """
-        if (self.own_path(task) / MANIFEST).exists():
-            own = Dataset.open(self.own_path(task))
-            if user_id in own.user_ids("test"):
-                return own.user(user_id)
-        return self.dataset(task).user(user_id)
+        own = {user.user_id: user for user in self.own_users(task)}
+        return own[user_id] if user_id in own else self.dataset(task).user(user_id)
 
     def predictions_path(self, task: str, method: str) -> Path:
         """The prediction file of a method."""

@@ -53,7 +53,7 @@ class AdapterRow:
 
 
 def list_run(run: Run) -> Iterator[AdapterRow]:
-    """Every adapter that the run's methods use, and every test user who lacks one, by task and variant.
+    """Every adapter that the run's methods use, and who of its users lacks one, by task and variant.
 
     Raises:
         OppuError: the run's data or store cannot be used.
@@ -63,9 +63,10 @@ def list_run(run: Run) -> Iterator[AdapterRow]:
             if not work.personal:
                 continue
             entries = {entry.folder: entry for entry in store.entries() if entry.kind == "adapter"}
-            asked = {user.user_id for user in work.users}
+            own = run.own_users(work.dataset.task.name)
+            asked = {user.user_id for user in (*work.users, *own)}
             method = _peft_method(dataclasses.asdict(work.personal_config))
-            for user in work.dataset.users("test"):
+            for user in (*work.dataset.users("test"), *own):
                 entry = entries.get(work.key_of(user).folder)
                 if entry is not None:
                     yield _row(store, entry, work.dataset.task.name, work.variant)
@@ -150,7 +151,7 @@ def find_adapter(run: Run, store: Store, user_id: str, task: str | None, variant
 
     Raises:
         ConfigError: the run has no such task or variant, or several that could be meant.
-        DataError: there is no such test user.
+        DataError: there is no such test or own user.
     """
     work = find_work(run, store, task, variant, personal=True)
     user = _test_user(work, user_id)
@@ -189,7 +190,8 @@ def describe_adapter(
 
 
 def _test_user(work: VariantWork, user_id: str) -> User:
-    user = work.dataset.user(user_id)
+    """A user who can have an adapter: a test user, or an own one of `oppu personalize`."""
+    user = work.run.user(work.dataset.task.name, user_id)
     if user.split != "test":
         raise DataError(f"User {shown(user_id)} is one of the others; only test users have adapters.")
     return user
@@ -210,9 +212,12 @@ def _scores(run: Run, work: VariantWork, user_id: str) -> Iterator[Score]:
             if row["task"] == task and row["method"] in names:
                 first = row["metric"] == next(iter(titles))
                 own = results["per_user"][task][row["method"]].get(user_id) if first else None
-                low, high = row["ci95"]
+                interval = None
+                if row["ci95"] is not None:  # of one user there is none
+                    low, high = row["ci95"]
+                    interval = low, high
                 title = titles[row["metric"]]
-                yield Score(row["method"], title, own, row["value"], (low, high), row["users"])
+                yield Score(row["method"], title, own, row["value"], interval, row["users"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"{file} is no results file. Run `oppu evaluate --run {run.path}`.") from error
 
@@ -348,13 +353,14 @@ def _numbers(facts: Mapping[str, Any]) -> dict[str, int | float]:
 
 
 def _owner(work: VariantWork, history: str, user_id: str | None, where: str) -> User:
-    """The test user whose history an adapter was trained on."""
+    """The test or own user whose history an adapter was trained on."""
 
     def trained_on(user: User) -> bool:
         return bool(work.key_of(user).identity["history"] == history)
 
     if user_id is None:
-        owners = [user for user in work.dataset.users("test") if trained_on(user)]
+        own = work.run.own_users(work.dataset.task.name)
+        owners = [user for user in (*work.dataset.users("test"), *own) if trained_on(user)]
         if len(owners) == 1:
             return owners[0]
         problem = f"{len(owners)} users have" if owners else "no test user of this run has"

@@ -21,7 +21,7 @@ class Score:
         metric: Its title.
         own: The user's; None where the metric is of all users together.
         value: All users'.
-        ci95: The interval of `value`.
+        ci95: The interval of `value`; None where there is but one user.
         users: How many.
     """
 
@@ -29,8 +29,14 @@ class Score:
     metric: str
     own: float | None
     value: float
-    ci95: tuple[float, float]
+    ci95: tuple[float, float] | None
     users: int
+
+    @property
+    def texts(self) -> tuple[str, str, str]:
+        """The user's value, all users' and its interval, to be shown."""
+        own = "–" if self.own is None else f"{self.own:.3f}"
+        return own, f"{self.value:.3f}", "–" if self.ci95 is None else "[{:.3f}, {:.3f}]".format(*self.ci95)
 
 
 def adapter_card(run: Run, work: VariantWork, facts: Mapping[str, Any], scores: Sequence[Score]) -> str:
@@ -77,11 +83,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained("{_base_path(run)}")
 base = AutoModelForCausalLM.from_pretrained("{_base_path(run)}", dtype="{base.dtype}")
-task_base = PeftModel.from_pretrained(base, "this folder/task_lora").merge_and_unload()
-model = PeftModel.from_pretrained(task_base, "this folder")
+{_stacking(run, method)}
 ```
 
-{_quantized(run)}The prompts it was trained with begin with the instruction `{_cell(task.instruction)}`;
+The prompts it was trained with begin with `{_cell(task.instruction)}`;
 with oppu, `oppu adapters import` puts it into a run that makes them.
 
 ## What is in it, and what it may reveal
@@ -137,26 +142,31 @@ def _front_matter(run: Run, tags: Sequence[str]) -> str:
     return f"---\n{data.to_yaml()}\n---\n"
 
 
-def _quantized(run: Run) -> str:
-    """What to do otherwise where the base was held in few bits."""
+def _stacking(run: Run, method: str) -> str:
+    """The lines of Python that put task LoRA and adapter on `base`."""
     if not run.config.quantize:
-        return ""
-    return (
-        f"The base was held in {run.config.quantize}: load it with that `quantization_config`, and keep the "
-        'task LoRA beside the\npersonal adapter (`adapter_name="task"`, both active), not merged.\n\n'
+        return (
+            'task_base = PeftModel.from_pretrained(base, "this folder/task_lora").merge_and_unload()\n'
+            'model = PeftModel.from_pretrained(task_base, "this folder")'
+        )
+    first = (
+        f"# It was trained on the base in {run.config.quantize}: load `base` so, and merge nothing into it.\n"
+        'model = PeftModel.from_pretrained(base, "this folder/task_lora", adapter_name="task")\n'
     )
+    if method == "lora":
+        return first + (
+            'model.load_adapter("this folder", adapter_name="own")\n'
+            'model.base_model.set_adapter(["task", "own"])'
+        )
+    # PEFT combines no two methods in one model, but puts one on top of the other.
+    return first + 'model = PeftModel.from_pretrained(model.get_base_model(), "this folder")'
 
 
 def _score_lines(scores: Sequence[Score]) -> Iterator[str]:
     if scores:
         yield f"| method | metric | this user | all users | 95 % interval | users |\n{'|---' * 6}|\n"
     for score in scores:
-        own = "–" if score.own is None else f"{score.own:.3f}"
-        low, high = score.ci95
-        yield (
-            f"| `{score.method}` | {score.metric} | {own} | {score.value:.3f} | [{low:.3f}, {high:.3f}] "
-            f"| {score.users} |\n"
-        )
+        yield f"| `{score.method}` | {score.metric} | {' | '.join(score.texts)} | {score.users} |\n"
 
 
 def _cell(text: Any) -> str:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from oppu_core.ownership.adapters import Imported
 
 RunOption = Annotated[Path, typer.Option("--run", help="The run folder, e.g. runs/movies.")]
-UserArgument = Annotated[str, typer.Argument(metavar="USER", help="A test user of the run.")]
+UserArgument = Annotated[str, typer.Argument(metavar="USER", help="A test user of the run, or an own one.")]
 TaskOption = Annotated[str | None, typer.Option(help="The task, where the run has several.")]
 VariantOption = Annotated[
     str | None,
@@ -53,7 +53,9 @@ def list_(
     if (run is None) == (store is None):
         raise ConfigError("Name a run (--run) or a store (--store).")
     rows = list(list_run(open_run(run))) if run is not None else list(list_store(store or Path()))
-    table = Table("user", "task", "variant", "method", title=escape(f"Adapters of {run or store}"))
+    table = Table(title=escape(f"Adapters of {run or store}"))
+    for name in ("user", "task", "variant", "method"):
+        table.add_column(name, overflow="fold", min_width=8)  # an id that is cut says nothing
     for name in ("items", "loss", "bytes", "seconds"):
         table.add_column(name, justify="right")
     table.add_column("status")
@@ -86,15 +88,15 @@ def show(user: UserArgument, run: RunOption, task: TaskOption = None, variant: V
     facts, scores = describe_adapter(open_run(run), user, task, variant)
     console = Console()
     table = Table(show_header=False, title=escape(f"The adapter of {user}"))
+    table.add_column()
+    table.add_column(overflow="fold")  # folders and hashes, whole
     for name, value in facts.items():
         table.add_row(name, escape(value))
     console.print(table)
     if scores:
         results = Table("method", "metric", "this user", "all users", "95 % interval", title="Scores")
         for score in scores:
-            own = "–" if score.own is None else f"{score.own:.3f}"
-            low, high = score.ci95
-            results.add_row(score.method, score.metric, own, f"{score.value:.3f}", f"{low:.3f} … {high:.3f}")
+            results.add_row(score.method, score.metric, *(escape(text) for text in score.texts))
         console.print(results)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from oppu_core.data.dataset import MANIFEST, Dataset, write_dataset
+from oppu_core.data.dataset import MANIFEST, write_dataset
 from oppu_core.data.reading import as_date, as_fields, as_id, as_object, as_text, in_order
 from oppu_core.data.rejects import Unusable
 from oppu_core.data.rows import shown
@@ -155,7 +155,7 @@ def personalize(
             f"{dataset.path} has a user {shown(user_id)} already; choose another name (--user)."
         )
     new = User(user_id, "test", history.items, ())
-    known = {user.user_id: user for user in _own_users(run, task)}
+    known = {user.user_id: user for user in run.own_users(task.name)}
     with contextlib.closing(Store(run.store_path)) as store:
 
         def works() -> Iterator[VariantWork]:
@@ -185,11 +185,6 @@ def personalize(
 
 def _intact(store: Store, works: Iterator[VariantWork], user: User) -> bool:
     return all(store.intact(work.task_lora) and store.intact(work.key_of(user)) for work in works)
-
-
-def _own_users(run: Run, task: Task) -> list[User]:
-    folder = run.own_path(task.name)
-    return list(Dataset.open(folder).users("test")) if (folder / MANIFEST).exists() else []
 
 
 def own_run(task: Task, folder: Path) -> Run:
