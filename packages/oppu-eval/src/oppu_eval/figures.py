@@ -7,6 +7,7 @@ orange, grey) is safe for colour-blind readers, and no meaning is in colour alon
 
 import html
 import io
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -72,7 +73,7 @@ def comparison(results: Mapping[str, Any], tasks: Sequence[str] | None = None) -
 
     Args:
         results: What :func:`oppu_eval.evaluate.results_dict` made.
-        tasks: Which tasks, side by side; all by default.
+        tasks: Which tasks, a panel each; all by default.
     """
     tasks = list(results["tasks"]) if tasks is None else list(tasks)
     rows = max(len(methods_of(results, task)) for task in tasks)
@@ -233,19 +234,22 @@ def _sign(results: Mapping[str, Any], task: str) -> int:
 def _panels(
     count: int, height: float, *, left: float, right: float, top: float, bottom: float
 ) -> tuple[Any, list[Any]]:
-    """A figure with panels side by side; margins in inches, so that labels always fit."""
+    """A figure with panels, at most three side by side; margins in inches, so that labels always fit."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
+    columns = min(count, 3)
+    rows = math.ceil(count / columns)
+    width = _WIDTH * columns
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(_WIDTH * count, height))
+        figure = Figure(figsize=(width, height * rows))
         panels = [
             figure.add_axes(
                 (
-                    (index * _WIDTH + left) / (_WIDTH * count),
-                    bottom / height,
-                    (_WIDTH - left - right) / (_WIDTH * count),
-                    (height - top - bottom) / height,
+                    (index % columns * _WIDTH + left) / width,
+                    (rows - 1 - index // columns + bottom / height) / rows,
+                    (_WIDTH - left - right) / width,
+                    (height - top - bottom) / height / rows,
                 )
             )
             for index in range(count)
