@@ -153,7 +153,7 @@ def test_not_a_byte_of_the_user_is_left(oppu, workspace: Path, monkeypatch) -> N
     }  # fmt: skip
     assert len(kept_adapters) == 2 * 2 * 2  # two users, two variants, two files
 
-    result = oppu("forget", USER, "--runs", workspace / "runs")
+    result = oppu("forget", USER, "--runs", workspace / "runs", "--yes")
     assert result.returncode == 0, result.stderr
     assert not any(text in result.stdout + result.stderr for text in texts(user))
     found = {
@@ -185,6 +185,13 @@ def test_not_a_byte_of_the_user_is_left(oppu, workspace: Path, monkeypatch) -> N
     assert json.loads((run / "results.json").read_text())["rows"][0]["users"] == 2
 
 
+def test_without_a_terminal_nothing_is_removed_unless_told(oppu, workspace: Path) -> None:
+    before = comparable(workspace)
+    result = oppu("forget", USER, "--runs", workspace / "runs")
+    assert result.returncode == 2 and "--yes" in result.stderr
+    assert comparable(workspace) == before
+
+
 def test_a_dry_run_shows_it_and_changes_nothing(oppu, workspace: Path) -> None:
     before = comparable(workspace)
     result = oppu("forget", USER, "--runs", workspace / "runs", "--dry-run")
@@ -196,18 +203,18 @@ def test_a_dry_run_shows_it_and_changes_nothing(oppu, workspace: Path) -> None:
 
 
 def test_a_second_call_has_nothing_to_do_and_an_unknown_user_is_an_error(oppu, workspace: Path) -> None:
-    unknown = oppu("forget", "tset-001", "--runs", workspace / "runs")
+    unknown = oppu("forget", "tset-001", "--runs", workspace / "runs", "--yes")
     assert unknown.returncode == 1
     assert "'test-001'" in unknown.stderr
     assert oppu("forget", USER, "--runs", workspace / "runs", "--yes").returncode == 0
     after = comparable(workspace)
-    again = oppu("forget", USER, "--runs", workspace / "runs")
+    again = oppu("forget", USER, "--runs", workspace / "runs", "--yes")
     assert (again.returncode, "is left" in again.stdout) == (0, True)
     assert comparable(workspace) == after
 
 
 def test_killed_anywhere_the_same_command_ends_the_same(oppu, oppu_process, workspace: Path) -> None:
-    command = ["forget", USER, "--runs", workspace / "runs"]
+    command = ["forget", USER, "--runs", workspace / "runs", "--yes"]
     assert oppu(*command).returncode == 0
     expected = comparable(workspace)
     shutil.rmtree(workspace)
@@ -216,7 +223,7 @@ def test_killed_anywhere_the_same_command_ends_the_same(oppu, oppu_process, work
         killed = oppu_process(*command, code=code)
         assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert (workspace / "runs" / ".forget.json").exists()
-    another = oppu("forget", "test-000", "--runs", workspace / "runs")
+    another = oppu("forget", "test-000", "--runs", workspace / "runs", "--yes")
     assert another.returncode == 2 and "interrupted" in another.stderr
     finished = oppu(*command)
     assert finished.returncode == 0, finished.stderr
@@ -230,7 +237,7 @@ def test_what_one_of_the_others_has_taught_is_named_and_removed_when_asked(oppu,
         return sorted(path.parent.name for path in (workspace / "runs" / "store").rglob("adapter_model*"))
 
     before = weights()
-    result = oppu("forget", OTHER, "--runs", workspace / "runs")
+    result = oppu("forget", OTHER, "--runs", workspace / "runs", "--yes")
     assert result.returncode == 0, result.stderr
     words = " ".join(result.stdout.split())
     assert "one of the others" in words and words.count("--task-bases") == 2
@@ -242,9 +249,11 @@ def test_what_one_of_the_others_has_taught_is_named_and_removed_when_asked(oppu,
     assert OTHER not in [user.user_id for user in open_run(run).dataset("lamp_2m").users()]
     assert OTHER.encode() not in b"".join(everything(workspace).values())
 
-    again = oppu("forget", OTHER, "--runs", workspace / "runs")
+    again = oppu("forget", OTHER, "--runs", workspace / "runs", "--yes")
     assert "is left" in again.stdout and again.stdout.count("--task-bases") == 2
-    result = oppu("forget", OTHER, "--runs", workspace / "runs", "--task-bases")  # also as an afterthought
+    result = oppu(
+        "forget", OTHER, "--runs", workspace / "runs", "--yes", "--task-bases"
+    )  # also as an afterthought
     assert result.returncode == 0, result.stderr
     assert weights() == []
 
@@ -252,7 +261,7 @@ def test_what_one_of_the_others_has_taught_is_named_and_removed_when_asked(oppu,
 def test_a_locked_run_and_places_that_are_none_are_refused(oppu, workspace: Path, tmp_path: Path) -> None:
     before = comparable(workspace)
     with open_run(workspace / "runs" / "movies").lock():
-        locked = oppu("forget", USER, "--runs", workspace / "runs")
+        locked = oppu("forget", USER, "--runs", workspace / "runs", "--yes")
     assert locked.returncode == 2 and "Another process" in locked.stderr
     for arguments in (
         ["--runs", tmp_path / "none"],
@@ -262,6 +271,6 @@ def test_a_locked_run_and_places_that_are_none_are_refused(oppu, workspace: Path
         refused = oppu("forget", USER, *arguments)
         assert refused.returncode in (1, 2) and str(tmp_path) in "".join(refused.stderr.split("\n"))
     for name in ("../../x", "", "x" * 10_000, "🦊", "[bold]"):
-        result = oppu("forget", name, "--runs", workspace / "runs")
+        result = oppu("forget", name, "--runs", workspace / "runs", "--yes")
         assert result.returncode == 1 and "Traceback" not in result.stderr and len(result.stderr) < 500
     assert comparable(workspace) == before

@@ -83,9 +83,9 @@ def test_list_says_what_is_whole_damaged_missing_and_untrained(oppu, run: Path) 
     result = oppu("adapters", "list", "--run", run)
     assert result.returncode == 0, result.stderr
     rows = [line for line in result.stdout.splitlines() if "test-0" in line]
-    base = [line for line in rows if "│ base" in line]
+    base = [line for line in rows if "│base " in line]
     assert len(rows) == 6 and len(base) == 3
-    assert "damaged on" in base[0] and "missing on" in base[1] and "│ ok" in base[2]
+    assert "damaged on" in base[0] and "missing on" in base[1] and "│ok " in base[2]
     assert "6 adapters, 4 of them whole" in result.stdout
     assert "6 adapters, 4 of them whole" in oppu("adapters", "list", "--store", run.parent / "store").stdout
     shown = oppu("adapters", "show", "test-001", "--run", run, "--variant", "base").stdout

@@ -62,7 +62,7 @@ def test_an_own_adapter_is_the_one_of_a_test_user_and_lives_until_it_is_forgotte
     assert answers.returncode == 0 and "oppu_pag_k0" in answers.stdout, answers.stderr
 
     listed = oppu("adapters", "list", "--run", run)
-    assert " me " in listed.stdout, listed.stderr
+    assert "│me " in listed.stdout, listed.stderr
     bundle = tmp_path / "me.zip"
     own = ("adapters", "export", "me", "--run", run, "--variant", "base", "--out", bundle)
     assert oppu(*own).returncode == 0
@@ -80,7 +80,7 @@ def test_an_own_adapter_is_the_one_of_a_test_user_and_lives_until_it_is_forgotte
     assert {file.name: file.read_bytes() for file in movies.path.iterdir()} == data_before
     assert (run / "run.json").read_bytes() == run_before
 
-    assert oppu("forget", "me", "--runs", tmp_path / "runs").returncode == 0
+    assert oppu("forget", "me", "--runs", tmp_path / "runs", "--yes").returncode == 0
     left = [path for path in (tmp_path / "runs").rglob("*") if path.is_file()]
     assert not [path for path in left if history[0].fields["description"].encode() in path.read_bytes()]
     assert list(Dataset.open(run / "own" / "lamp_2m").users()) == []

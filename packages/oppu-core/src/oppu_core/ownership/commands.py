@@ -53,12 +53,12 @@ def list_(
     if (run is None) == (store is None):
         raise ConfigError("Name a run (--run) or a store (--store).")
     rows = list(list_run(open_run(run))) if run is not None else list(list_store(store or Path()))
-    table = Table(title=escape(f"Adapters of {run or store}"))
+    table = Table(title=escape(f"Adapters of {run or store}"), collapse_padding=True, pad_edge=False)
     for name in ("user", "task", "variant", "method"):
-        table.add_column(name, overflow="fold", min_width=8)  # an id that is cut says nothing
+        table.add_column(name, overflow="fold", min_width=7)  # an id that is cut says nothing
     for name in ("items", "loss", "bytes", "seconds"):
-        table.add_column(name, justify="right")
-    table.add_column("status")
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("status", min_width=7)  # on 80 columns too
     for row in rows:
         numbers = (
             "–" if row.items is None else f"{row.items:,}",

@@ -39,7 +39,9 @@ def forget(
         ),
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be removed.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Do not ask; needed where there is no terminal.")
+    ] = False,
 ) -> None:
     """Remove everything that is known of a user or was made of them: history, answers, adapters, rows.
 
@@ -51,6 +53,7 @@ def forget(
     from rich.markup import escape
 
     from oppu_core.cli import interruptible
+    from oppu_core.errors import ConfigError
     from oppu_core.ownership.forget import erase, find_traces, open_workspace
 
     console = Console()
@@ -68,7 +71,9 @@ def forget(
         _show(console, traces, dry_run)
         if dry_run:
             return
-        if not yes and sys.stdin.isatty():
+        if not yes:
+            if not sys.stdin.isatty():
+                raise ConfigError("Nobody is there to be asked; add --yes to remove all this.")
             typer.confirm("Remove all this? It cannot be undone", abort=True)
         erase(space, traces)
     console.print(
@@ -194,9 +199,12 @@ def personalize(
     else:
         print_(f"User {name}: this history is learned already; nothing was trained.", highlight=False)
     if done.removed:
-        print_(
-            f"The history has changed; {done.removed} adapters of the old one were removed.", highlight=False
+        gone = (
+            "1 adapter of the old one was"
+            if done.removed == 1
+            else f"{done.removed} adapters of the old one were"
         )
+        print_(f"The history has changed; {gone} removed.", highlight=False)
     command = ["oppu", "ask", "--run", str(opened.path), "--task", chosen.name, "--user", user]
     print_(
         f'Next: [bold]{escape(shlex.join(command))} "The {chosen.long_field} to be answered."[/bold]',

@@ -69,7 +69,7 @@ def train_task_lora(
         profiles: See :func:`key_of`.
 
     Raises:
-        TrainingError: the others have no queries with answers, or the loss is not finite.
+        TrainingError: no query of the others has an answer and fits, or the loss is not finite.
     """
     key = key_of(base.identity, dataset, variant, config, examples, profiles)
     if not store.intact(key):
@@ -77,7 +77,8 @@ def train_task_lora(
         rows = tokenize(_examples(dataset, variant, maker, examples), base.codec)
         if not rows:
             raise TrainingError(
-                f"The others of {dataset.path} have no queries with answers; a task base needs some."
+                f"No query of the others of {dataset.path} has an answer and fits into the base's context of "
+                f"{base.codec.context} tokens; a task base needs some."
             )
         peft_model = attach(base.model, config)
         try:
