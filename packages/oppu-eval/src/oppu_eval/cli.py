@@ -76,7 +76,7 @@ def quickstart(
     device: core.DeviceOption = "auto",
     paper: PaperOption = False,
 ) -> None:
-    """The whole comparison on the sample world: nothing to download, about two minutes on two cores.
+    """The whole comparison on the sample world: nothing to download, two to three minutes on two cores.
 
     Two tasks (movie tags, headlines; others with --task), ten users each, seven methods, and what no model
     could beat.
