@@ -96,7 +96,7 @@ StoreOption = Annotated[
 app = typer.Typer(
     name="oppu",
     help="One PEFT Per User: personal language models from users' own histories.\n\n"
-    "Start with [bold]oppu quickstart[/bold]: the whole comparison on a sample world, in two minutes or three.",
+    "Start with [bold]oppu quickstart[/bold]: the whole comparison on a sample world, in some minutes.",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
