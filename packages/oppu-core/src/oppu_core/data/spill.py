@@ -79,7 +79,8 @@ def longest(users: Iterable[tuple[str, int]], wanted: int | None) -> set[str]:
 
     def counted() -> Iterator[tuple[str, int]]:
         nonlocal seen
-        for seen, user in enumerate(users, 1):  # noqa: B007
+        for user in users:
+            seen += 1
             yield user
 
     top = heapq.nlargest(wanted or TEST_USERS, counted(), key=lambda user: user[1])
