@@ -180,8 +180,8 @@ def test_users_differ_in_activity_within_the_stated_range(task: Task) -> None:
     assert 68 < lengths[-1] <= 80
     assert 30 < lengths[30] < 50, "log-uniform: the median is near the geometric mean, 40"
     others = {len(user.history) for user in users if user.split == "others"}
-    assert {4, 7} <= others <= set(range(4, 13))
-    assert max(others) > 9
+    # Seven tasks draw their own users: at this seed nobody of lamp_5 has exactly 11 items.
+    assert {4, 7, 12 if task.name == "lamp_5" else 11} <= others <= set(range(4, 13))
     for user in users:
         assert len(user.queries) == (2 if user.split == "test" else 4)
         assert all(query.history_len == len(user.history) for query in user.queries)
@@ -310,16 +310,19 @@ def test_the_same_scene_is_answered_differently_by_different_users(task: Task) -
     most = []
     for scene in scenes:
         answers = collections.Counter(grammar.answer(scene, preferences, None) for preferences in users)
+        if task.name not in ("lamp_1", "lamp_3"):  # two options; all praise is five stars to everybody
+            assert len(answers) >= 3
         most.append(answers.most_common(1)[0][1] / len(users))
     # A query alone leaves three labels, about equally likely (the fullest of three is above 1/3), or a style;
     # a quarter of the citations and some very good or bad reviews are answered alike by most.
     highest, usual = {
-        "lamp_1": (1.0, 0.73),
+        "lamp_1": (None, 0.73),
         "lamp_2n": (0.7, 0.47),
         "lamp_2m": (0.7, 0.47),
-        "lamp_3": (1.0, 0.52),
+        "lamp_3": (None, 0.52),
     }.get(task.name, (0.7, 0.10))
-    assert max(most) <= highest
+    if highest is not None:
+        assert max(most) < highest
     assert mean(most) < usual
 
 
@@ -327,7 +330,8 @@ def test_the_same_scene_is_answered_differently_by_different_users(task: Task) -
 def test_no_constant_label_does_well_for_a_user(name: str, users_of: dict[str, list[User]]) -> None:
     for user in users_of[name]:
         shares = collections.Counter(item.fields[str(TASKS[name].output_field)] for item in user.history)
-        assert shares.most_common(1)[0][1] <= 0.40 * len(user.history)
+        bound = 0.36 if name == "lamp_2m" else 0.40
+        assert shares.most_common(1)[0][1] <= bound * len(user.history)
     golds = [query.gold for user in users_of[name] for query in user.queries]
     assert collections.Counter(golds).most_common(1)[0][1] < 0.14 * len(golds), "nor one label for everybody"
 
