@@ -1,11 +1,18 @@
 """Examples become batches of token ids. Knows nothing of models, adapters or optimizers.
 
-Axes: B rows of a batch, T tokens of a row.
+Two forms. *Padded*: one row an example, what every causal language model reads. *Packed*: one row a user, the
+prefix that their examples share once and each example's own tokens behind it, without padding in between
+(docs/performance.md).
+
+Axes: U users, B rows (examples) of a user's batch, T tokens of a row, N targets of a user, P tokens of a
+shared prefix, Q own tokens of an example, K tokens that a query may look at.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 
+import numpy as np
 import torch
 
 from oppu_core.prompts import Example, TokenCounter
@@ -79,3 +86,122 @@ def epoch_order(
         batches += [group[i : i + batch_size] for i in range(0, len(group), batch_size)]
     for index in torch.randperm(len(batches), generator=generator).tolist():
         yield batches[index]
+
+
+@dataclasses.dataclass(frozen=True)
+class Packed:
+    """Users' batches, one row a user; the same things padded are :class:`Batch` for every user.
+
+    Attention runs on *slots*: P for the shared prefix of every user, then Q for each of their examples, and
+    a last one. Every token has its slot; slots without a token pad attention alone. Padding points at
+    padding, so that no gradient goes astray: at the end of the first row there is always some.
+
+    Attributes:
+        ids_UT: Token ids [U, T]; a user's shorter row is padded at its end.
+        positions_UT: Positions [U, T]; they restart behind the prefix for every example.
+        prefix_U: Tokens of each user's prefix [U].
+        own_UB: Tokens of each example behind the prefix [U, B]; 0 where a user has fewer examples.
+        prefix: P, the longest prefix.
+        own: Q, the most own tokens.
+        token_of_slot_S: The token (an index into [U * T]) that each slot takes.
+        slot_of_token_T: The slot of each token [U * T].
+        targets_UN: Positions whose next token is a target, as indices into [U * T]; U * T where a user has
+            fewer targets.
+        labels_UN: That next token, or :data:`IGNORED`.
+    """
+
+    ids_UT: torch.Tensor
+    positions_UT: torch.Tensor
+    prefix_U: torch.Tensor
+    own_UB: torch.Tensor
+    prefix: int
+    own: int
+    token_of_slot_S: torch.Tensor
+    slot_of_token_T: torch.Tensor
+    targets_UN: torch.Tensor
+    labels_UN: torch.Tensor
+
+    def to(self, device: torch.device) -> "Packed":
+        """The same on another device."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        moved = {name: v.to(device) for name, v in values.items() if isinstance(v, torch.Tensor)}
+        return dataclasses.replace(self, **moved)
+
+
+def shared_prefix(rows: Sequence[TokenizedExample]) -> int:
+    """How many first tokens all rows have in common; each keeps a prompt token of its own, so that its first
+    target is predicted from there."""
+    limit = max(0, min(row.prompt_len for row in rows) - 1)
+    first, last = min(row.ids for row in rows), max(row.ids for row in rows)  # the most unlike ones
+    pairs = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first[:limit], last, strict=False))
+    return sum(1 for _ in pairs)
+
+
+def pack(
+    users: Sequence[Sequence[TokenizedExample]], pad_id: int, *, share: bool = True, virtual: int = 0
+) -> Packed:
+    """Pack each user's batch into one row. An example's last token is a target only, never read.
+
+    Args:
+        users: Each user's examples, at least one.
+        pad_id: Stands where there is no token.
+        share: Keep the tokens that all of a user's examples begin with once.
+        virtual: Tokens of a soft prompt; they stand first in the prefix, as `pad_id`.
+    """
+    users_, rows = range(len(users)), max(len(batch) for batch in users)
+    shared_U = np.array([shared_prefix(batch) if share else 0 for batch in users])
+    if virtual and not share:
+        raise ValueError("a soft prompt is shared by the rows that it stands before")
+    prefix_U = shared_U + virtual
+    own_UB = np.zeros((len(users), rows), dtype=np.int64)
+    for u in users_:
+        own_UB[u, : len(users[u])] = [len(row.ids) - 1 - shared_U[u] for row in users[u]]
+    start_UB = prefix_U[:, None] + np.cumsum(own_UB, axis=1) - own_UB
+    width, prefix, own = int((prefix_U + own_UB.sum(1)).max()) + 1, int(prefix_U.max()), int(own_UB.max())
+    ids_UT = np.full((len(users), width), pad_id, dtype=np.int64)
+    positions_UT = np.zeros((len(users), width), dtype=np.int64)
+    slots = len(users) * (prefix + rows * own)
+    token_of_slot_S = np.full(slots + 1, width - 1, dtype=np.int64)
+    slot_of_token_UT = np.full((len(users), width), slots, dtype=np.int64)
+    targets: list[np.ndarray] = []
+    labels: list[list[int]] = []
+    for u, batch in enumerate(users):
+        shared, first = int(shared_U[u]), int(prefix_U[u])
+        ids_UT[u, virtual:first] = batch[0].ids[:shared]
+        positions_UT[u, :first] = np.arange(first)
+        slot_of_token_UT[u, :first] = u * prefix + np.arange(first)
+        spans: list[np.ndarray] = []
+        marked: list[np.ndarray] = []
+        wanted: list[int] = []
+        for b, row in enumerate(batch):
+            start, count = int(start_UB[u, b]), int(own_UB[u, b])
+            ids_UT[u, start : start + count] = row.ids[shared:-1]
+            spans.append(np.arange(count))
+            slot = len(users) * prefix + (u * rows + b) * own
+            slot_of_token_UT[u, start : start + count] = slot + spans[-1]
+            answer = max(row.prompt_len, 1)  # nothing predicts a first token
+            marked.append(u * width + start + np.arange(answer - 1 - shared, count))
+            wanted += row.ids[answer:]
+        positions_UT[u, first : first + int(own_UB[u].sum())] = first + np.concatenate(spans)
+        targets.append(np.concatenate(marked))
+        labels.append(wanted)
+    real = slot_of_token_UT.reshape(-1) < slots
+    token_of_slot_S[slot_of_token_UT.reshape(-1)[real]] = np.flatnonzero(real)
+    most = max(len(marked) for marked in targets)
+    targets_UN = np.full((len(users), most), len(users) * width, dtype=np.int64)
+    labels_UN = np.full((len(users), most), IGNORED, dtype=np.int64)
+    for u in users_:
+        targets_UN[u, : len(targets[u])] = targets[u]
+        labels_UN[u, : len(labels[u])] = labels[u]
+    return Packed(
+        torch.from_numpy(ids_UT),
+        torch.from_numpy(positions_UT),
+        torch.from_numpy(prefix_U),
+        torch.from_numpy(own_UB),
+        prefix,
+        own,
+        torch.from_numpy(token_of_slot_S),
+        torch.from_numpy(slot_of_token_UT.reshape(-1)),
+        torch.from_numpy(targets_UN),
+        torch.from_numpy(labels_UN),
+    )

@@ -31,6 +31,7 @@ class TrainConfig:
         weight_decay: AdamW's.
         warmup: Share of the steps in which the rate rises from 0.
         max_grad_norm: Gradient clipping.
+        stop_loss: Stop after an epoch whose mean loss is below this; 0 for never.
         gradient_checkpointing: Trade time for memory; off, as the base is frozen and prompts are short.
     """
 
@@ -47,6 +48,7 @@ class TrainConfig:
     weight_decay: float = 1e-2
     warmup: float = 0.1
     max_grad_norm: float = 0.3
+    stop_loss: float = 0.0
     gradient_checkpointing: bool = False
 
     @property

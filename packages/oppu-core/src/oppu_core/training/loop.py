@@ -16,6 +16,8 @@ from oppu_core.packing import IGNORED, Batch, TokenizedExample, collate, epoch_o
 from oppu_core.training.config import TrainConfig
 from oppu_core.training.peft_methods import soft_prompt, training_mode
 
+NOTHING = "there is nothing to train on (no item has an answer that fits into the context)"
+
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
@@ -44,6 +46,11 @@ class Trained:
     tokens: int
 
 
+def at_least_float32(logits: torch.Tensor) -> torch.Tensor:
+    """Logits in the type in which their cross entropy is taken."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
 def target_loss(model: Any, batch: Batch) -> torch.Tensor:
     """Mean cross entropy of the target tokens, each given what stands before it: CE(Θ(φ(x)), r).
 
@@ -60,7 +67,7 @@ def target_loss(model: Any, batch: Batch) -> torch.Tensor:
         logits_to_keep=positions_P if prefix_Vd is None else positions_P + len(prefix_Vd),
     ).logits
     return torch.nn.functional.cross_entropy(
-        logits_BPV.float().flatten(0, 1), next_BT[:, positions_P].flatten(), ignore_index=IGNORED
+        at_least_float32(logits_BPV).flatten(0, 1), next_BT[:, positions_P].flatten(), ignore_index=IGNORED
     )
 
 
@@ -80,7 +87,7 @@ def train(
         TrainingError: there is nothing to train on, or a loss is not finite.
     """
     if not examples:
-        raise TrainingError("there is nothing to train on (no item has an answer that fits into the context)")
+        raise TrainingError(NOTHING)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
     per_epoch = math.ceil(len(examples) / config.batch_size)
@@ -107,9 +114,11 @@ def train(
                 tokens += (count := int(batch.mask_BT.sum()))
                 if on_step:
                     on_step(Progress(len(losses), steps, value, count))
+            if sum(losses[-per_epoch:]) / per_epoch < config.stop_loss:
+                break
     with torch.no_grad():  # each loss above was taken before its step: look at what the last step did
-        final = target_loss(model, batch).item()
+        final = target_loss(model, collate([examples[indices[0]]], pad_id).to(model.device)).item()
     if not (math.isfinite(final) and all(bool(torch.isfinite(p).all()) for p in parameters)):
         raise TrainingError(f"training diverged: the loss after the last step is {final}")
-    epoch = [losses[i : i + per_epoch] for i in (0, steps - per_epoch)]
-    return Trained(sum(epoch[0]) / per_epoch, sum(epoch[1]) / per_epoch, steps, tokens)
+    first, last = (sum(epoch) / per_epoch for epoch in (losses[:per_epoch], losses[-per_epoch:]))
+    return Trained(first, last, len(losses), tokens)

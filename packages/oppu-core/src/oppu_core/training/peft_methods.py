@@ -21,6 +21,7 @@ from peft import (
     get_peft_model_state_dict,
     set_peft_model_state_dict,
 )
+from peft.tuners.tuners_utils import BaseTunerLayer
 
 from oppu_core.errors import ModelError
 from oppu_core.models import projection_names
@@ -29,6 +30,7 @@ from oppu_core.training.families import ROLES, check_targets
 
 State = Mapping[str, torch.Tensor]
 OWN = "default"  # the adapter that is trained and stored; PEFT's own name for a model's only one
+PARTS = ("lora_A", "ia3_l")
 TASK = "task"  # a task LoRA that lies beside the weights instead of in them
 
 
@@ -107,6 +109,13 @@ def training_mode(peft_model: Any) -> Iterator[None]:
         yield
     finally:
         peft_model.eval()
+
+
+def adapter_layers(peft_model: Any) -> Iterator[tuple[str, Any]]:
+    """The layers that carry the adapter, each with what its tensors' names begin with."""
+    for name, module in peft_model.named_modules():
+        if isinstance(module, BaseTunerLayer) and any(OWN in getattr(module, part, ()) for part in PARTS):
+            yield name, module
 
 
 def adapter_state(peft_model: Any) -> dict[str, torch.Tensor]:

@@ -1,0 +1,264 @@
+"""Training many users at once on one frozen model: the adapters of one user after another, without waste.
+
+One row of a batch is one user's packed examples; their adapters are stacked, and everything that decides a
+user's training is that user's own: loss, clipping, schedule, optimizer state, early stop, failure. The
+readable twin is :mod:`oppu_core.training.loop`; docs/performance.md says why they agree.
+
+Axes: U users, N targets, V vocabulary, P parameters of one adapter.
+"""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+
+from oppu_core.errors import TrainingError
+from oppu_core.files import content_id
+from oppu_core.packed_model import PackedModel
+from oppu_core.packing import IGNORED, TokenizedExample, epoch_order, pack
+from oppu_core.stacked import Drop, StackedAdapters
+from oppu_core.training.config import TrainConfig
+from oppu_core.training.loop import NOTHING, Progress, Trained, at_least_float32
+from oppu_core.training.peft_methods import State, training_mode
+
+Batches = Sequence[Sequence[TokenizedExample]]  # each user's
+Outcome = tuple[Trained, State] | TrainingError
+
+
+class _AdamW:
+    """AdamW (Loshchilov & Hutter, 2019) for adapters in rows, each with a learning rate of its own.
+
+    The arithmetic is that of :class:`torch.optim.AdamW`; all rows have done the same number of steps.
+
+    Args:
+        weights_UP: Changed in place.
+        weight_decay: As in the loop.
+    """
+
+    BETAS, EPS = (0.9, 0.999), 1e-8
+
+    def __init__(self, weights_UP: torch.Tensor, weight_decay: float) -> None:
+        self.weights_UP = weights_UP
+        self._decay = weight_decay
+        self._mean_UP = torch.zeros_like(weights_UP)
+        self._square_UP = torch.zeros_like(weights_UP)
+        self.steps = 0
+
+    def step(self, grads_UP: torch.Tensor, rate_U: torch.Tensor) -> None:
+        """One step down the gradients."""
+        self.steps += 1
+        (beta1, beta2), rate_U1 = self.BETAS, rate_U[:, None]
+        self._mean_UP.lerp_(grads_UP, 1 - beta1)
+        self._square_UP.mul_(beta2).addcmul_(grads_UP, grads_UP, value=1 - beta2)
+        scale_UP = (self._square_UP.sqrt() / math.sqrt(1 - beta2**self.steps)).add_(self.EPS)
+        self.weights_UP.mul_(1 - rate_U1 * self._decay)
+        self.weights_UP.sub_(self._mean_UP / scale_UP * (rate_U1 / (1 - beta1**self.steps)))
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with these rows alone."""
+        index = torch.tensor(rows, dtype=torch.long, device=self.weights_UP.device)
+        self.weights_UP, self._mean_UP, self._square_UP = (
+            x.index_select(0, index) for x in (self.weights_UP, self._mean_UP, self._square_UP)
+        )
+
+
+@dataclasses.dataclass
+class _Member:
+    """One user's way through a cohort."""
+
+    place: int
+    examples: Sequence[TokenizedExample]
+    config: TrainConfig
+    losses: list[float] = dataclasses.field(default_factory=list)
+    tokens: int = 0
+
+    def __post_init__(self) -> None:
+        self.per_epoch = math.ceil(len(self.examples) / self.config.batch_size)
+        self.steps = self.config.epochs * self.per_epoch
+        self._batches = self._draw()
+        self.batch: list[TokenizedExample] = []
+
+    def _draw(self) -> Iterator[list[int]]:
+        order = torch.Generator().manual_seed(self.config.seed)
+        for _ in range(self.config.epochs):
+            yield from epoch_order(self.examples, self.config.batch_size, order)
+
+    def next_batch(self) -> list[TokenizedExample]:
+        self.batch = [self.examples[index] for index in next(self._batches)]
+        return self.batch
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the next step: rising from 0, then falling to 0."""
+        done, rising = len(self.losses), round(self.config.warmup * self.steps)
+        if done < rising:
+            return self.config.learning_rate * done / max(1, rising)
+        return self.config.learning_rate * max(0.0, (self.steps - done) / max(1, self.steps - rising))
+
+    def add(self, loss: float) -> Progress:
+        self.losses.append(loss)
+        self.tokens += (count := sum(len(row.ids) for row in self.batch))
+        return Progress(len(self.losses), self.steps, loss, count)
+
+    @property
+    def last_epoch(self) -> float:
+        """The mean loss of the last whole epoch."""
+        return sum(self.losses[-self.per_epoch :]) / self.per_epoch
+
+    @property
+    def done(self) -> bool:
+        whole = len(self.losses) % self.per_epoch == 0
+        return len(self.losses) == self.steps or (whole and self.last_epoch < self.config.stop_loss)
+
+    @property
+    def trained(self) -> Trained:
+        first = sum(self.losses[: self.per_epoch]) / self.per_epoch
+        return Trained(first, self.last_epoch, len(self.losses), self.tokens)
+
+
+class Cohort:
+    """Users who are trained together.
+
+    Args:
+        peft_model: A model with an adapter attached; its own adapter is left as it is.
+        fresh: The weights that every user starts from.
+        config: Training settings.
+        pad_id: Stands where there is no token.
+    """
+
+    def __init__(self, peft_model: Any, fresh: State, config: TrainConfig, pad_id: int) -> None:
+        self._peft_model, self._model = peft_model, peft_model.get_base_model()
+        self._fresh, self._config, self._pad_id = fresh, config, pad_id
+        self._stacked = StackedAdapters(peft_model)
+        self._sizes = [tensor.numel() for tensor in fresh.values()]
+
+    def train(
+        self, users: Batches, on_step: Callable[[Progress], None] | None = None
+    ) -> Iterator[tuple[int, Outcome]]:
+        """Train a fresh adapter for every user; each is yielded as it is finished: (place, what came of it).
+
+        A user's adapter depends on that user's examples; on the others by the rounding of products alone.
+
+        Args:
+            users: Each user's examples.
+            on_step: Told of every user's every step.
+        """
+        members = [_Member(place, rows, self._config) for place, rows in enumerate(users) if rows]
+        yield from ((place, TrainingError(NOTHING)) for place, rows in enumerate(users) if not rows)
+        if not members:
+            return
+        flat_P = torch.cat([tensor.flatten() for tensor in self._fresh.values()]).to(self._model.device)
+        optimizer = _AdamW(flat_P.repeat(len(members), 1), self._config.weight_decay)
+        with (
+            PackedModel(self._model) as packed_model,
+            self._stacked.active(),
+            training_mode(self._peft_model),
+        ):
+            while members:
+                leaving: dict[int, Outcome] = {}
+                rate_U = torch.tensor([member.rate for member in members], device=flat_P.device)
+                loss_U = self._step(packed_model, [m.next_batch() for m in members], optimizer, rate_U)
+                for u, (member, loss) in enumerate(zip(members, loss_U.tolist(), strict=True)):
+                    if not math.isfinite(loss):
+                        step = f"step {len(member.losses) + 1} of {member.steps}"
+                        leaving[u] = TrainingError(f"the loss became {loss} at {step}")
+                        continue
+                    progress = member.add(loss)
+                    if on_step:
+                        on_step(progress)
+                done = [u for u, member in enumerate(members) if u not in leaving and member.done]
+                leaving |= self._finish(packed_model, members, done, optimizer.weights_UP)
+                yield from ((members[u].place, leaving[u]) for u in sorted(leaving))
+                if leaving:
+                    staying = [u for u in range(len(members)) if u not in leaving]
+                    optimizer.keep(staying)
+                    members = [members[u] for u in staying]
+
+    def _step(
+        self,
+        packed_model: PackedModel,
+        batches: Batches,
+        optimizer: _AdamW,
+        rate_U: torch.Tensor,
+    ) -> torch.Tensor:
+        """One step of every user; their losses [U] before it."""
+        leaves = [tensor.requires_grad_() for tensor in self._views(optimizer.weights_UP)]
+        loss_U = self._loss(packed_model, batches, leaves, optimizer.steps)
+        # No user's loss depends on another's weights: the gradient of the sum is everybody's own gradient.
+        grads = torch.autograd.grad(loss_U.sum(), leaves)
+        grads_UP = torch.cat([grad.flatten(1) for grad in grads], dim=1)
+        norm_U1 = grads_UP.norm(dim=1, keepdim=True)
+        grads_UP.mul_((self._config.max_grad_norm / (norm_U1 + 1e-6)).clamp(max=1))
+        optimizer.step(grads_UP, rate_U)
+        return loss_U.detach()
+
+    def _views(self, weights_UP: torch.Tensor) -> list[torch.Tensor]:
+        """The adapters' tensors [U, ...] inside their rows."""
+        parts = weights_UP.detach().split(self._sizes, dim=1)
+        return [
+            part.view(len(part), *tensor.shape)
+            for part, tensor in zip(parts, self._fresh.values(), strict=True)
+        ]
+
+    def _loss(
+        self, packed_model: PackedModel, batches: Batches, leaves: Sequence[torch.Tensor], step: int
+    ) -> torch.Tensor:
+        """Every user's mean cross entropy of the target tokens: CE(Θ(φ(x)), r) [U]."""
+        self._stacked.weights = dict(zip(self._fresh, leaves, strict=True))
+        dropout = self._config.dropout
+        # A dropped-out prefix would be the same for all rows; in the loop each has its own.
+        packed = pack(batches, self._pad_id, share=not dropout, virtual=self._config.prefix)
+        packed = packed.to(self._model.device)
+        self._stacked.drop = _dropout(dropout, self._config.seed, step) if dropout else None
+        logits_UNV = packed_model.logits(packed, self._stacked.soft_prompt)
+        labels_UN = packed.labels_UN
+        losses = torch.nn.functional.cross_entropy(
+            at_least_float32(logits_UNV).flatten(0, 1),
+            labels_UN.flatten(),
+            ignore_index=IGNORED,
+            reduction="none",
+        )
+        return losses.view(labels_UN.shape).sum(dim=1) / (labels_UN != IGNORED).sum(dim=1)
+
+    def _finish(
+        self,
+        packed_model: PackedModel,
+        members: Sequence[_Member],
+        done: Sequence[int],
+        weights_UP: torch.Tensor,
+    ) -> dict[int, Outcome]:
+        """What came of the users who have no more steps. A loss is taken before its step: look at what the
+        last step did."""
+        if not done:
+            return {}
+        last_UP = weights_UP[list(done)]
+        with torch.no_grad():
+            batches = [members[u].batch[:1] for u in done]
+            final_U = self._loss(packed_model, batches, self._views(last_UP), 0)
+        outcomes: dict[int, Outcome] = {}
+        for u, row_P, final in zip(done, last_UP, final_U.tolist(), strict=True):
+            if not (math.isfinite(final) and bool(torch.isfinite(row_P).all())):
+                outcomes[u] = TrainingError(f"training diverged: the loss after the last step is {final}")
+                continue
+            state = {
+                name: tensor[0].to("cpu", copy=True).contiguous()
+                for name, tensor in zip(self._fresh, self._views(row_P[None]), strict=True)
+            }
+            outcomes[u] = (members[u].trained, state)
+        return outcomes
+
+
+def _dropout(share: float, seed: int, step: int) -> Drop:
+    """LoRA dropout of which a user's part does not depend on the others: one mask for all of them, drawn row
+    by row from (seed, step, how many were drawn before)."""
+    calls = itertools.count()
+
+    def drop(x_UTd: torch.Tensor) -> torch.Tensor:
+        draw = torch.Generator().manual_seed(int(content_id([seed, step, next(calls)])[:15], 16))
+        kept_Td = torch.rand(x_UTd.shape[1:], generator=draw) >= share
+        return x_UTd * (kept_Td.to(x_UTd) / (1 - share))
+
+    return drop
