@@ -123,9 +123,8 @@ class Packed:
 
     def to(self, device: torch.device) -> "Packed":
         """The same on another device."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        moved = {name: v.to(device) for name, v in values.items() if isinstance(v, torch.Tensor)}
-        return dataclasses.replace(self, **moved)
+        values = (getattr(self, field.name) for field in dataclasses.fields(self))
+        return Packed(*(v.to(device) if isinstance(v, torch.Tensor) else v for v in values))
 
 
 def shared_prefix(rows: Sequence[TokenizedExample]) -> int:

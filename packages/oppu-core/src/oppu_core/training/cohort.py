@@ -197,7 +197,7 @@ class Cohort:
 
     def _views(self, weights_UP: torch.Tensor) -> list[torch.Tensor]:
         """The adapters' tensors [U, ...] inside their rows."""
-        parts = weights_UP.detach().split(self._sizes, dim=1)
+        parts = torch.split(weights_UP.detach(), self._sizes, dim=1)
         return [
             part.view(len(part), *tensor.shape)
             for part, tensor in zip(parts, self._fresh.values(), strict=True)
