@@ -1,17 +1,24 @@
 """Methods by name, and prompts: their order, what they may know, and how they are cut to the context."""
 
 import dataclasses
+import gc
 import random
 import re
+import weakref
 from collections.abc import Callable
 
 import pytest
+from oppu_core import models
 from oppu_core.data import HistoryItem, Query, User
+from oppu_core.data.sample import sample_users
 from oppu_core.errors import ConfigError, DataError
+from oppu_core.models import TextCodec
+from oppu_core.packing import tokenize
 from oppu_core.profiles import compute_profile
 from oppu_core.prompts import DEFAULT_METHODS, Method, PromptMaker, parse_method, variant_method
-from oppu_core.retrieval import BM25Retriever, RandomRetriever, RecentRetriever
+from oppu_core.retrieval import BM25Retriever, RandomRetriever, RecentRetriever, top_k
 from oppu_core.tasks import TASKS, Task
+from rank_bm25 import BM25Okapi
 
 MOVIE, NEWS = TASKS["lamp_2m"], TASKS["lamp_4"]
 
@@ -340,6 +347,111 @@ def test_an_item_or_query_without_an_answer_gives_no_example() -> None:
     assert [example.answer for example in maker_of().query_examples("base", user)] == ["true story"]
 
 
+class Rebuilt:
+    """BM25's obvious loop: cut the history off, index what is left anew."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+
+    def retrieve(
+        self, query: str, items: tuple[HistoryItem, ...], before: int, k: int, key: str
+    ) -> list[HistoryItem]:
+        visible = items[:before]
+        if not visible:
+            return []
+        index = BM25Okapi([self.task.history_line(item.fields).split(" ") for item in visible])
+        return [visible[place] for place in top_k(index.get_scores(query.split(" ")), k)]
+
+
+@pytest.mark.parametrize("name", ["lamp_2m", "lamp_3", "lamp_4"])
+def test_prompts_are_those_of_the_obvious_loop_in_the_sample_world(name: str) -> None:
+    task = TASKS[name]
+    users = list(sample_users(task, test_users=1, other_users=2))
+    ours = maker_of(Words(150), task)
+    obvious = dataclasses.replace(ours, retrievers={**ours.retrievers, "bm25": Rebuilt(task)})
+    for user in users:
+        for variant in ("rag_k1", "rag_k4", "pag_k1"):
+            examples = list(ours.history_examples(variant, user))
+            assert examples == list(obvious.history_examples(variant, user))
+            assert len(examples) == len(user.training_history) > 4
+            assert list(ours.query_examples(variant, user)) == list(obvious.query_examples(variant, user))
+            for query in user.queries:
+                method = variant_method(variant)
+                prompt = ours.query_prompt(method, user, query, "profile")
+                assert prompt == obvious.query_prompt(method, user, query, "profile")
+
+
+# --- tokens are counted once -----------------------------------------------------------------------------
+
+
+class CountingTokenizer:
+    """A token a word, and a list of the texts that it was given."""
+
+    eos_token_id, pad_token_id = 0, None
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def tokenize(self, text: str) -> list[str]:
+        return text.split()
+
+    def __call__(self, text: str, add_special_tokens: bool, **options: bool) -> dict[str, list[int]]:
+        self.texts.append(text)
+        return {"input_ids": [1] * add_special_tokens + [len(word) + 1 for word in text.split()]}
+
+
+@pytest.mark.parametrize(("context", "texts"), [(10_000, 30), (66, 80)], ids=["roomy", "cut"])
+def test_no_text_is_tokenized_twice(context: int, texts: int) -> None:
+    """Not to see whether it fits, to train on it, to answer it, nor for another method's same prompt."""
+    tokenizer = CountingTokenizer()
+    codec = TextCodec(tokenizer, context)
+    user = giveaways(20, 15)
+    rows = []
+    for taken in (0, 0, 3):
+        maker = PromptMaker(MOVIE, codec.leaving(taken), {"bm25": BM25Retriever(MOVIE)})
+        for variant in ("base", "rag_k2"):
+            rows.append(tokenize(maker.history_examples(variant, user), codec))
+            for query in user.queries:
+                text = maker.query_prompt(variant_method(variant), user, query, "").text
+                assert len(codec.prompt_ids(text)) + MOVIE.max_answer_tokens <= context - taken
+    assert rows[:2] == rows[2:4]
+    assert [len(some) for some in rows] == [15] * 6
+    assert len(tokenizer.texts) == len(set(tokenizer.texts)) > texts
+
+
+def test_kept_ids_are_nobodys_to_change() -> None:
+    codec = TextCodec(CountingTokenizer(), 100)
+    for ids, expected in ((codec.prompt_ids, [1, 2, 3]), (codec.answer_ids, [2, 3, 0])):
+        for _ in range(3):
+            found = ids("a bb")
+            assert found == expected
+            found.append(7)
+
+
+def test_a_prompt_and_an_answer_of_the_same_text_have_their_own_ids() -> None:
+    codec = TextCodec(CountingTokenizer(), 100)
+    for _ in range(2):
+        assert codec.answer_ids("x") == [2, 0]
+        assert codec.prompt_ids(" x") == [1, 2]
+
+
+def test_only_the_latest_texts_are_kept_and_no_codec(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "CACHED_TEXTS", 3)
+    tokenizer = CountingTokenizer()
+    codec = TextCodec(tokenizer, 100)
+    for text in "abcabcdbcda":
+        codec.prompt_ids(text)
+    assert tokenizer.texts == list("abcda")
+
+    gone = weakref.ref(codec)
+    gc.disable()
+    try:
+        del codec
+        assert gone() is None, "no cycle holds it"
+    finally:
+        gc.enable()
+
+
 # --- the context -----------------------------------------------------------------------------------------
 
 
@@ -356,7 +468,7 @@ def test_a_prompt_never_exceeds_the_context_and_keeps_instruction_and_ending(cou
     }[counter]
     cut = [0, 0, 0]
     for _ in range(200):
-        visible = [film(t, random_words(rng, 30), f"tag{t}!") for t in range(rng.randrange(6))]
+        seen = tuple(film(t, random_words(rng, 30), f"tag{t}!") for t in range(rng.randrange(6)))
         profile, query = random_words(rng, 40), random_words(rng, 60)
         answer = rng.choice([None, "comedy", "long " * 10])
         method = parse_method(rng.choice(["pag_k3", "rag_k5", "non_personalized", "pag_k0"]))
@@ -364,7 +476,7 @@ def test_a_prompt_never_exceeds_the_context_and_keeps_instruction_and_ending(cou
         reserve = max(MOVIE.max_answer_tokens, len(size.answer_ids(answer)) if answer else 0)
         context = frame + reserve + rng.randrange(400 if counter is Letters else 60)
         maker = maker_of(counter(context))
-        made = maker.prompt(method, {"description": query}, visible, profile, "key", answer)
+        made = maker.prompt(method, {"description": query}, seen, len(seen), profile, "key", answer)
         assert len(size.prompt_ids(made.text)) <= context - reserve
 
         lines = made.text.split("\n")
@@ -375,7 +487,8 @@ def test_a_prompt_never_exceeds_the_context_and_keeps_instruction_and_ending(cou
         assert query.startswith(kept_query)
 
         # What is cut: the retrieved, then the profile, then the query; one is gone when the next is cut.
-        whole = maker_of(counter(10**6)).prompt(method, {"description": query}, visible, profile, "key")
+        roomy = maker_of(counter(10**6))
+        whole = roomy.prompt(method, {"description": query}, seen, len(seen), profile, "key")
         whole_lines = whole.text.split("\n")
         items = [line for line in lines[:-2] if line.startswith("description: ")]
         whole_items = [line for line in whole_lines[:-2] if line.startswith("description: ")]
@@ -406,8 +519,8 @@ def test_what_fits_is_not_cut_and_what_is_cut_fills_the_context(name: str) -> No
     fields = {"description": long if name == "non_personalized" else "query"}
 
     def made(context: int) -> str:
-        visible = [film(0, long, "romance")]
-        return maker_of(Letters(context)).prompt(parse_method(name), fields, visible, long, "key").text
+        seen = (film(0, long, "romance"),)
+        return maker_of(Letters(context)).prompt(parse_method(name), fields, seen, 1, long, "key").text
 
     whole = made(100_000)
     needed = len(Letters(0).prompt_ids(whole)) + MOVIE.max_answer_tokens
@@ -422,8 +535,8 @@ def test_what_fits_is_not_cut_and_what_is_cut_fills_the_context(name: str) -> No
 def test_a_giant_single_word_is_cut_inside() -> None:
     fields = {"description": "ü" * 10_000}
     for name in ("non_personalized", "rag_k1", "pag_k1"):
-        visible = [film(0, "ß" * 10_000, "romance")]
-        made = maker_of(Letters(500)).prompt(parse_method(name), fields, visible, "p" * 10_000, "key")
+        seen = (film(0, "ß" * 10_000, "romance"),)
+        made = maker_of(Letters(500)).prompt(parse_method(name), fields, seen, 1, "p" * 10_000, "key")
         assert len(Letters(0).prompt_ids(made.text)) == 500 - MOVIE.max_answer_tokens
         assert made.text.endswith("ü tag:")
 
@@ -431,8 +544,8 @@ def test_a_giant_single_word_is_cut_inside() -> None:
 def test_in_training_a_long_answer_has_its_room() -> None:
     answer = "x" * 100
     fields = {"description": "word " * 200}
-    asked = maker_of(Letters(600)).prompt(parse_method("oppu_k0"), fields, [], "", "key")
-    trained = maker_of(Letters(600)).prompt(parse_method("oppu_k0"), fields, [], "", "key", answer)
+    asked = maker_of(Letters(600)).prompt(parse_method("oppu_k0"), fields, (), 0, "", "key")
+    trained = maker_of(Letters(600)).prompt(parse_method("oppu_k0"), fields, (), 0, "", "key", answer)
     assert len(trained.text) < len(asked.text)
     row = [*Letters(0).prompt_ids(trained.text), *Letters(0).answer_ids(answer)]
     assert 590 < len(row) <= 600
@@ -443,7 +556,7 @@ def test_training_and_asking_give_the_same_prompt_for_an_answer_of_ordinary_leng
     for context in (440, 600, 5000):
         maker = maker_of(Letters(context))
         asked, trained = (
-            maker.prompt(parse_method("rag_k1"), fields, HISTORY, "", "key", answer)
+            maker.prompt(parse_method("rag_k1"), fields, HISTORY, 3, "", "key", answer)
             for answer in (None, "comedy")
         )
         assert asked == trained
@@ -451,18 +564,18 @@ def test_training_and_asking_give_the_same_prompt_for_an_answer_of_ordinary_leng
 
 def test_when_nothing_fits_the_error_says_so() -> None:
     with pytest.raises(DataError, match=r"lamp_2m.*do not fit.*context of 100 tokens.*longer context"):
-        maker_of(Letters(100)).prompt(parse_method("rag_k1"), {"description": "x"}, HISTORY, "", "key")
+        maker_of(Letters(100)).prompt(parse_method("rag_k1"), {"description": "x"}, HISTORY, 3, "", "key")
     with pytest.raises(DataError, match="answer of 1002 tokens"):
         maker_of(Letters(900)).prompt(
-            Method(0, None, False, False), {"description": "x"}, [], "", "k", "y" * 1000
+            Method(0, None, False, False), {"description": "x"}, (), 0, "", "k", "y" * 1000
         )
 
 
 def test_headline_prompts_are_cut_at_the_article() -> None:
-    visible = [HistoryItem("0", {"text": "the long article " * 30, "title": "Own Headline!"})]
+    seen = (HistoryItem("0", {"text": "the long article " * 30, "title": "Own Headline!"}),)
     maker = maker_of(Letters(300), NEWS)
     lines = maker.prompt(
-        parse_method("rag_k1"), {"text": "the asked article"}, visible, "", "key"
+        parse_method("rag_k1"), {"text": "the asked article"}, seen, 1, "", "key"
     ).text.split("\n")
     assert re.fullmatch(r"article: (the long article ?|the |long )+headline: Own Headline!", lines[0])
     assert lines[1:] == [NEWS.instruction, "article: the asked article headline:"]
@@ -526,7 +639,9 @@ def test_a_text_is_cut_at_a_words_end_to_what_the_context_holds(counter: type[Le
 
 def test_a_query_shows_both_references_and_cuts_the_title_alone() -> None:
     fields = {"title": "long " * 200, "option_1": "First Work", "option_2": "Second Work"}
-    text = maker_of(Letters(600), CITATION).prompt(parse_method("rag_k1"), fields, [paper(0)], "", "k").text
+    text = (
+        maker_of(Letters(600), CITATION).prompt(parse_method("rag_k1"), fields, (paper(0),), 1, "", "k").text
+    )
     assert len(Letters(0).prompt_ids(text)) <= 600 - CITATION.max_answer_tokens
     assert "reference: [1] - First Work [2] - Second Work" in text
     assert "My Paper" not in text and text.rstrip().endswith("answer:")

@@ -1,4 +1,4 @@
-"""Retrieval: rank_bm25's scores, our order among ties, and nothing that was not offered."""
+"""Retrieval: rank_bm25's scores at every position, our order among ties, nothing that was not offered."""
 
 import collections
 import math
@@ -6,8 +6,9 @@ import random
 
 import numpy as np
 import pytest
+from oppu_core import retrieval
 from oppu_core.data import HistoryItem, Query, User
-from oppu_core.retrieval import BM25Retriever, RandomRetriever, RecentRetriever, bm25_scores, top_k
+from oppu_core.retrieval import BM25Index, BM25Retriever, RandomRetriever, RecentRetriever, top_k
 from oppu_core.tasks import TASKS
 from rank_bm25 import BM25Okapi
 
@@ -53,32 +54,77 @@ CORPORA = {
 }
 
 
+def rebuilt(query: str, documents: list[str]) -> np.ndarray:
+    """The definition: rank_bm25's index made anew, of these documents alone."""
+    if not documents:
+        return np.zeros(0)  # rank_bm25 divides by zero
+    return np.asarray(BM25Okapi([text.split(" ") for text in documents]).get_scores(query.split(" ")))
+
+
 @pytest.mark.parametrize("documents", CORPORA.values(), ids=CORPORA.keys())
 def test_scores_are_rank_bm25s_on_odd_corpora(documents: list[str]) -> None:
     for query in ("a", "the x", "", "unknown", "a a b", " "):
-        scores = bm25_scores(query, documents)
-        expected = BM25Okapi([text.split(" ") for text in documents]).get_scores(query.split(" "))
-        assert scores.shape == (len(documents),)
-        np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-9)
-        np.testing.assert_allclose(scores, okapi(query, documents), rtol=0, atol=1e-9)
+        for t in range(1, len(documents) + 1):
+            scores = BM25Index(documents).scores(query, t)
+            np.testing.assert_array_equal(scores, rebuilt(query, documents[:t]))
+            np.testing.assert_allclose(scores, okapi(query, documents[:t]), rtol=0, atol=1e-9)
 
 
-def test_scores_are_rank_bm25s_on_random_corpora() -> None:
+def test_scores_have_the_bits_of_rank_bm25s_before_every_item_in_any_order() -> None:
+    """The order among near scores, and so every prompt, hangs on the last bit."""
     rng = random.Random(0)
     negative = 0
     for _ in range(150):
-        documents = [random_text(rng, 12) for _ in range(rng.randrange(1, 14))]
-        query = random_text(rng, 8)
-        scores = bm25_scores(query, documents)
-        expected = BM25Okapi([text.split(" ") for text in documents]).get_scores(query.split(" "))
-        np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-9)
-        np.testing.assert_allclose(scores, okapi(query, documents), rtol=0, atol=1e-9)
-        negative += bool((scores < 0).any())
-    assert negative, "the floor for negative idf was met"
+        documents = [random_text(rng, 12) for _ in range(rng.randrange(14))]
+        index = BM25Index(documents)
+        positions = [*range(len(documents) + 1)] * 2
+        rng.shuffle(positions)
+        for t in positions:
+            query = random_text(rng, 8)
+            scores = index.scores(query, t)
+            assert scores.dtype == np.float64
+            np.testing.assert_array_equal(scores, rebuilt(query, documents[:t]))
+            if t:
+                np.testing.assert_allclose(scores, okapi(query, documents[:t]), rtol=0, atol=1e-9)
+            negative += bool((scores < 0).any())
+    assert negative > 100, "the floor for negative idf was met"
+
+
+@pytest.mark.parametrize("words", [5, 60, 2000])
+def test_scores_are_rank_bm25s_in_long_histories(words: int) -> None:
+    rng = random.Random(words)
+    frequencies = [1 / rank for rank in range(1, words + 1)]  # Zipf's law
+
+    def text() -> str:
+        return " ".join(f"w{word}" for word in rng.choices(range(words), frequencies, k=rng.randrange(1, 40)))
+
+    documents = [text() for _ in range(300)]
+    index, positions = BM25Index(documents), [*range(0, 301, 7), 1, 63, 64, 65, 127, 128, 129, 300]
+    rng.shuffle(positions)
+    for t in positions:
+        query = text() + " the_unknown"
+        np.testing.assert_array_equal(index.scores(query, t), rebuilt(query, documents[:t]))
 
 
 def test_no_documents_have_no_scores() -> None:
-    assert bm25_scores("a b", []).shape == (0,)
+    assert BM25Index([]).scores("a b", 0).shape == (0,)
+    assert BM25Index(["a b"]).scores("a b", 0).shape == (0,)
+
+
+@pytest.mark.parametrize("before", [-1, 3])
+def test_a_position_beyond_the_documents_is_refused(before: int) -> None:
+    with pytest.raises(IndexError, match=f"no position {before} among 2 documents"):
+        BM25Index(["a", "b"]).scores("a", before)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_an_indexs_memory_is_linear_in_the_number_of_words(shared: bool) -> None:
+    for size in (100, 1000):
+        index = BM25Index([" ".join(f"{0 if shared else t}-{w}" for w in range(20)) for t in range(size)])
+        index.scores("0-0", size)
+        arrays = [value for value in vars(index).values() if isinstance(value, np.ndarray)]
+        assert len(arrays) > 3
+        assert sum(array.nbytes for array in arrays) < 50 * 20 * size
 
 
 def test_the_best_come_first_and_among_equals_the_later() -> None:
@@ -99,40 +145,99 @@ def item(number: int, text: str = "a film", tag: str = "comedy") -> HistoryItem:
 
 
 def test_retrieval_reads_the_rendered_items_with_their_answers() -> None:
-    visible = [item(0, "x"), item(1, "y", "romance"), item(2, "z")]
-    got = BM25Retriever(TASK).retrieve("romance", visible, 1, "key")
-    assert got == [visible[1]]
+    items = (item(0, "x"), item(1, "y", "romance"), item(2, "z"))
+    assert BM25Retriever(TASK).retrieve("romance", items, 3, 1, "key") == [items[1]]
 
 
 def test_retrieval_among_equal_items_prefers_the_recent() -> None:
-    visible = [item(number) for number in range(5)]
-    assert [found.id for found in BM25Retriever(TASK).retrieve("a film", visible, 3, "")] == ["4", "3", "2"]
+    items = tuple(item(number) for number in range(5))
+    found = BM25Retriever(TASK).retrieve("a film", items, 5, 3, "")
+    assert [one.id for one in found] == ["4", "3", "2"]
 
 
 def test_retrieval_of_more_than_there_is_gives_all_there_is() -> None:
-    visible = [item(0, "a"), item(1, "b")]
+    items = (item(0, "a"), item(1, "b"))
     retriever = BM25Retriever(TASK)
-    assert sorted(found.id for found in retriever.retrieve("a", visible, 10, "")) == ["0", "1"]
-    assert retriever.retrieve("a", [], 10, "") == []
-    assert retriever.retrieve("a", [], 0, "") == []
+    assert sorted(found.id for found in retriever.retrieve("a", items, 2, 10, "")) == ["0", "1"]
+    assert [found.id for found in retriever.retrieve("b", items, 1, 10, "")] == ["0"]
+    assert retriever.retrieve("a", items, 0, 10, "") == []
+    assert retriever.retrieve("a", items, 2, 0, "") == []
+    assert retriever.retrieve("a", (), 0, 10, "") == []
 
 
 def test_retrieval_finds_the_item_that_says_the_same() -> None:
     rng = random.Random(2)
-    visible = [item(number, " ".join(rng.sample("abcdefghijklmnopqrstuvwxyz", 6))) for number in range(30)]
-    for wanted in visible:
+    items = tuple(item(t, " ".join(rng.sample("abcdefghijklmnopqrstuvwxyz", 6))) for t in range(30))
+    for wanted in items:
         query = TASK.retrieval_text({"description": wanted.fields["description"]})
-        assert BM25Retriever(TASK).retrieve(query, visible, 1, "")[0].fields == wanted.fields
+        assert BM25Retriever(TASK).retrieve(query, items, 30, 1, "")[0].fields == wanted.fields
 
 
 def test_recent_items_come_latest_first_as_bm25_orders_equals() -> None:
-    visible = [item(number) for number in range(5)]
+    items = tuple(item(number) for number in range(5))
     recent = RecentRetriever()
-    for k in (0, 1, 3, 5, 9):
-        found = recent.retrieve("whatever", visible, k, "key")
-        assert [one.id for one in found] == ["4", "3", "2", "1", "0"][:k]
-        assert found == BM25Retriever(TASK).retrieve("a film", visible, k, "key")
-    assert recent.retrieve("whatever", [], 3, "key") == []
+    for before in range(6):
+        for k in (0, 1, 3, 5, 9):
+            found = recent.retrieve("whatever", items, before, k, "key")
+            assert [one.id for one in found] == ["4", "3", "2", "1", "0"][5 - before :][:k]
+            assert found == BM25Retriever(TASK).retrieve("a film", items, before, k, "key")
+
+
+def obvious(query: str, visible: tuple[HistoryItem, ...], k: int) -> list[HistoryItem]:
+    """What BM25 finds, from what is visible and an index made anew."""
+    scores = rebuilt(query, [TASK.history_line(one.fields) for one in visible])
+    return [visible[index] for index in top_k(scores, k)]
+
+
+def test_items_are_indexed_once_for_all_queries(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+
+    class Counted(BM25Index):
+        def __init__(self, documents: list[str]) -> None:
+            made.append(len(documents))
+            super().__init__(documents)
+
+    monkeypatch.setattr(retrieval, "BM25Index", Counted)
+    rng = random.Random(3)
+    users = [tuple(item(t, random_text(rng, 12)) for t in range(10 + u)) for u in range(4)]
+    retriever = BM25Retriever(TASK)
+    for _ in range(200):
+        items, query, k = rng.choice(users), random_text(rng, 8), rng.randrange(4)
+        before = rng.randrange(len(items) + 1)
+        assert retriever.retrieve(query, items, before, k, "") == obvious(query, items[:before], k)
+    assert sorted(made) == [10, 11, 12, 13]
+
+    # Beyond the bound the longest unused goes first; the latest stays whatever its size.
+    monkeypatch.setattr(retrieval, "CACHED_ITEMS", 25)
+    retriever = BM25Retriever(TASK)
+    for asked, built in (
+        ((0, 1, 0, 1, 0), [10, 11]),
+        ((2, 0, 2), [12]),
+        ((1,), [11]),
+        ((1, 2), []),
+        ((0,), [10]),
+    ):
+        made.clear()
+        for number in asked:
+            retriever.retrieve("a", users[number], 3, 1, "")
+        assert made == built, asked
+    long = users[0] * 3
+    made.clear()
+    for _ in range(3):
+        retriever.retrieve("a", long, 30, 1, "")
+    assert made == [30]
+
+
+def test_items_that_are_gone_lend_their_place_to_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short-lived tuples get the same memory, and so the same id, again and again."""
+    retriever, ids = BM25Retriever(TASK), set()
+    monkeypatch.setattr(retrieval, "CACHED_ITEMS", 12)
+    for turn in range(200):
+        items = tuple([item(10 * turn + t, f"w{(turn + t) % 3}") for t in range(4)])
+        ids.add(id(items))
+        assert retriever.retrieve("w1", items, 4, 2, "") == obvious("w1", items, 2)
+        del items
+    assert len(ids) < 200
 
 
 def crowd(users: int, items: int) -> list[User]:
@@ -151,34 +256,34 @@ def test_random_items_are_seeded_and_differ_from_query_to_query() -> None:
     others = crowd(10, 5)
     one, same, other = RandomRetriever(others, 1), RandomRetriever(others, 1), RandomRetriever(others, 2)
     keys = [f"u/{number}" for number in range(20)]
-    draws = [one.retrieve("x", [], 3, key) for key in keys]
-    assert draws == [same.retrieve("x", [], 3, key) for key in keys]
-    assert draws != [other.retrieve("x", [], 3, key) for key in keys]
+    draws = [one.retrieve("x", (), 0, 3, key) for key in keys]
+    assert draws == [same.retrieve("x", (), 0, 3, key) for key in keys]
+    assert draws != [other.retrieve("x", (), 0, 3, key) for key in keys]
     assert len({found[0].id for found in draws}) > 8
-    assert draws[4] == one.retrieve("x", [], 3, keys[4]), "an earlier draw changes no later one"
+    assert draws[4] == one.retrieve("x", (), 0, 3, keys[4]), "an earlier draw changes no later one"
 
 
 def test_random_items_are_never_the_users_own_and_do_not_depend_on_them() -> None:
     retriever = RandomRetriever(crowd(3, 4), 0)
     pool = {found.id for user in crowd(3, 4) for found in user.history}
-    own = [item(1000 + number, "the very words of the query") for number in range(50)]
+    own = tuple(item(1000 + number, "the very words of the query") for number in range(50))
     for key in map(str, range(50)):
-        found = retriever.retrieve("the very words of the query", own, 2, key)
+        found = retriever.retrieve("the very words of the query", own, 50, 2, key)
         assert {one.id for one in found} <= pool
-        assert found == retriever.retrieve("something else", [], 2, key)
+        assert found == retriever.retrieve("something else", (), 0, 2, key)
         assert len({one.id for one in found}) == 2, "nothing is drawn twice"
 
 
 def test_random_items_from_a_small_or_empty_pool() -> None:
-    assert RandomRetriever([], 0).retrieve("x", [item(0)], 3, "key") == []
-    assert len(RandomRetriever(crowd(1, 2), 0).retrieve("x", [], 3, "key")) == 2
+    assert RandomRetriever([], 0).retrieve("x", (item(0),), 1, 3, "key") == []
+    assert len(RandomRetriever(crowd(1, 2), 0).retrieve("x", (), 0, 3, "key")) == 2
 
 
 def test_the_pool_is_a_uniform_sample_of_all_items() -> None:
     counts: collections.Counter[str] = collections.Counter()
     others = crowd(5, 8)
     for seed in range(400):
-        pool = RandomRetriever(others, seed, pool=10).retrieve("", [], 99, "")
+        pool = RandomRetriever(others, seed, pool=10).retrieve("", (), 0, 99, "")
         assert len({found.id for found in pool}) == 10
         counts.update(found.id for found in pool)
     # 40 items, each expected in 100 of 400 pools, standard deviation below 9.
@@ -189,7 +294,7 @@ def test_the_pool_is_a_uniform_sample_of_all_items() -> None:
 
 def test_a_draw_is_uniform_over_the_pool() -> None:
     retriever = RandomRetriever(crowd(2, 5), 0)
-    counts = collections.Counter(retriever.retrieve("", [], 1, str(key))[0].id for key in range(1000))
+    counts = collections.Counter(retriever.retrieve("", (), 0, 1, str(key))[0].id for key in range(1000))
     assert len(counts) == 10
     assert min(counts.values()) > 60
     assert max(counts.values()) < 140

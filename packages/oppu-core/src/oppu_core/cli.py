@@ -24,6 +24,8 @@ from oppu_core.ownership import personal_commands
 if TYPE_CHECKING:
     from oppu_core.runs import Run
 
+BATCH_SIZE = 64
+
 METHODS_HELP = (
     "Comma-separated: non_personalized, random_kN, rag_kN, recent_kN, pag_kN, oppu_k0, oppu_rag_kN, "
     "oppu_recent_kN, oppu_pag_kN (N items in the prompt: others' at random, the user's own most alike or "
@@ -65,10 +67,22 @@ SampleOption = Annotated[
     bool,
     typer.Option("--sample", help="Sample answers as in the paper (temperature 0.1, top-k 10, top-p 0.9)."),
 ]
+ConstrainOption = Annotated[
+    bool,
+    typer.Option("--constrain", help="Let tasks with a set of labels answer with these alone."),
+]
 BatchOption = Annotated[
     int,
     typer.Option(
         min=1, help="Prompts answered at a time; answers do not depend on it (with int8 weights they may)."
+    ),
+]
+CohortOption = Annotated[
+    str,
+    typer.Option(
+        metavar="[auto|N]",
+        help="Users trained at once; but for rounding, adapters do not depend on it. auto goes by free "
+        "memory, and follows the plan of an interrupted training.",
     ),
 ]
 ProfilesOption = Annotated[
@@ -158,6 +172,7 @@ def start(
     quantize: Literal["nf4", "int8"] | None = None,
     profiles: list[Path] | None = None,
     examples: Literal["queries", "queries+history"] = "queries",
+    constrain: bool = False,
 ) -> "Run":
     """Start or continue a run from command-line options."""
     from oppu_core.prompts import DEFAULT_METHODS
@@ -178,6 +193,7 @@ def start(
         quantize=quantize,
         profiles=profiles or [],
         examples=examples,
+        constrain=constrain,
     )
     return start_run(run, config, store)
 
@@ -186,16 +202,20 @@ def work(
     run: "Run",
     jobs: list[Literal["bases", "personal", "answers"]],
     device: str,
-    batch_size: int,
+    batch_size: int = BATCH_SIZE,
     report_to: Literal["none", "trackio", "tensorboard", "wandb"] = "none",
+    cohort: str = "auto",
 ) -> None:
     """Do a run's jobs with live progress."""
+    if cohort != "auto" and not (cohort.isdecimal() and int(cohort) > 0):
+        raise ConfigError(f"--cohort {cohort!r}: write auto, or how many users to train at once.")
     from oppu_core.pipeline import execute
     from oppu_core.progress import Watch
     from oppu_core.tracking import reporting
 
     with interruptible(), run.lock(), reporting(report_to, run) as tracker:
-        execute(run, Watch(Console(stderr=True), run.log_path, tracker), jobs, device, batch_size)
+        watch = Watch(Console(stderr=True), run.log_path, tracker)
+        execute(run, watch, jobs, device, batch_size, None if cohort == "auto" else int(cohort))
 
 
 @base_app.command(
@@ -219,6 +239,7 @@ def base_train(
     quantize: QuantizeOption = None,
     profiles: ProfilesOption = None,
     examples: ExamplesOption = "queries",
+    constrain: ConstrainOption = False,
     report_to: ReportToOption = "none",
 ) -> None:
     """Start a run: train a task LoRA for each prompt variant that the methods need.
@@ -227,21 +248,26 @@ def base_train(
     """
     started = start(
         run, data, model, methods, preset, settings, dtype, seed, users, sample, store, peft, quantize,
-        profiles, examples,
+        profiles, examples, constrain,
     )  # fmt: skip
-    work(started, ["bases"], device, 32, report_to)
+    work(started, ["bases"], device, report_to=report_to)
 
 
 @personal_app.command("train", epilog="Example: [bold]oppu personal train --run runs/movies[/bold]")
-def personal_train(run: RunOption, device: DeviceOption = "auto", report_to: ReportToOption = "none") -> None:
+def personal_train(
+    run: RunOption,
+    device: DeviceOption = "auto",
+    cohort: CohortOption = "auto",
+    report_to: ReportToOption = "none",
+) -> None:
     """Train one adapter per test user on the frozen task bases of a run, from their own history alone."""
     from oppu_core.runs import open_run
 
-    work(open_run(run), ["bases", "personal"], device, 32, report_to)
+    work(open_run(run), ["bases", "personal"], device, report_to=report_to, cohort=cohort)
 
 
 @app.command(epilog="Example: [bold]oppu answer --run runs/movies[/bold]")
-def answer(run: RunOption, device: DeviceOption = "auto", batch_size: BatchOption = 32) -> None:
+def answer(run: RunOption, device: DeviceOption = "auto", batch_size: BatchOption = BATCH_SIZE) -> None:
     """Answer the test users' queries by every method of a run, each user with their own adapter."""
     from oppu_core.runs import open_run
 

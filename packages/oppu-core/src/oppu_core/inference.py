@@ -8,15 +8,14 @@ import dataclasses
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-import torch
-
 from oppu_core.data.types import Query, User
-from oppu_core.generate import Sampling, generate, plan_batches
+from oppu_core.generate import AnswerSet, Sampling, answer_groups, generate, plan_batches
 from oppu_core.models import Base
 from oppu_core.prompts import Method, PromptMaker
-from oppu_core.training.peft_methods import load_state
+from oppu_core.training.peft_methods import State, load_state
 
 QueryId = tuple[str, str]  # (user id, query id)
+Asked = tuple[User, Query]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +28,36 @@ class Answer:
     gold: str | None
 
 
+def plan_units(users: Sequence[User], personal: bool, batch_size: int) -> list[list[list[Asked]]]:
+    """What is answered at once: units of groups, each group by one adapter; those with long queries first.
+
+    Args:
+        users: Whose queries.
+        personal: Whether each user has an adapter; else a unit is one group.
+        batch_size: Queries in a unit, at most. Every group of a unit takes the room of its largest.
+    """
+    # Queries, not prompts, are measured: prompts are made unit by unit.
+    asked = [(user, query) for user in users for query in user.queries]
+    lengths = [len(" ".join(query.fields.values())) for _, query in asked]
+    if not personal:
+        return [[[asked[index] for index in unit]] for unit in plan_batches(lengths, batch_size)]
+    of_user: dict[str, list[int]] = {}
+    for index, (user, _) in enumerate(asked):
+        of_user.setdefault(user.user_id, []).append(index)
+    groups = [
+        [indices[one] for one in part]
+        for indices in of_user.values()
+        for part in plan_batches([lengths[index] for index in indices], batch_size)
+    ]
+    groups.sort(key=lambda group: (-len(group), -sum(lengths[index] for index in group), group))
+    units: list[list[list[Asked]]] = []
+    for group in groups:  # the largest first: what a unit's first group takes is room for each of the others
+        if not units or (len(units[-1]) + 1) * len(units[-1][0]) > batch_size:
+            units.append([])
+        units[-1].append([asked[index] for index in group])
+    return units
+
+
 def answer(
     base: Base,
     method: Method,
@@ -37,51 +66,62 @@ def answer(
     maker: PromptMaker,
     *,
     done: Collection[QueryId] = (),
-    adapter_of: Callable[[User], Mapping[str, torch.Tensor]] | None = None,
-    batch_size: int = 32,
+    adapter_of: Callable[[User], State] | None = None,
+    batch_size: int = 64,
     sampling: Sampling | None = None,
+    constrain: bool = False,
 ) -> Iterator[list[Answer]]:
     """Answer the users' queries, a unit at a time.
 
     Args:
-        base: The task base of the method's variant; for a personal method with a LoRA attached.
+        base: The task base of the method's variant; for a personal method with an adapter attached.
         method: How to answer.
         users: Whose queries.
         profiles: Profile texts by user id.
         maker: Makes the prompts.
         done: Queries that need no answer any more; a unit is left out when all of it is done.
-        adapter_of: A user's weights; for personal methods. A unit is then one user.
+        adapter_of: A user's weights; for personal methods.
         batch_size: Prompts at a time.
         sampling: None is greedy.
+        constrain: Answer with the task's labels alone, where it has any; greedily.
     """
-    asked = [(user, query) for user in users for query in user.queries]
-    units: list[list[tuple[User, Query]]]
-    if method.personal:
-        units = [[(user, query) for query in user.queries] for user in users]
-    else:
-        # Like lengths share a batch. Queries, not prompts, are measured: prompts are made unit by unit.
-        lengths = [len(" ".join(query.fields.values())) for _, query in asked]
-        units = [[asked[index] for index in unit] for unit in plan_batches(lengths, batch_size)]
+    task = maker.task
+    answers = AnswerSet(base.codec, task.labels) if constrain and task.labels else None
     model: Any = base.model
-    for unit in units:
-        if all((user.user_id, query.id) in done for user, query in unit):
+    for unit in plan_units(users, method.personal, batch_size):
+        if all((user.user_id, query.id) in done for group in unit for user, query in group):
             continue
+        texts = [
+            [maker.query_prompt(method, user, query, profiles.get(user.user_id, "")).text
+             for user, query in group]
+            for group in unit
+        ]  # fmt: skip
+        states = None
         if method.personal:
             assert adapter_of is not None
-            load_state(model, adapter_of(unit[0][0]))
-        prompts = [
-            maker.query_prompt(method, user, query, profiles.get(user.user_id, "")).text
-            for user, query in unit
-        ]
-        texts = generate(
-            model,
-            base.codec,
-            prompts,
-            max_new_tokens=maker.task.max_answer_tokens,
-            batch_size=batch_size,
-            sampling=sampling,
-        )
+            states = [adapter_of(group[0][0]) for group in unit]
+        if base.packs and not sampling:
+            written = answer_groups(
+                model, base.codec, texts, states, max_new_tokens=task.max_answer_tokens, answers=answers
+            )
+        else:
+            written = []
+            for number, group in enumerate(texts):
+                if states is not None:
+                    load_state(model, states[number])
+                written.append(
+                    generate(
+                        model,
+                        base.codec,
+                        group,
+                        max_new_tokens=task.max_answer_tokens,
+                        batch_size=batch_size,
+                        sampling=sampling,
+                        answers=answers,
+                    )
+                )
         yield [
             Answer(user.user_id, query.id, text, query.gold)
-            for (user, query), text in zip(unit, texts, strict=True)
+            for group, theirs in zip(unit, written, strict=True)
+            for (user, query), text in zip(group, theirs, strict=True)
         ]

@@ -3,6 +3,8 @@
 ``tiny`` is the base that ships with this package. Knows nothing of users, tasks or adapters.
 """
 
+import array
+import copy
 import dataclasses
 import functools
 import hashlib
@@ -33,10 +35,14 @@ Quantize = Literal["nf4", "int8"]
 transformers_logging.disable_progress_bar()  # a bar for loading weights would cut through ours
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it tells of every cast of every int8 product
 MAX_LENGTH = 2048  # tokens of prompt and answer together, as in the authors' code
+CACHED_TEXTS = 4096  # the ids of so many texts of 2,048 tokens take 32 MiB
 
 
 class TextCodec:
     """Text to token ids and back, with the conventions of one tokenizer in one place.
+
+    The ids of the latest texts are kept: whether a prompt fits is asked before its ids are, and methods share
+    prompts.
 
     Args:
         tokenizer: A Hugging Face tokenizer.
@@ -54,27 +60,30 @@ class TextCodec:
         pieces = tokenizer.tokenize("a")
         self._lead = "" if pieces and pieces[0].startswith("▁") else " "
 
+        @functools.lru_cache(CACHED_TEXTS)  # one for each codec; it holds the tokenizer, not the codec
+        def ids(text: str, special: bool) -> "array.array[int]":
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # "sequence longer than …": lengths are checked by the caller
+                # "</s>" in a user's text is five characters, not the end of text.
+                options = {"verbose": False, "split_special_tokens": True, "add_special_tokens": special}
+                return array.array("i", tokenizer(text, **options)["input_ids"])
+
+        self._ids = ids
+
     def leaving(self, tokens: int) -> "TextCodec":
-        """The same for a context of which so many tokens are taken."""
-        return TextCodec(self.tokenizer, self.context - tokens)
+        """The same for a context of which so many tokens are taken; both keep the same ids."""
+        shorter = copy.copy(self)
+        shorter.context -= tokens
+        return shorter
 
     def prompt_ids(self, text: str) -> list[int]:
         """Token ids of a prompt, with the special tokens that this tokenizer puts in front."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # "sequence longer than …": lengths are checked by the caller
-            ids = self._ids(text)
+        ids = self._ids(text, special=True).tolist()
         return ids[:-1] if ids and ids[-1] == self.eos_id else ids
 
     def answer_ids(self, text: str) -> list[int]:
         """Token ids of an answer as it continues a prompt, closed by the end-of-text token."""
-        return [*self._ids(self._lead + text, add_special_tokens=False), self.eos_id]
-
-    def _ids(self, text: str, **options: bool) -> list[int]:
-        # "</s>" in a user's text is five characters, not the end of text.
-        ids: list[int] = self.tokenizer(text, verbose=False, split_special_tokens=True, **options)[
-            "input_ids"
-        ]
-        return ids
+        return [*self._ids(self._lead + text, special=False), self.eos_id]
 
     def answer_text(self, ids: list[int]) -> str:
         """The answer that generated ids spell: up to a newline or the end of text, stripped."""
@@ -115,12 +124,14 @@ class Base:
         model: The causal language model, frozen, in evaluation mode.
         codec: Text to ids and back.
         identity: What tells it from other bases.
+        packs: Whether it can read packed rows (:func:`oppu_core.packed_model.why_not`).
     """
 
     name: str
     model: Any
     codec: TextCodec
     identity: BaseIdentity
+    packs: bool = True
 
     @property
     def device(self) -> torch.device:

@@ -11,6 +11,7 @@ shared prefix, Q own tokens of an example, K tokens that a query may look at.
 import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -123,8 +124,8 @@ class Packed:
 
     def to(self, device: torch.device) -> "Packed":
         """The same on another device."""
-        values = (getattr(self, field.name) for field in dataclasses.fields(self))
-        return Packed(*(v.to(device) if isinstance(v, torch.Tensor) else v for v in values))
+        moved: Any = {name: x.to(device) for name, x in vars(self).items() if isinstance(x, torch.Tensor)}
+        return dataclasses.replace(self, **moved)
 
 
 def shared_prefix(rows: Sequence[TokenizedExample]) -> int:

@@ -19,6 +19,7 @@ from oppu_core.files import write_jsonl
 from oppu_core.generate import Sampling
 from oppu_core.inference import answer
 from oppu_core.models import Base, load_base
+from oppu_core.packed_model import why_not
 from oppu_core.profile_files import Profiles
 from oppu_core.progress import Stage, Watch
 from oppu_core.prompts import Method, PromptMaker, parse_method, variant_method
@@ -27,6 +28,7 @@ from oppu_core.runs import Journal, Run
 from oppu_core.store import Key, Store
 from oppu_core.training import personal, task_base
 from oppu_core.training.loop import Progress
+from oppu_core.training.plan import CohortPlan
 
 Job = Literal["bases", "personal", "answers"]
 JOBS: tuple[Job, ...] = ("bases", "personal", "answers")
@@ -46,6 +48,7 @@ class VariantWork:
         device: Where to compute.
         batch_size: Prompts at a time when answering.
         watch: Told of everything.
+        cohort: Users to train at once; None decides by memory.
 
     Attributes:
         task_lora: The key of the task LoRA.
@@ -61,6 +64,7 @@ class VariantWork:
     device: str
     batch_size: int
     watch: Watch
+    cohort: int | None = None
 
     def __post_init__(self) -> None:
         """Find the variant's methods and settings."""
@@ -131,8 +135,16 @@ class VariantWork:
             if personal_turn and methods:
                 base, maker = self._make_personal(base, maker, train=False)
             for method in methods:
-                unit = next(answer(base, method, [asking], profiles, maker, adapter_of=lambda _: adapter))
-                answers[method.name] = unit[0].answer
+                unit = answer(
+                    base,
+                    method,
+                    [asking],
+                    profiles,
+                    maker,
+                    adapter_of=lambda _: adapter,
+                    constrain=self.run.config.constrain,
+                )
+                answers[method.name] = next(unit)[0].answer
         return answers
 
     def key_of(self, user: User) -> Key:
@@ -157,6 +169,10 @@ class VariantWork:
     def _open(self) -> tuple[Base, PromptMaker]:
         """The base and what makes its prompts."""
         base = self.load_base()
+        if reason := why_not(base.model):
+            base = dataclasses.replace(base, packs=False)
+            self.watch.console.print(f"[yellow]Slower, with padded batches: {escape(reason)}.[/]")
+            self.watch.event("padded", variant=self._title, reason=reason)
         task = self.dataset.task
         retrievers: dict[str, Retriever] = {"bm25": BM25Retriever(task), "recent": RecentRetriever()}
         if any(method.retriever == "random" for method in self.methods):
@@ -203,8 +219,16 @@ class VariantWork:
                         f"{escape(done.reason)}.[/]"
                     )
 
+            plan = CohortPlan(self.run.plan_path(self.dataset.task.name), self.variant, self.cohort)
             result = personal.train_personal(
-                *arguments, self.users, maker, self.personal_config, self.store, on_user, _on_step(stage, 1)
+                *arguments,
+                self.users,
+                maker,
+                self.personal_config,
+                self.store,
+                on_user,
+                _on_step(stage, 1),
+                plan,
             )
         return result, maker
 
@@ -232,6 +256,7 @@ class VariantWork:
                 adapter_of=lambda user: self.store.load(self.key_of(user)),
                 batch_size=self.batch_size,
                 sampling=Sampling(seed=self.run.config.seed) if self.run.config.sample else None,
+                constrain=self.run.config.constrain,
             ):
                 journal.add(unit)
                 new = {(one.user_id, one.id): one for one in unit}
@@ -252,7 +277,14 @@ def _on_step(
     return on_step
 
 
-def execute(run: Run, watch: Watch, jobs: Sequence[Job], device: str = "auto", batch_size: int = 32) -> None:
+def execute(
+    run: Run,
+    watch: Watch,
+    jobs: Sequence[Job],
+    device: str = "auto",
+    batch_size: int = 64,
+    cohort: int | None = None,
+) -> None:
     """Do what is missing of a run's jobs.
 
     Args:
@@ -261,13 +293,14 @@ def execute(run: Run, watch: Watch, jobs: Sequence[Job], device: str = "auto", b
         jobs: Which of task bases, personal adapters and answers.
         device: Where to compute.
         batch_size: Prompts at a time when answering.
+        cohort: Users to train at once; None decides by memory.
 
     Raises:
         OppuError: see :meth:`VariantWork.do`.
     """
     store = Store(run.store_path)
     with contextlib.closing(store):
-        for work in variant_works(run, store, watch, device, batch_size):
+        for work in variant_works(run, store, watch, device, batch_size, cohort):
             task = work.dataset.task.name
             if "answers" in jobs and not run.profiles_path(task).exists():
                 rows = [
@@ -279,7 +312,7 @@ def execute(run: Run, watch: Watch, jobs: Sequence[Job], device: str = "auto", b
 
 
 def variant_works(
-    run: Run, store: Store, watch: Watch, device: str, batch_size: int
+    run: Run, store: Store, watch: Watch, device: str, batch_size: int, cohort: int | None = None
 ) -> Iterator[VariantWork]:
     """The works of a run: each task's variants in the order of the methods."""
     variants = dict.fromkeys(parse_method(name).variant for name in run.config.methods)
@@ -288,7 +321,9 @@ def variant_works(
         users = run.test_users(dataset)
         profiles = run.profiles(dataset)
         for variant in variants:
-            yield VariantWork(run, store, dataset, users, profiles, variant, device, batch_size, watch)
+            yield VariantWork(
+                run, store, dataset, users, profiles, variant, device, batch_size, watch, cohort
+            )
 
 
 def find_work(run: Run, store: Store, task: str | None, variant: str | None, personal: bool) -> VariantWork:

@@ -158,7 +158,8 @@ class PromptMaker:
         self,
         method: Method,
         fields: Mapping[str, str],
-        visible: Sequence[HistoryItem],
+        items: tuple[HistoryItem, ...],
+        before: int,
         profile: str,
         key: str,
         answer: str | None = None,
@@ -168,7 +169,8 @@ class PromptMaker:
         Args:
             method: Decides what stands in front of the query.
             fields: The query's input fields.
-            visible: The items that the query may see, oldest first; nothing else is retrieved from.
+            items: The user's items, oldest first.
+            before: How many of them the query may see: nothing but ``items[:before]`` is retrieved from.
             profile: The user's profile text; used by profile methods only.
             key: Identifies the query (see :meth:`Retriever.retrieve`).
             answer: In training, the answer that has to fit behind the prompt.
@@ -179,7 +181,7 @@ class PromptMaker:
         retrieved: list[HistoryItem] = []
         if method.retriever:
             search = self.task.retrieval_text(_clean(fields))
-            retrieved = self.retrievers[method.retriever].retrieve(search, visible, method.k, key)
+            retrieved = self.retrievers[method.retriever].retrieve(search, items, before, method.k, key)
         profile = " ".join(profile.split()) if method.profile else ""
         reserve = self.task.max_answer_tokens
         if answer is not None:
@@ -188,38 +190,40 @@ class PromptMaker:
 
     def query_prompt(self, method: Method, user: User, query: Query, profile: str) -> Prompt:
         """The prompt that asks a user's query."""
-        visible = user.history[: query.history_len]
-        return self.prompt(method, query.fields, visible, profile, f"{user.user_id}/{query.id}")
+        key = f"{user.user_id}/{query.id}"
+        return self.prompt(method, query.fields, user.history, query.history_len, profile, key)
 
     def query_examples(self, variant: str, user: User) -> Iterator[Example]:
         """Training examples for a task base: the user's queries with their golds."""
         method = variant_method(variant)
         profile = self.profile_for(method, user)
         for query in user.queries:
-            visible = user.history[: query.history_len]
             key = f"{user.user_id}/{query.id}"
-            yield from self._example(method, query.fields, visible, profile, key, query.gold or "")
+            gold = query.gold or ""
+            yield from self._example(
+                method, query.fields, user.history, query.history_len, profile, key, gold
+            )
 
     def history_examples(self, variant: str, user: User) -> Iterator[Example]:
         """Training examples from a history: item t is asked, and sees only the items before t."""
-        history = user.training_history
         if self.task.output_field is None:
-            for item in history:
+            for item in user.training_history:
                 yield from self._text_example(item)
             return
         method = variant_method(variant)
         profile = self.profile_for(method, user)
-        for t, item in enumerate(history):
+        for t, item in enumerate(user.training_history):
             fields = {name: item.fields[name] for name in self.task.input_fields}
             key = f"{user.user_id}/history/{item.id}"
             answer = item.fields[self.task.output_field]
-            yield from self._example(method, fields, history[:t], profile, key, answer)
+            yield from self._example(method, fields, user.history, t, profile, key, answer)
 
     def _example(
         self,
         method: Method,
         fields: Mapping[str, str],
-        visible: Sequence[HistoryItem],
+        items: tuple[HistoryItem, ...],
+        before: int,
         profile: str,
         key: str,
         answer: str,
@@ -229,7 +233,7 @@ class PromptMaker:
         answer = " ".join(answer.split())
         if answer:
             with contextlib.suppress(DataError):
-                yield Example(self.prompt(method, fields, visible, profile, key, answer).text, answer)
+                yield Example(self.prompt(method, fields, items, before, profile, key, answer).text, answer)
 
     def _text_example(self, item: HistoryItem) -> Iterator[Example]:
         """Next-token text of an item that has no answer: no retrieval, no profile, on any base.

@@ -39,6 +39,7 @@ class RunConfig:
         quantize: Whether the base's weights are held in 4 or 8 bits.
         profiles: Files with profile texts; a task that they do not name has computed ones.
         examples: What of the others task LoRAs are trained on.
+        constrain: Whether tasks with labels answer with these alone.
     """
 
     data: Mapping[str, str]
@@ -53,6 +54,7 @@ class RunConfig:
     quantize: Quantize | None = None
     profiles: tuple[str, ...] = ()
     examples: Examples = "queries"
+    constrain: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in ``run.json``."""
@@ -92,6 +94,7 @@ def resolve_config(
     quantize: Quantize | None = None,
     profiles: Sequence[Path] = (),
     examples: Examples = "queries",
+    constrain: bool = False,
 ) -> RunConfig:
     """Turn what a person asked for into a complete configuration.
 
@@ -109,12 +112,15 @@ def resolve_config(
         quantize: Hold the base in 4 or 8 bits.
         profiles: Files with profile texts.
         examples: What of the others task LoRAs are trained on.
+        constrain: Let tasks with labels answer with these alone.
 
     Raises:
         ConfigError: an option is wrong.
         DataError: a dataset cannot be opened.
         ModelError: the base is not there.
     """
+    if constrain and sample:
+        raise ConfigError("--constrain chooses among labels greedily; leave --sample out.")
     names = tuple(dict.fromkeys(parse_method(name).name for name in methods))
     if not names:
         raise ConfigError("No method was asked for; see --methods.")
@@ -156,6 +162,7 @@ def resolve_config(
         quantize=quantize,
         profiles=tuple(str(path.resolve()) for path in profiles),
         examples=examples,
+        constrain=constrain,
     )
 
 

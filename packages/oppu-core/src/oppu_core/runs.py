@@ -34,7 +34,7 @@ from oppu_core.prompts import parse_method
 from oppu_core.run_config import RunConfig
 
 FORMAT = 1
-PACKAGES = ("oppu-core", "torch", "transformers", "peft", "bitsandbytes", "tokenizers", "numpy", "rank-bm25")
+PACKAGES = ("oppu-core", "torch", "transformers", "peft", "bitsandbytes", "tokenizers", "numpy")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,6 +127,10 @@ class Run:
     def profiles_path(self, task: str) -> Path:
         """The profile texts of a task."""
         return self.path / task / "profiles.jsonl"
+
+    def plan_path(self, task: str) -> Path:
+        """Who was trained together, for a task's personal adapters."""
+        return self.path / task / "cohorts.jsonl"
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:

@@ -44,12 +44,14 @@ def run(
     seed: core.SeedOption = 0,
     users: core.UsersOption = None,
     sample: core.SampleOption = False,
-    batch_size: core.BatchOption = 32,
+    batch_size: core.BatchOption = core.BATCH_SIZE,
     store: core.StoreOption = None,
     peft: core.PeftOption = "lora",
     quantize: core.QuantizeOption = None,
     profiles: core.ProfilesOption = None,
     examples: core.ExamplesOption = "queries",
+    constrain: core.ConstrainOption = False,
+    cohort: core.CohortOption = "auto",
     report_to: core.ReportToOption = "none",
     paper: PaperOption = False,
 ) -> None:
@@ -59,9 +61,9 @@ def run(
     """
     started = core.start(
         run, data, model, methods, preset, settings, dtype, seed, users, sample, store, peft, quantize,
-        profiles, examples,
+        profiles, examples, constrain,
     )  # fmt: skip
-    core.work(started, ["bases", "personal", "answers"], device, batch_size, report_to)
+    core.work(started, ["bases", "personal", "answers"], device, batch_size, report_to, cohort)
     _finish(started, paper)
 
 
@@ -90,7 +92,7 @@ def quickstart(
     )
     data = quickstart_data(run.parent / f"{run.name}-data", tasks)
     started = core.start(run, data, "tiny", None, "auto", SETTINGS, "float32", 0, None, False, None)
-    core.work(started, ["bases", "personal", "answers"], device, 32)
+    core.work(started, ["bases", "personal", "answers"], device)
     _finish(started, paper)
     if EXAMPLE_TASK in tasks:
         example = f'--task {EXAMPLE_TASK} --user test-000 "{EXAMPLE}"'

@@ -71,8 +71,8 @@ def reference_answers(
 
 def _best_text(task: Task, bm25: BM25Retriever, user: User, query: Query) -> str:
     """What the user wrote in the most relevant visible item; empty without history."""
-    visible = user.history[: query.history_len]
-    best = bm25.retrieve(task.retrieval_text(query.fields), visible, 1, query.id)
+    search = task.retrieval_text(query.fields)
+    best = bm25.retrieve(search, user.history, query.history_len, 1, query.id)
     return best[0].fields[task.text_field] if best else ""
 
 

@@ -281,7 +281,7 @@ def _in_run(run: Run, pending: Pending, of_user: About) -> Iterator[Trace]:
         yield Trace(run.path, f"{', '.join(names)} (made from all users)", partial(_remove_all, results))
     yield from predictions
     for task in run.config.data:
-        yield from _lines(run.path / task, ["profiles.jsonl"], of_user)
+        yield from _lines(run.path / task, ["profiles.jsonl", "cohorts.jsonl"], of_user)
     yield from _lines(
         run.path, [run.log_path.name], lambda row: of_user(row) or quoted in str(row.get("reason", ""))
     )

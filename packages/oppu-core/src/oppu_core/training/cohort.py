@@ -7,9 +7,11 @@ readable twin is :mod:`oppu_core.training.loop`; docs/performance.md says why th
 Axes: U users, N targets, V vocabulary, P parameters of one adapter.
 """
 
+import contextlib
 import dataclasses
 import itertools
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -21,11 +23,10 @@ from oppu_core.packed_model import PackedModel
 from oppu_core.packing import IGNORED, TokenizedExample, epoch_order, pack
 from oppu_core.stacked import Drop, StackedAdapters
 from oppu_core.training.config import TrainConfig
-from oppu_core.training.loop import NOTHING, Progress, Trained, at_least_float32
+from oppu_core.training.loop import NOTHING, Outcome, Progress, Trained, at_least_float32
 from oppu_core.training.peft_methods import State, training_mode
 
 Batches = Sequence[Sequence[TokenizedExample]]  # each user's
-Outcome = tuple[Trained, State] | TrainingError
 
 
 class _AdamW:
@@ -74,6 +75,7 @@ class _Member:
     config: TrainConfig
     losses: list[float] = dataclasses.field(default_factory=list)
     tokens: int = 0
+    seconds: float = 0.0
 
     def __post_init__(self) -> None:
         self.per_epoch = math.ceil(len(self.examples) / self.config.batch_size)
@@ -116,7 +118,7 @@ class _Member:
     @property
     def trained(self) -> Trained:
         first = sum(self.losses[: self.per_epoch]) / self.per_epoch
-        return Trained(first, self.last_epoch, len(self.losses), self.tokens)
+        return Trained(first, self.last_epoch, len(self.losses), self.tokens, round(self.seconds, 3))
 
 
 class Cohort:
@@ -135,8 +137,42 @@ class Cohort:
         self._stacked = StackedAdapters(peft_model)
         self._sizes = [tensor.numel() for tensor in fresh.values()]
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model lies."""
+        device: torch.device = self._model.device
+        return device
+
+    def measure(self, batch: Sequence[TokenizedExample]) -> tuple[int, int]:
+        """(tokens, bytes): how long a batch's packed row is, and what a step keeps for its backward pass."""
+        frozen = {parameter.untyped_storage().data_ptr() for parameter in self._model.parameters()}
+        kept: dict[int, int] = {}
+
+        def note(tensor: torch.Tensor) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in frozen:
+                kept[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        flat_P = torch.cat([tensor.flatten() for tensor in self._fresh.values()]).to(self.device)
+        leaves = [tensor.requires_grad_() for tensor in self._views(flat_P[None])]
+        with (
+            self._ready() as packed_model,
+            torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
+        ):
+            loss_U = self._loss(packed_model, [batch], leaves, 0)
+        del loss_U
+        packed = pack([batch], self._pad_id, share=not self._config.dropout, virtual=self._config.prefix)
+        return packed.ids_UT.shape[1], sum(kept.values())
+
+    @contextlib.contextmanager
+    def _ready(self) -> Iterator[PackedModel]:
+        """The model, reading packed rows through stacked adapters."""
+        with PackedModel(self._model) as packed_model, self._stacked.active(), training_mode(self._model):
+            yield packed_model
+
     def train(
-        self, users: Batches, on_step: Callable[[Progress], None] | None = None
+        self, users: Batches, on_step: Callable[[int, Progress], None] | None = None
     ) -> Iterator[tuple[int, Outcome]]:
         """Train a fresh adapter for every user; each is yielded as it is finished: (place, what came of it).
 
@@ -144,13 +180,13 @@ class Cohort:
 
         Args:
             users: Each user's examples.
-            on_step: Told of every user's every step.
+            on_step: Told of every user's every step: (place, what it did).
         """
         members = [_Member(place, rows, self._config) for place, rows in enumerate(users) if rows]
         yield from ((place, TrainingError(NOTHING)) for place, rows in enumerate(users) if not rows)
         if not members:
             return
-        flat_P = torch.cat([tensor.flatten() for tensor in self._fresh.values()]).to(self._model.device)
+        flat_P = torch.cat([tensor.flatten() for tensor in self._fresh.values()]).to(self.device)
         optimizer = _AdamW(flat_P.repeat(len(members), 1), self._config.weight_decay)
         with (
             PackedModel(self._model) as packed_model,
@@ -158,8 +194,8 @@ class Cohort:
             training_mode(self._peft_model),
         ):
             while members:
-                leaving: dict[int, Outcome] = {}
-                rate_U = torch.tensor([member.rate for member in members], device=flat_P.device)
+                start, leaving = time.monotonic(), dict[int, Outcome]()
+                rate_U = torch.tensor([member.rate for member in members], device=self.device)
                 loss_U = self._step(packed_model, [m.next_batch() for m in members], optimizer, rate_U)
                 for u, (member, loss) in enumerate(zip(members, loss_U.tolist(), strict=True)):
                     if not math.isfinite(loss):
@@ -167,8 +203,9 @@ class Cohort:
                         leaving[u] = TrainingError(f"the loss became {loss} at {step}")
                         continue
                     progress = member.add(loss)
+                    member.seconds += (time.monotonic() - start) / len(members)
                     if on_step:
-                        on_step(progress)
+                        on_step(member.place, progress)
                 done = [u for u, member in enumerate(members) if u not in leaving and member.done]
                 leaving |= self._finish(packed_model, members, done, optimizer.weights_UP)
                 yield from ((members[u].place, leaving[u]) for u in sorted(leaving))
@@ -211,7 +248,7 @@ class Cohort:
         dropout = self._config.dropout
         # A dropped-out prefix would be the same for all rows; in the loop each has its own.
         packed = pack(batches, self._pad_id, share=not dropout, virtual=self._config.prefix)
-        packed = packed.to(self._model.device)
+        packed = packed.to(self.device)
         self._stacked.drop = _dropout(dropout, self._config.seed, step) if dropout else None
         logits_UNV = packed_model.logits(packed, self._stacked.soft_prompt)
         labels_UN = packed.labels_UN

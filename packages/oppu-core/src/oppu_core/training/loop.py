@@ -1,11 +1,16 @@
-"""The obvious loop: one adapter, trained on one list of examples. What fast training is held to.
+"""The obvious loop: one adapter, trained on one list of examples, in padded batches.
+
+What fast training (:mod:`oppu_core.training.cohort`) is held to, and what models are trained with that cannot
+read packed rows.
 
 It knows a model with trainable parameters and token ids; nothing of users, tasks or storage.
 """
 
 import dataclasses
+import functools
 import math
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +19,7 @@ from transformers import get_linear_schedule_with_warmup
 from oppu_core.errors import TrainingError
 from oppu_core.packing import IGNORED, Batch, TokenizedExample, collate, epoch_order
 from oppu_core.training.config import TrainConfig
-from oppu_core.training.peft_methods import soft_prompt, training_mode
+from oppu_core.training.peft_methods import State, adapter_state, load_state, soft_prompt, training_mode
 
 NOTHING = "there is nothing to train on (no item has an answer that fits into the context)"
 
@@ -38,12 +43,17 @@ class Progress:
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """What training came to: mean losses of the first and the last epoch, steps and real tokens."""
+    """What training came to: mean losses of the first and the last epoch, steps, real tokens and the seconds
+    that it took (in a cohort, a share of them)."""
 
     first_loss: float
     last_loss: float
     steps: int
     tokens: int
+    seconds: float = dataclasses.field(compare=False)
+
+
+Outcome = tuple[Trained, State] | TrainingError
 
 
 def at_least_float32(logits: torch.Tensor) -> torch.Tensor:
@@ -88,6 +98,7 @@ def train(
     """
     if not examples:
         raise TrainingError(NOTHING)
+    start = time.monotonic()
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
     per_epoch = math.ceil(len(examples) / config.batch_size)
@@ -121,4 +132,24 @@ def train(
     if not (math.isfinite(final) and all(bool(torch.isfinite(p).all()) for p in parameters)):
         raise TrainingError(f"training diverged: the loss after the last step is {final}")
     first, last = (sum(epoch) / per_epoch for epoch in (losses[:per_epoch], losses[-per_epoch:]))
-    return Trained(first, last, len(losses), tokens)
+    return Trained(first, last, len(losses), tokens, round(time.monotonic() - start, 3))
+
+
+def train_each(
+    peft_model: Any,
+    fresh: State,
+    users: Sequence[Sequence[TokenizedExample]],
+    config: TrainConfig,
+    pad_id: int,
+    on_step: Callable[[int, Progress], None] | None = None,
+) -> Iterator[tuple[int, Outcome]]:
+    """Train one user after another from the same fresh weights: (place, what came of it)."""
+    for place, examples in enumerate(users):
+        load_state(peft_model, fresh)
+        try:
+            step = functools.partial(on_step, place) if on_step else None
+            trained = train(peft_model, examples, config, pad_id, step)
+        except TrainingError as error:
+            yield place, error
+        else:
+            yield place, (trained, adapter_state(peft_model))

@@ -1,25 +1,27 @@
 """Personal adapters: one per test user, trained on nothing but that user's own history.
 
-The readable loop, one user after another. A user's adapter depends on the task base, the settings, the seed
-and the user's history; not on who else is trained, or in which order.
+A user's adapter depends on the task base, the settings, the seed and the user's history. On who else is
+trained it depends by the rounding of products that several users share, and no more; the plan of who is
+trained together is recorded, so that the same command gives the same bytes.
 """
 
 import dataclasses
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from oppu_core.data.types import User
-from oppu_core.errors import DataError, TrainingError
+from oppu_core.errors import TrainingError
 from oppu_core.files import content_id
 from oppu_core.models import Base
-from oppu_core.packing import tokenize
+from oppu_core.packing import TokenizedExample, tokenize
 from oppu_core.prompts import PromptMaker, variant_method
 from oppu_core.store import Key, Store, adapter_key
 from oppu_core.tasks import Task
+from oppu_core.training.cohort import Cohort
 from oppu_core.training.config import TrainConfig
-from oppu_core.training.loop import Progress, train
-from oppu_core.training.peft_methods import adapter_config_json, adapter_state, attach, load_state
+from oppu_core.training.loop import Outcome, Progress, train_each
+from oppu_core.training.peft_methods import adapter_config_json, adapter_state, attach
+from oppu_core.training.plan import CohortPlan, auto_size
 
 
 def history_hash(user: User, profile: str) -> str:
@@ -56,16 +58,18 @@ def train_personal(
     base: Base,
     task_lora: Key,
     variant: str,
-    users: Iterable[User],
+    users: Sequence[User],
     maker: PromptMaker,
     config: TrainConfig,
     store: Store,
     on_user: Callable[[UserDone], None],
     on_step: Callable[[Progress], None] | None = None,
+    plan: CohortPlan | None = None,
 ) -> Base:
     """Train every user's adapter that the store does not have.
 
-    A user whose training fails is recorded and set aside; the others go on.
+    Users are trained together in cohorts; one after another where the base cannot read packed rows. A user
+    whose training fails is recorded and set aside; the others go on.
 
     Args:
         base: The task base; its model is the returned one's afterwards.
@@ -77,32 +81,75 @@ def train_personal(
         store: Where adapters go.
         on_user: Told of every user.
         on_step: Told of every training step.
+        plan: Where it is recorded who is trained together.
 
     Returns:
         The task base with an adapter attached, ready to carry users' adapters.
     """
     model = attach(base.model, config)
-    fresh = adapter_state(model)
+    base = dataclasses.replace(base, model=model)
     method = variant_method(variant)
-    for user in users:
-        key = key_of(task_lora, maker.task, config, user, maker.profile_for(method, user))
-        if store.intact(key):
-            on_user(UserDone(user.user_id, key.folder, cached=True))
-            continue
-        start = time.monotonic()
-        load_state(model, fresh)
-        try:
-            examples = tokenize(maker.history_examples(variant, user), base.codec)
-            trained = train(model, examples, config, base.codec.pad_id, on_step)
-        except (TrainingError, DataError) as error:
-            store.put_failure(key, str(error))
-            on_user(UserDone(user.user_id, key.folder, cached=False, reason=str(error)))
-            continue
-        facts = {
-            **dataclasses.asdict(trained),
-            "examples": len(examples),
-            "seconds": round(time.monotonic() - start, 3),
-        }
-        store.put(key, adapter_config_json(model), adapter_state(model), facts)
-        on_user(UserDone(user.user_id, key.folder, cached=False, loss=trained.last_loss))
-    return dataclasses.replace(base, model=model)
+    keys = {
+        key.folder: (user, key)
+        for user in users
+        for key in [key_of(task_lora, maker.task, config, user, maker.profile_for(method, user))]
+    }
+    present = {folder for folder, (_, key) in keys.items() if store.intact(key)}
+    for folder in present:
+        on_user(UserDone(keys[folder][0].user_id, folder, cached=True))
+    if len(present) == len(keys):
+        return base
+
+    missing = {
+        folder: (user.user_id, len(user.training_history))
+        for folder, (user, _) in keys.items()
+        if folder not in present
+    }
+    fresh = adapter_state(model)
+    together = Cohort(model, fresh, config, base.codec.pad_id)
+
+    def examples_of(folder: str) -> list[TokenizedExample]:
+        return tokenize(maker.history_examples(variant, keys[folder][0]), base.codec)
+
+    def trainings(folders: Sequence[str]) -> Iterator[tuple[str, int, Outcome]]:
+        """(folder, examples, what came of it) of one cohort."""
+        examples = [examples_of(folder) for folder in folders]
+
+        def step(place: int, progress: Progress) -> None:
+            if on_step and folders[place] in missing:  # the others were counted when they were stored
+                on_step(progress)
+
+        if base.packs:
+            outcomes = together.train(examples, step)
+        else:
+            outcomes = train_each(model, fresh, examples, config, base.codec.pad_id, step)
+        for place, outcome in outcomes:
+            yield folders[place], len(examples[place]), outcome
+
+    if base.packs:
+        largest = max(missing, key=lambda folder: _largest_batch(keys[folder][0], config.batch_size))
+        rows = sorted(examples_of(largest), key=lambda row: -len(row.ids))[: config.batch_size]
+        failed = {folder for folder in missing if store.failure(keys[folder][1]) is not None}
+        cohorts = (plan or CohortPlan()).cohorts(missing, failed, present, lambda: auto_size(together, rows))
+    else:
+        cohorts = [[folder] for folder in missing]
+    for folders in cohorts:
+        for folder, examples, outcome in trainings(folders):
+            user, key = keys[folder]
+            if folder not in missing:
+                continue
+            if isinstance(outcome, TrainingError):
+                store.put_failure(key, str(outcome))
+                on_user(UserDone(user.user_id, folder, cached=False, reason=str(outcome)))
+                continue
+            trained, state = outcome
+            facts = {**dataclasses.asdict(trained), "examples": examples, "cohort": len(folders)}
+            store.put(key, adapter_config_json(model), state, facts)
+            on_user(UserDone(user.user_id, folder, cached=False, loss=trained.last_loss))
+    return base
+
+
+def _largest_batch(user: User, batch_size: int) -> int:
+    """About how much text the largest batch of a user's can hold, in characters."""
+    lengths = sorted((sum(map(len, item.fields.values())) for item in user.training_history), reverse=True)
+    return sum(lengths[:batch_size])

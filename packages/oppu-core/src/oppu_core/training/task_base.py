@@ -5,7 +5,6 @@ variant stand on (beside a quantized base: it is never quantized itself). Test u
 """
 
 import dataclasses
-import time
 from collections.abc import Callable, Iterator
 
 from oppu_core.data.dataset import Dataset
@@ -14,8 +13,9 @@ from oppu_core.models import Base, BaseIdentity
 from oppu_core.packing import tokenize
 from oppu_core.prompts import Example, Examples, PromptMaker, variant_method
 from oppu_core.store import Key, Store, task_lora_key
+from oppu_core.training.cohort import Cohort
 from oppu_core.training.config import TrainConfig
-from oppu_core.training.loop import Progress, train
+from oppu_core.training.loop import Progress, train_each
 from oppu_core.training.peft_methods import adapter_config_json, adapter_state, attach, merge, stack
 
 
@@ -73,7 +73,6 @@ def train_task_lora(
     """
     key = key_of(base.identity, dataset, variant, config, examples, profiles)
     if not store.intact(key):
-        start = time.monotonic()
         rows = tokenize(_examples(dataset, variant, maker, examples), base.codec)
         if not rows:
             raise TrainingError(
@@ -81,19 +80,21 @@ def train_task_lora(
                 f"{base.codec.context} tokens; a task base needs some."
             )
         peft_model = attach(base.model, config)
-        try:
-            trained = train(peft_model, rows, config, base.codec.pad_id, on_step)
-        except TrainingError as error:
+        step = (lambda _, progress: on_step(progress)) if on_step else None
+        fresh = adapter_state(peft_model)
+        if base.packs:
+            outcomes = Cohort(peft_model, fresh, config, base.codec.pad_id).train([rows], step)
+        else:
+            outcomes = train_each(peft_model, fresh, [rows], config, base.codec.pad_id, step)
+        ((_, outcome),) = outcomes
+        if isinstance(outcome, TrainingError):
             raise TrainingError(
                 f"The task LoRA ({dataset.task.name}, {variant}) could not be trained on the others' queries "
-                f"of {dataset.path}: {error}. Try a lower --set task_lora.learning_rate=…."
-            ) from error
-        facts = {
-            **dataclasses.asdict(trained),
-            "examples": len(rows),
-            "seconds": round(time.monotonic() - start, 3),
-        }
-        store.put(key, adapter_config_json(peft_model), adapter_state(peft_model), facts)
+                f"of {dataset.path}: {outcome}. Try a lower --set task_lora.learning_rate=…."
+            ) from outcome
+        trained, state = outcome
+        facts = {**dataclasses.asdict(trained), "examples": len(rows)}
+        store.put(key, adapter_config_json(peft_model), state, facts)
         base = dataclasses.replace(base, model=peft_model.unload())
     join = stack if base.identity.quantize else merge
     return dataclasses.replace(base, model=join(base.model, config, store.load(key)))

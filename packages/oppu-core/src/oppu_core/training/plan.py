@@ -1,0 +1,117 @@
+"""Who is trained together: fixed before training starts, recorded, and followed again after a kill.
+
+A user's adapter depends on the others of the cohort by the rounding of products alone, so that the same bytes
+come of the same plan. A cohort is closed: its users start together, and leave when they are done.
+"""
+
+import dataclasses
+import itertools
+import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from oppu_core.errors import DataError
+from oppu_core.files import read_jsonl, write_jsonl
+from oppu_core.packing import TokenizedExample
+from oppu_core.training.cohort import Cohort
+
+# More tokens in a step make it no faster (benchmarks/training.py); on a GPU memory is the bound.
+ENOUGH_TOKENS = {"cpu": 4096}
+MAX_USERS = 64
+MEMORY_SHARE = 0.5  # of what is free; the rest is for what a step makes and drops again
+
+
+@dataclasses.dataclass(frozen=True)
+class CohortPlan:
+    """Where the cohorts of one variant of a run are recorded.
+
+    Attributes:
+        path: A file of JSON lines {variant, cohort, user_id, folder}; None keeps no record.
+        variant: The variant.
+        size: Users in a cohort; None follows what was recorded, and decides by memory about the others.
+    """
+
+    path: Path | None = None
+    variant: str = ""
+    size: int | None = None
+
+    def cohorts(
+        self,
+        missing: Mapping[str, tuple[str, int]],
+        failed: Collection[str],
+        present: Collection[str],
+        auto: Callable[[], int],
+    ) -> list[list[str]]:
+        """The cohorts to train, by the adapters' folders in the store; the plan is recorded.
+
+        Args:
+            missing: {folder: (user id, how much there is to train)} of those that the store does not have.
+            failed: Those of `missing` that have failed before: they are tried again, alone.
+            present: Adapters that the store has; they are trained again where a cohort needs them to be what
+                it was.
+            auto: Finds the size of new cohorts, if none was asked for.
+
+        Raises:
+            DataError: what was recorded cannot be read.
+        """
+        cohorts: list[list[str]] = []
+        recorded: set[str] = set()
+        rows: list[dict[str, Any]] = []
+        others: list[dict[str, Any]] = []
+        for row in self._read():
+            (rows if row["variant"] == self.variant else others).append(row)
+        for _, group in itertools.groupby(rows, key=lambda row: row["cohort"]):
+            folders = [row["folder"] for row in group]
+            again = any(one in missing and one not in failed for one in folders)
+            if self.size is None or not again or len(folders) <= self.size:
+                recorded.update(folders)
+                cohorts.append([one for one in folders if one in missing or (again and one in present)])
+        rows = [row for row in rows if row["folder"] in recorded]
+        # Those with much to train first, so that too little memory shows at once; and alike users together,
+        # who finish at the same time.
+        new = sorted((one for one in missing if one not in recorded), key=lambda one: (-missing[one][1], one))
+        number = max((row["cohort"] for row in rows), default=-1) + 1
+        size = (self.size or auto()) if new else 1
+        for start in range(0, len(new), size):
+            cohorts.append(new[start : start + size])
+            rows += [
+                {"variant": self.variant, "cohort": number, "user_id": missing[one][0], "folder": one}
+                for one in cohorts[-1]
+            ]
+            number += 1
+        if self.path and new:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_jsonl(self.path, [*others, *rows])
+        return [cohort for cohort in cohorts if any(one in missing for one in cohort)]
+
+    def _read(self) -> list[dict[str, Any]]:
+        if self.path is None or not self.path.exists():
+            return []
+        rows = list(read_jsonl(self.path))
+        if not all(isinstance(row, dict) and {"variant", "cohort", "user_id", "folder"} <= row.keys()
+                   for row in rows):  # fmt: skip
+            raise DataError(f"{self.path} is no plan of cohorts. Remove it, and start the command again.")
+        return rows
+
+
+def auto_size(cohort: Cohort, heaviest: Sequence[TokenizedExample]) -> int:
+    """How many users to train at once: what fits into free memory, and no more than makes it faster.
+
+    Args:
+        cohort: Trains them.
+        heaviest: The largest batch of all users; what a step of it keeps is measured.
+    """
+    tokens, kept = cohort.measure(heaviest)
+    device = cohort.device
+    if device.type == "cuda":
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        free = torch.cuda.mem_get_info(device)[0] + cached
+    else:
+        free = psutil.virtual_memory().available
+    by_memory = int(MEMORY_SHARE * free / max(1, kept))
+    by_tokens = ENOUGH_TOKENS.get(device.type, sys.maxsize) // tokens
+    return max(1, min(by_memory, by_tokens, MAX_USERS))
