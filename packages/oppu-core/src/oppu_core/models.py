@@ -286,6 +286,11 @@ def load_base(
     except Exception as error:
         raise ModelError(f"The base in {folder} cannot be loaded: {type(error).__name__}: {error}") from error
     model.generation_config = GenerationConfig()  # no penalties or beams of the folder's: greedy is greedy
+    for module in model.modules():
+        # On some CPUs bitsandbytes repacks 4-bit weights in place once they are only read, for a kernel of
+        # another precision: answers would not be those of the model that adapters were trained on.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
     if not quantize:  # else it lies where it belongs; bitsandbytes refuses to move it
         model = model.to(target)
     model = model.eval().requires_grad_(False)

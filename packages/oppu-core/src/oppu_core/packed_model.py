@@ -316,8 +316,10 @@ class PackedModel:
         reading = PackedModel.reading
         assert reading is not None
         targets_UN = reading.packed.targets_UN
-        # Where a user has fewer targets, some token stands in; its label is ignored.
-        tokens_N = targets_UN.flatten().clamp(max=reading.packed.ids_UT.numel() - 1)
+        # Where a user has fewer targets, that user's padding stands in; its label is ignored.
+        users, width = reading.packed.ids_UT.shape
+        last_U = torch.arange(1, users + 1, device=targets_UN.device) * width - 1
+        tokens_N = targets_UN.minimum(last_U[:, None]).flatten()
         return x_UTd.flatten(0, 1).index_select(0, tokens_N).view(*targets_UN.shape, -1)
 
     def _enter_last(self, _module: Any, args: Any) -> Any:

@@ -95,7 +95,8 @@ class Packed:
 
     Attention runs on *slots*: P for the shared prefix of every user, then Q for each of their examples, and
     a last one. Every token has its slot; slots without a token pad attention alone. Padding points at
-    padding, so that no gradient goes astray: at the end of the first row there is always some.
+    padding, so that no gradient goes astray, and at the same user's, so that weights that are not numbers
+    any more harm nobody else: at the end of every row there is always some.
 
     Attributes:
         ids_UT: Token ids [U, T]; a user's shorter row is padded at its end.
@@ -161,7 +162,8 @@ def pack(
     ids_UT = np.full((len(users), width), pad_id, dtype=np.int64)
     positions_UT = np.zeros((len(users), width), dtype=np.int64)
     slots = len(users) * (prefix + rows * own)
-    token_of_slot_S = np.full(slots + 1, width - 1, dtype=np.int64)
+    last_U = np.arange(len(users), dtype=np.int64) * width + width - 1
+    token_of_slot_S = np.concatenate([last_U.repeat(prefix), last_U.repeat(rows * own), last_U[:1]])
     slot_of_token_UT = np.full((len(users), width), slots, dtype=np.int64)
     targets: list[np.ndarray] = []
     labels: list[list[int]] = []

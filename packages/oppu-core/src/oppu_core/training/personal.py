@@ -127,10 +127,14 @@ def train_personal(
             yield folders[place], len(examples[place]), outcome
 
     if base.packs:
-        largest = max(missing, key=lambda folder: _largest_batch(keys[folder][0], config.batch_size))
-        rows = sorted(examples_of(largest), key=lambda row: -len(row.ids))[: config.batch_size]
+
+        def size() -> int:
+            largest = max(missing, key=lambda folder: _largest_batch(keys[folder][0], config.batch_size))
+            rows = sorted(examples_of(largest), key=lambda row: -len(row.ids))
+            return auto_size(together, rows[: config.batch_size])
+
         failed = {folder for folder in missing if store.failure(keys[folder][1]) is not None}
-        cohorts = (plan or CohortPlan()).cohorts(missing, failed, present, lambda: auto_size(together, rows))
+        cohorts = (plan or CohortPlan()).cohorts(missing, failed, present, size)
     else:
         cohorts = [[folder] for folder in missing]
     for folders in cohorts:

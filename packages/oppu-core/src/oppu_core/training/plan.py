@@ -105,6 +105,8 @@ def auto_size(cohort: Cohort, heaviest: Sequence[TokenizedExample]) -> int:
         cohort: Trains them.
         heaviest: The largest batch of all users; what a step of it keeps is measured.
     """
+    if not heaviest:
+        return 1
     tokens, kept = cohort.measure(heaviest)
     device = cohort.device
     if device.type == "cuda":
