@@ -25,24 +25,50 @@ _NAME = "oppu_packed"
 _LOCK = threading.RLock()  # a model is changed while it reads: one at a time in a process
 
 
-class _Rearrange(torch.autograd.Function):
-    """``x[there]`` where every row that counts goes to one place, and back: its gradient is a gather as well
-    (``grad[back]``), where indexing would scatter. Padding has to point at rows without a gradient."""
+class _ToSlots(torch.autograd.Function):
+    """Tokens [T, d] to the slots of prefixes and of examples; the other way round is :class:`_FromSlots`.
+
+    A token that counts has one slot, so that both directions and both gradients are gathers, where indexing
+    would scatter. Padding points at rows that have no gradient (:class:`oppu_core.packing.Packed`).
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, there: torch.Tensor, back: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(back)
-        return x.index_select(0, there)
+    def forward(
+        ctx: Any, x_Td: torch.Tensor, there_S: torch.Tensor, back_T: torch.Tensor, cut: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        ctx.save_for_backward(back_T)
+        return _gather(x_Td, there_S, cut)
 
     @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        (back,) = ctx.saved_tensors
-        return grads[0].index_select(0, back), None, None
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+        (back_T,) = ctx.saved_tensors
+        return _scatter(grads[0], grads[1], back_T), None, None, None
 
 
-def _rearrange(x: torch.Tensor, there: torch.Tensor, back: torch.Tensor) -> torch.Tensor:
-    result: torch.Tensor = _Rearrange.apply(x, there, back)
-    return result
+class _FromSlots(torch.autograd.Function):
+    """The slots of prefixes and of examples to tokens [T, d]."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, prefix: torch.Tensor, own: torch.Tensor, there_S: torch.Tensor, back_T: torch.Tensor
+    ) -> torch.Tensor:
+        ctx.save_for_backward(there_S)
+        ctx.cut = len(prefix)
+        return _scatter(prefix, own, back_T)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None, None]:
+        (there_S,) = ctx.saved_tensors
+        return *_gather(grads[0], there_S, ctx.cut), None, None
+
+
+def _gather(x_Td: torch.Tensor, there_S: torch.Tensor, cut: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return x_Td.index_select(0, there_S[:cut]), x_Td.index_select(0, there_S[cut:-1])
+
+
+def _scatter(prefix: torch.Tensor, own: torch.Tensor, back_T: torch.Tensor) -> torch.Tensor:
+    # Behind them the slot that belongs to nobody, where padding comes from.
+    return torch.cat([prefix, own, own.new_zeros(1, own.shape[1])]).index_select(0, back_T)
 
 
 @dataclasses.dataclass
@@ -139,11 +165,12 @@ class _Reading:
         def slots(x_UHTD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             """The prefix's [U, H, P, D] and the examples' [U, B, H, Q, D]."""
             heads, size = x_UHTD.shape[1], x_UHTD.shape[3]
-            x_Sd = _rearrange(x_UHTD.transpose(1, 2).reshape(-1, heads * size), there, back)
-            cut = users * packed.prefix
-            prefix = x_Sd[:cut].view(users, packed.prefix, heads, size).transpose(1, 2)
-            own = x_Sd[cut:-1].view(users, rows, packed.own, heads, size).transpose(2, 3)
-            return prefix, own
+            x_Td = x_UHTD.transpose(1, 2).reshape(-1, heads * size)
+            prefix, own = _ToSlots.apply(x_Td, there, back, users * packed.prefix)
+            return (
+                prefix.view(users, packed.prefix, heads, size).transpose(1, 2),
+                own.view(users, rows, packed.own, heads, size).transpose(2, 3),
+            )
 
         def joined(x: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
             """Every example's, behind its user's prefix [U * B, H, P + Q, D]."""
@@ -158,13 +185,13 @@ class _Reading:
             self.cache[module] = (next(grown), next(grown))
         mask = self.mask("own", window, keys)
         own_BQHD = function(module, query[1].flatten(0, 1), keys, values, mask, **options)[0]
-        parts = [own_BQHD.flatten(0, 1).flatten(1)]
+        own = own_BQHD.flatten(0, 1).flatten(1)
+        prefix = own[:0]
         if packed.prefix:
             mask = self.mask("prefix", window, keys).expand(users, 1, -1, -1)
             prefix_UPHD = function(module, query[0], key[0], value[0], mask, **options)[0]
-            parts.insert(0, prefix_UPHD.flatten(0, 1).flatten(1))
-        parts.append(parts[0].new_zeros(1, parts[0].shape[1]))  # the slot that belongs to nobody
-        y_Td = _rearrange(torch.cat(parts), back, there)
+            prefix = prefix_UPHD.flatten(0, 1).flatten(1)
+        y_Td: torch.Tensor = _FromSlots.apply(prefix, own, there, back)
         return y_Td.view(*packed.ids_UT.shape, query_UHTD.shape[1], -1)
 
     def _attend_next(

@@ -15,7 +15,7 @@ import torch
 from oppu_core.training.peft_methods import OWN, State, adapter_layers
 
 Weights = Mapping[str, torch.Tensor]  # PEFT's names to tensors [U, ...]
-Drop = Callable[[torch.Tensor], torch.Tensor]
+Drop = Callable[[str, torch.Tensor], torch.Tensor]
 SOFT_PROMPT = "prompt_embeddings"
 
 
@@ -32,7 +32,7 @@ class StackedAdapters:
 
     Attributes:
         weights: The stacked tensors; to be set before the model is used, and as often as one likes.
-        drop: LoRA dropout of the inputs [U, T, d]; none by default.
+        drop: LoRA dropout of the inputs [U, T, d] of the layer of a name; none by default.
     """
 
     def __init__(self, peft_model: Any) -> None:
@@ -65,7 +65,7 @@ class StackedAdapters:
             a_Urd, b_Udr = self.weights[f"{name}.lora_A.weight"], self.weights[f"{name}.lora_B.weight"]
             x_UTd = args[0].to(a_Urd.dtype)
             if self.drop:
-                x_UTd = self.drop(x_UTd)
+                x_UTd = self.drop(name, x_UTd)
             low_UTr = torch.bmm(x_UTd, a_Urd.transpose(1, 2))
             # In the adapter's type, as PEFT has it: float32 also beside a bfloat16 base.
             sum_UTd = torch.baddbmm(y_UTd.to(a_Urd.dtype), low_UTr, b_Udr.transpose(1, 2), alpha=scaling)

@@ -9,7 +9,6 @@ Axes: U users, N targets, V vocabulary, P parameters of one adapter.
 
 import contextlib
 import dataclasses
-import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -290,11 +289,10 @@ class Cohort:
 
 def _dropout(share: float, seed: int, step: int) -> Drop:
     """LoRA dropout of which a user's part does not depend on the others: one mask for all of them, drawn row
-    by row from (seed, step, how many were drawn before)."""
-    calls = itertools.count()
+    by row from (seed, step, layer); gradient checkpointing draws the same again."""
 
-    def drop(x_UTd: torch.Tensor) -> torch.Tensor:
-        draw = torch.Generator().manual_seed(int(content_id([seed, step, next(calls)])[:15], 16))
+    def drop(name: str, x_UTd: torch.Tensor) -> torch.Tensor:
+        draw = torch.Generator().manual_seed(int(content_id([seed, step, name])[:15], 16))
         kept_Td = torch.rand(x_UTd.shape[1:], generator=draw) >= share
         return x_UTd * (kept_Td.to(x_UTd) / (1 - share))
 
