@@ -13,7 +13,7 @@ from oppu_core.models import Base, load_base
 from oppu_core.packing import TokenizedExample, collate, epoch_order, tokenize
 from oppu_core.prompts import Example
 from oppu_core.training.config import TrainConfig
-from oppu_core.training.loop import Progress, Trained, target_loss, train
+from oppu_core.training.loop import Progress, Trained, target_loss, train, train_each
 from oppu_core.training.peft_methods import adapter_state, attach, load_state, merge
 from transformers import LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaMLP
@@ -144,8 +144,10 @@ def test_training_is_that_of_the_slow_twin(toy_folder: Path) -> None:
     assert {step.steps for step in steps} == {9}
     tokens = 3 * sum(len(row.ids) for row in rows_for(base))
     assert sum(step.tokens for step in steps) == tokens
-    expected = Trained(sum(losses[:3]) / 3, sum(losses[-3:]) / 3, 9, tokens)
+    expected = Trained(sum(losses[:3]) / 3, sum(losses[-3:]) / 3, 9, tokens, trained.seconds)
     assert dataclasses.astuple(trained) == pytest.approx(dataclasses.astuple(expected), rel=1e-5)
+    assert trained.seconds > 0
+    assert trained == dataclasses.replace(trained, seconds=0), "the same training, however long it took"
 
 
 @pytest.mark.parametrize(
@@ -223,6 +225,52 @@ def test_an_adapter_depends_on_its_own_examples_only(toy_folder: Path) -> None:
     alone = trained_state(toy_folder, CONFIG)
     assert all(torch.equal(states["own"][name], alone[name]) for name in alone)
     assert distance(states["giveaway"], alone) > 0.01
+
+
+def test_users_are_trained_one_after_another(base: Base) -> None:
+    model = attach(base.model, CONFIG)
+    fresh = adapter_state(model)
+    rows = rows_for(base)
+    users = [rows[:4], [], rows[4:], rows[:4]]
+    steps: list[tuple[int, Progress]] = []
+    outcomes = train_each(
+        model,
+        fresh,
+        users,
+        CONFIG,
+        base.codec.pad_id,
+        lambda place, progress: steps.append((place, progress)),
+    )
+    for index, (place, outcome) in enumerate(outcomes):
+        assert place == index
+        if not users[place]:
+            assert isinstance(outcome, TrainingError)
+            assert "nothing to train on" in str(outcome)
+            continue
+        assert not isinstance(outcome, TrainingError)
+        load_state(model, fresh)
+        own: list[Progress] = []
+        assert outcome[0] == train(model, users[place], CONFIG, base.codec.pad_id, own.append)
+        assert [progress for who, progress in steps if who == place] == own
+        state = adapter_state(model)
+        assert all(torch.equal(outcome[1][name], state[name]) for name in state)
+    assert [place for place, _ in steps] == [0] * 6 + [2] * 3 + [3] * 6
+
+
+@pytest.mark.parametrize("stop", [0.0, 1e9])
+def test_training_stops_after_an_epoch_of_low_loss(base: Base, stop: float) -> None:
+    model = attach(base.model, CONFIG)
+    fresh = adapter_state(model)
+    losses: list[float] = []
+    plain = train(model, rows_for(base), CONFIG, base.codec.pad_id, lambda step: losses.append(step.loss))
+    assert plain.steps == 9, "never without being asked"
+    means = [sum(losses[start : start + 3]) / 3 for start in (0, 3, 6)]
+    for bound, steps in ((stop, 3 if stop else 9), (means[1] * 1.001, 6)):
+        load_state(model, fresh)
+        stopping = dataclasses.replace(CONFIG, stop_loss=bound)
+        trained = train(model, rows_for(base), stopping, base.codec.pad_id)
+        assert trained.steps == steps
+        assert trained.last_loss == pytest.approx(means[steps // 3 - 1])
 
 
 def test_a_state_is_a_copy_and_loads_as_it_was_saved(base: Base) -> None:

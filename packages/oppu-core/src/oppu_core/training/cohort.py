@@ -131,7 +131,7 @@ class Cohort:
     """
 
     def __init__(self, peft_model: Any, fresh: State, config: TrainConfig, pad_id: int) -> None:
-        self._peft_model, self._model = peft_model, peft_model.get_base_model()
+        self._model = peft_model.get_base_model()
         self._fresh, self._config, self._pad_id = fresh, config, pad_id
         self._stacked = StackedAdapters(peft_model)
         self._sizes = [tensor.numel() for tensor in fresh.values()]
@@ -166,7 +166,7 @@ class Cohort:
 
     @contextlib.contextmanager
     def _ready(self) -> Iterator[PackedModel]:
-        """The model, reading packed rows through stacked adapters."""
+        """The model, reading packed rows through stacked adapters; between steps it is as it was."""
         with PackedModel(self._model) as packed_model, self._stacked.active(), training_mode(self._model):
             yield packed_model
 
@@ -187,44 +187,34 @@ class Cohort:
             return
         flat_P = torch.cat([tensor.flatten() for tensor in self._fresh.values()]).to(self.device)
         optimizer = _AdamW(flat_P.repeat(len(members), 1), self._config.weight_decay)
-        with (
-            PackedModel(self._model) as packed_model,
-            self._stacked.active(),
-            training_mode(self._peft_model),
-        ):
-            while members:
-                start, leaving = time.monotonic(), dict[int, Outcome]()
-                rate_U = torch.tensor([member.rate for member in members], device=self.device)
-                loss_U = self._step(packed_model, [m.next_batch() for m in members], optimizer, rate_U)
-                for u, (member, loss) in enumerate(zip(members, loss_U.tolist(), strict=True)):
-                    if not math.isfinite(loss):
-                        step = f"step {len(member.losses) + 1} of {member.steps}"
-                        leaving[u] = TrainingError(f"the loss became {loss} at {step}")
-                        continue
-                    progress = member.add(loss)
-                    member.seconds += (time.monotonic() - start) / len(members)
-                    if on_step:
-                        on_step(member.place, progress)
-                done = [u for u, member in enumerate(members) if u not in leaving and member.done]
-                leaving |= self._finish(packed_model, members, done, optimizer.weights_UP)
-                yield from ((members[u].place, leaving[u]) for u in sorted(leaving))
-                if leaving:
-                    staying = [u for u in range(len(members)) if u not in leaving]
-                    optimizer.keep(staying)
-                    members = [members[u] for u in staying]
+        while members:
+            start, leaving = time.monotonic(), dict[int, Outcome]()
+            rate_U = torch.tensor([member.rate for member in members], device=self.device)
+            loss_U = self._step([m.next_batch() for m in members], optimizer, rate_U)
+            for u, (member, loss) in enumerate(zip(members, loss_U.tolist(), strict=True)):
+                if not math.isfinite(loss):
+                    step = f"step {len(member.losses) + 1} of {member.steps}"
+                    leaving[u] = TrainingError(f"the loss became {loss} at {step}")
+                    continue
+                progress = member.add(loss)
+                member.seconds += (time.monotonic() - start) / len(members)
+                if on_step:
+                    on_step(member.place, progress)
+            done = [u for u, member in enumerate(members) if u not in leaving and member.done]
+            leaving |= self._finish(members, done, optimizer.weights_UP)
+            yield from ((members[u].place, leaving[u]) for u in sorted(leaving))
+            if leaving:
+                staying = [u for u in range(len(members)) if u not in leaving]
+                optimizer.keep(staying)
+                members = [members[u] for u in staying]
 
-    def _step(
-        self,
-        packed_model: PackedModel,
-        batches: Batches,
-        optimizer: _AdamW,
-        rate_U: torch.Tensor,
-    ) -> torch.Tensor:
+    def _step(self, batches: Batches, optimizer: _AdamW, rate_U: torch.Tensor) -> torch.Tensor:
         """One step of every user; their losses [U] before it."""
         leaves = [tensor.requires_grad_() for tensor in self._views(optimizer.weights_UP)]
-        loss_U = self._loss(packed_model, batches, leaves, optimizer.steps)
-        # No user's loss depends on another's weights: the gradient of the sum is everybody's own gradient.
-        grads = torch.autograd.grad(loss_U.sum(), leaves)
+        with self._ready() as packed_model:
+            loss_U = self._loss(packed_model, batches, leaves, optimizer.steps)
+            # No user's loss depends on another's weights: the sum's gradient is everybody's own gradient.
+            grads = torch.autograd.grad(loss_U.sum(), leaves)
         grads_UP = torch.cat([grad.flatten(1) for grad in grads], dim=1)
         norm_U1 = grads_UP.norm(dim=1, keepdim=True)
         grads_UP.mul_((self._config.max_grad_norm / (norm_U1 + 1e-6)).clamp(max=1))
@@ -261,7 +251,6 @@ class Cohort:
 
     def _finish(
         self,
-        packed_model: PackedModel,
         members: Sequence[_Member],
         done: Sequence[int],
         weights_UP: torch.Tensor,
@@ -271,7 +260,7 @@ class Cohort:
         if not done:
             return {}
         last_UP = weights_UP[list(done)]
-        with torch.no_grad():
+        with torch.no_grad(), self._ready() as packed_model:
             batches = [members[u].batch[:1] for u in done]
             final_U = self._loss(packed_model, batches, self._views(last_UP), 0)
         outcomes: dict[int, Outcome] = {}
