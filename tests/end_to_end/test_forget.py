@@ -152,6 +152,9 @@ def test_not_a_byte_of_the_user_is_left(oppu, workspace: Path, monkeypatch) -> N
         if not any(key in name for key in (*keys, marks[4]))
     }  # fmt: skip
     assert len(kept_adapters) == 2 * 2 * 2  # two users, two variants, two files
+    plan = workspace / "runs" / "movies" / "lamp_2m" / "cohorts.jsonl"
+    planned = plan.read_text().splitlines()
+    assert len(planned) == 3 * 2 and sum(USER in line for line in planned) == 2
 
     result = oppu("forget", USER, "--runs", workspace / "runs", "--yes")
     assert result.returncode == 0, result.stderr
@@ -167,14 +170,15 @@ def test_not_a_byte_of_the_user_is_left(oppu, workspace: Path, monkeypatch) -> N
     assert not any(mark in folder for mark in marks for folder in folders)
     assert adapters(workspace) == kept_adapters
     assert b"stays" in (workspace / "data" / "movies" / "rejected.jsonl").read_bytes()
+    assert plan.read_text().splitlines() == [line for line in planned if USER not in line]
     assert not any(workspace.rglob(".tmp-*"))
 
     # The others' answers stay, nothing is trained again, and the run is whole again.
     def no_training(*_: object, **__: object) -> None:
         raise AssertionError("trained again")
 
-    monkeypatch.setattr("oppu_core.training.personal.train", no_training)
-    monkeypatch.setattr("oppu_core.training.task_base.train", no_training)
+    monkeypatch.setattr("oppu_core.training.cohort.Cohort.train", no_training)
+    monkeypatch.setattr("oppu_core.training.loop.train", no_training)
     run = workspace / "runs" / "movies"
     data = workspace / "data" / "movies"
     assert [u.user_id for u in open_run(run).dataset("lamp_2m").users("test")] == ["test-000", "test-002"]

@@ -28,12 +28,17 @@ def kill_at(module, name, n, after=False):
     setattr(holder, attribute, wrapper)
 """
 POINTS = {
-    "while a task LoRA is trained": 'kill_at("oppu_core.training.loop", "target_loss", 2)',
+    "while a task LoRA is trained": 'kill_at("oppu_core.training.cohort", "Cohort._step", 2)',
     "when its folder is written and not yet in the manifest": 'kill_at("oppu_core.store", "Store._write", 1)',
     "while the first method is answered": 'kill_at("oppu_core.pipeline", "Journal.add", 1, after=True)',
-    "in the middle of writing a user's weights": 'kill_at("oppu_core.store", "save_file", 2, after=True)',
-    "while the second user is trained": 'kill_at("oppu_core.training.loop", "target_loss", 3)',
-    "after the second user's answers": 'kill_at("oppu_core.pipeline", "Journal.add", 3, after=True)',
+    "before it is written who is trained together": 'kill_at("oppu_core.training.plan", "write_jsonl", 1)',
+    "in the middle of writing the second user's weights": (
+        'kill_at("oppu_core.store", "save_file", 2, after=True)'
+    ),
+    "while users are trained again for the others' sake": (
+        'kill_at("oppu_core.training.cohort", "Cohort._step", 2)'
+    ),
+    "after the second user's answers": 'kill_at("oppu_core.pipeline", "Journal.add", 2, after=True)',
     "before a prediction file is whole": 'kill_at("oppu_core.runs", "write_jsonl", 1)',
     "before the results are whole": 'kill_at("oppu_eval.run_results", "write_json", 1)',
 }
@@ -60,7 +65,8 @@ def test_a_run_that_is_killed_at_many_points_ends_with_the_same_bytes(
 ) -> None:
     def command(folder: str) -> list[str]:
         run = str(tmp_path / folder / "run")
-        return ["run", "--run", run, "--data", str(movies.path), "--methods", METHODS, *QUICK]
+        options = ["--methods", METHODS, "--batch-size", "4", *QUICK]  # room for one user's queries
+        return ["run", "--run", run, "--data", str(movies.path), *options]
 
     undisturbed = oppu_process(*command("undisturbed"))
     assert undisturbed.returncode == 0, undisturbed.stderr
@@ -95,7 +101,7 @@ def test_ctrl_c_says_how_to_go_on(oppu, movies: Dataset, tmp_path: Path, monkeyp
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("oppu_core.training.loop.target_loss", stop)
+    monkeypatch.setattr("oppu_core.training.cohort.Cohort._step", stop)
     result = oppu("run", "--run", tmp_path / "run", "--data", movies.path)
     assert result.returncode == 130
     assert "same command again" in result.stderr

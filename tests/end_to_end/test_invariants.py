@@ -16,7 +16,8 @@ from oppu_core.store import Store
 from oppu_core.training import personal, task_base
 from oppu_core.training.config import TrainConfig, personal_config, task_config
 from oppu_core.training.peft_methods import attach, load_state
-from small_world import QUICK, sample_dataset
+from oppu_core.training.plan import CohortPlan
+from small_world import QUICK, ROUNDING, distance, sample_dataset
 
 TASK_CONFIG = dataclasses.replace(task_config("lamp_2m", "tiny", 0), epochs=1)
 CONFIG = dataclasses.replace(personal_config("lamp_2m", "tiny", 0), epochs=1)
@@ -32,11 +33,21 @@ class World:
     dataset: Dataset
     variant: str = "base"
 
-    def train(self, users: list[User], config: TrainConfig = CONFIG) -> list[personal.UserDone]:
+    def train(
+        self, users: list[User], config: TrainConfig = CONFIG, size: int | None = None
+    ) -> list[personal.UserDone]:
         done: list[personal.UserDone] = []
         key = task_base.key_of(self.base.identity, self.dataset, self.variant, TASK_CONFIG)
         trained = personal.train_personal(
-            self.base, key, self.variant, users, self.maker, config, self.store, done.append
+            self.base,
+            key,
+            self.variant,
+            users,
+            self.maker,
+            config,
+            self.store,
+            done.append,
+            plan=CohortPlan(size=size),
         )
         self.base = dataclasses.replace(trained, model=trained.model.unload())
         return done
@@ -51,12 +62,14 @@ class World:
 
 @pytest.fixture
 def world(movies: Dataset, tmp_path: Path):
-    def make(variant: str = "base", dataset: Dataset = movies, name: str = "store") -> World:
+    def make(
+        variant: str = "base", dataset: Dataset = movies, name: str = "store", packs: bool = True
+    ) -> World:
         base = load_base("tiny", device="cpu")
         maker = PromptMaker(dataset.task, base.codec, {"bm25": BM25Retriever(dataset.task)})
         store = Store(tmp_path / name)
         base = task_base.train_task_lora(base, dataset, variant, maker, TASK_CONFIG, store)
-        return World(base, maker, store, dataset, variant)
+        return World(dataclasses.replace(base, packs=packs), maker, store, dataset, variant)
 
     return make
 
@@ -65,7 +78,7 @@ def world(movies: Dataset, tmp_path: Path):
 def test_adapter_depends_on_own_history_only(world, variant: str) -> None:
     """Same bytes alone, after other users, and in another order (the authors' code fails this)."""
     first, second, third = world().dataset.users("test")
-    alone, after, before = (world(variant, name=name) for name in ("alone", "after", "before"))
+    alone, after, before = (world(variant, name=name, packs=False) for name in ("alone", "after", "before"))
     alone.train([second])
     after.train([first, third, second])
     before.train([second, third, first])
@@ -73,9 +86,36 @@ def test_adapter_depends_on_own_history_only(world, variant: str) -> None:
     assert after.weights(first) != after.weights(second)
 
 
-def test_adapter_changes_when_the_own_history_does(world) -> None:
+@pytest.mark.parametrize("variant", ["base", "rag_k1", "pag_k0"])
+def test_in_cohorts_the_others_matter_by_rounding_alone(world, tmp_path: Path, variant: str) -> None:
+    """Same bytes under the same plan, whatever the order; 1e-5 under others, and with other people."""
+    first, second, third = world().dataset.users("test")
+    strangers = sample_dataset(tmp_path / "strangers", users=5, seed=1).users("test")
+    others = [dataclasses.replace(user, user_id=f"stranger {user.user_id}") for user in strangers]
+
+    def trained(name: str, users: list[User], size: int | None = None, packs: bool = True) -> bytes:
+        made = world(variant, name=name, packs=packs)
+        assert not [one.reason for one in made.train(users, size=size) if one.reason]
+        return made.weights(second)
+
+    alone = trained("alone", [second])
+    assert trained("one by one", [first, second, *others], size=1) == alone
+    together = trained("together", [first, second, third])
+    assert trained("in another order", [third, second, first]) == together
+    found = {
+        "together": together,
+        "by two": trained("by two", [first, second, third], size=2),
+        "among strangers": trained("among strangers", [*others, second]),
+        "reference": trained("reference", [first, second], packs=False),
+    }
+    assert {name: away for name, one in found.items() if (away := distance(one, alone)) >= ROUNDING} == {}
+    assert distance(trained("another", [dataclasses.replace(second, history=third.history)]), alone) > 1e-2
+
+
+@pytest.mark.parametrize("packs", [True, False])
+def test_adapter_changes_when_the_own_history_does(world, packs: bool) -> None:
     user = next(world().dataset.users("test"))
-    one = world()
+    one = world(name="changing", packs=packs)
     one.train([user])
     other_tag = "comedy" if user.history[2].fields["tag"] != "comedy" else "action"
     fields = {**user.history[2].fields, "tag": other_tag}
@@ -157,35 +197,46 @@ def test_merged_task_base_is_the_base_with_its_lora(world) -> None:
         )
 
 
-def test_a_user_whose_training_fails_is_set_aside_and_the_others_go_on(world, monkeypatch) -> None:
+@pytest.mark.parametrize("packs", [True, False])
+def test_a_user_whose_training_fails_is_set_aside_and_the_others_go_on(
+    world, monkeypatch, packs: bool
+) -> None:
+    from oppu_core.packing import tokenize
     from oppu_core.training import loop
+    from oppu_core.training.cohort import Cohort
 
-    ours = world()
+    ours = world(packs=packs)
     first, second, third = ours.dataset.users("test")
     empty = dataclasses.replace(
         second, history=(), queries=tuple(dataclasses.replace(q, history_len=0) for q in second.queries)
     )
-    poisoned_rows = len(third.training_history) + 1
-    poisoned = dataclasses.replace(third, history=(*third.history, third.history[0]), queries=())
-    original = loop.train
-
-    def train(model, examples, *rest):
-        if len(examples) == poisoned_rows:  # what a numerical accident looks like
-            monkeypatch.setattr(loop, "target_loss", lambda *_: torch.tensor(float("nan")))
-        try:
-            return original(model, examples, *rest)
-        finally:
-            monkeypatch.undo()
-            monkeypatch.setattr(personal, "train", train)
-
-    monkeypatch.setattr(personal, "train", train)
-    done = ours.train([empty, poisoned, first])
-    assert [bool(one.reason) for one in done] == [True, True, False]
-    assert "nothing to train on" in (done[0].reason or "")
-    assert "nan" in (done[1].reason or "")
-    alone = world(name="alone")
+    poison = tokenize(ours.maker.history_examples("base", third), ours.base.codec)
+    alone = world(name="alone", packs=packs)
     alone.train([first])
-    assert ours.weights(first) == alone.weights(first)
+    # What a numerical accident looks like.
+    loss, train, target_loss = Cohort._loss, loop.train, loop.target_loss
+
+    def loss_of_all(self, packed_model, batches, *rest):
+        bad_U = torch.tensor([float("nan") if set(rows) <= set(poison) else 1.0 for rows in batches])
+        return loss(self, packed_model, batches, *rest) * bad_U
+
+    def train_one(model, examples, *rest):
+        nan = torch.tensor(float("nan"))
+        monkeypatch.setattr(loop, "target_loss", (lambda *_: nan) if examples == poison else target_loss)
+        return train(model, examples, *rest)
+
+    monkeypatch.setattr(Cohort, "_loss", loss_of_all)
+    monkeypatch.setattr(loop, "train", train_one)
+    done = {one.user_id: one.reason or "" for one in ours.train([empty, third, first])}
+    assert "nothing to train on" in done[empty.user_id]
+    assert "the loss became nan at step 1" in done[third.user_id]
+    assert done[first.user_id] == ""
+    failed = [entry.user_id for entry in ours.store.entries() if entry.status == "failed"]
+    assert sorted(failed) == sorted([empty.user_id, third.user_id])
+    if packs:
+        assert distance(ours.weights(first), alone.weights(first)) < ROUNDING
+    else:
+        assert ours.weights(first) == alone.weights(first)
 
 
 @pytest.mark.parametrize("name", ["rag_k1", "oppu_rag_k1"])

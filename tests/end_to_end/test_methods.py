@@ -10,7 +10,7 @@ import pytest
 from oppu_core.data.dataset import Dataset
 from oppu_core.runs import open_run
 from oppu_core.store import Store
-from small_world import QUICK
+from small_world import QUICK, ROUNDING, adapters, distance
 
 Oppu = Callable[..., CompletedProcess[str]]
 METHODS = ["--methods", "non_personalized,oppu_k0"]
@@ -46,13 +46,18 @@ def test_a_run_with_another_method(peft: str, oppu: Oppu, movies: Dataset, tmp_p
     again.pop("log.jsonl")
     assert again == answers
 
-    # Alone, a user gets the same adapter.
-    command[2] = tmp_path / "two" / "run"
-    result = oppu(*command, "--users", "1")
-    assert result.returncode == 0, result.stderr
-    alone = files(tmp_path / "two" / "store" / "adapters", "*.safetensors")
-    assert len(alone) == 1
-    assert alone.items() <= files(tmp_path / "one" / "store" / "adapters", "*.safetensors").items()
+    # Alone, a user gets the same adapter: but for rounding when it was trained together with others.
+    found = {}
+    for name, options in {"alone": ["--users", "1"], "one by one": ["--cohort", "1"]}.items():
+        command[2] = tmp_path / name / "run"
+        result = oppu(*command, *options)
+        assert result.returncode == 0, result.stderr
+        found[name] = adapters(tmp_path / name / "store")
+    together = adapters(tmp_path / "one" / "store")
+    assert (len(found["alone"]), len(together)) == (1, 3)
+    assert found["alone"].items() <= found["one by one"].items()
+    assert found["one by one"].keys() == together.keys()
+    assert max(distance(together[key], found["one by one"][key]) for key in together) < ROUNDING
 
 
 def test_prompts_leave_room_for_virtual_tokens(
@@ -62,19 +67,22 @@ def test_prompts_leave_room_for_virtual_tokens(
     from oppu_core.training import personal
 
     lengths: dict[str, list[int]] = {"training": [], "answering": []}
-    train, generate = personal.train, inference.generate
+    answer_groups = inference.answer_groups
 
-    def watched_train(model: Any, examples: Any, *rest: Any) -> Any:
-        lengths["training"] += [len(example.ids) for example in examples]
-        return train(model, examples, *rest)
+    class Watched(personal.Cohort):
+        def train(self, users: Any, *rest: Any) -> Any:
+            lengths["training"] += [len(example.ids) for examples in users for example in examples]
+            return super().train(users, *rest)
 
-    def watched_generate(model: Any, codec: Any, prompts: Any, *, max_new_tokens: int, **rest: Any) -> Any:
-        if hasattr(model, "prompt_encoder"):
-            lengths["answering"] += [len(codec.prompt_ids(prompt)) + max_new_tokens for prompt in prompts]
-        return generate(model, codec, prompts, max_new_tokens=max_new_tokens, **rest)
+    def watched(
+        model: Any, codec: Any, groups: Any, states: Any, *, max_new_tokens: int, **rest: Any
+    ) -> Any:
+        assert states is not None and hasattr(model, "prompt_encoder")
+        lengths["answering"] += [len(codec.prompt_ids(p)) + max_new_tokens for group in groups for p in group]
+        return answer_groups(model, codec, groups, states, max_new_tokens=max_new_tokens, **rest)
 
-    monkeypatch.setattr(personal, "train", watched_train)
-    monkeypatch.setattr(inference, "generate", watched_generate)
+    monkeypatch.setattr(personal, "Cohort", Watched)
+    monkeypatch.setattr(inference, "answer_groups", watched)
     run = tmp_path / "run"
     result = oppu(
         "run", "--run", run, "--data", movies.path, *QUICK, "--methods", "oppu_rag_k4", "--users", "1",
