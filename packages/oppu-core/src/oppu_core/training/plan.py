@@ -20,7 +20,7 @@ from oppu_core.packing import TokenizedExample
 from oppu_core.training.cohort import Cohort
 
 # More tokens in a step make it no faster (benchmarks/training.py); on a GPU memory is the bound.
-ENOUGH_TOKENS = {"cpu": 4096}
+ENOUGH_TOKENS = {"cpu": 2048}
 MAX_USERS = 64
 MEMORY_SHARE = 0.5  # of what is free; the rest is for what a step makes and drops again
 
@@ -91,10 +91,17 @@ class CohortPlan:
     def _read(self) -> list[dict[str, Any]]:
         if self.path is None or not self.path.exists():
             return []
-        rows = list(read_jsonl(self.path))
-        if not all(isinstance(row, dict) and {"variant", "cohort", "user_id", "folder"} <= row.keys()
-                   for row in rows):  # fmt: skip
-            raise DataError(f"{self.path} is no plan of cohorts. Remove it, and start the command again.")
+        advice = "Remove it, and start the command again."
+        try:
+            rows = read_jsonl(self.path)
+        except DataError as error:
+            raise DataError(f"{error} {advice}") from error
+        types = {"variant": str, "cohort": int, "user_id": str, "folder": str}
+        for number, row in enumerate(rows, 1):
+            if not (
+                isinstance(row, dict) and all(isinstance(row.get(key), kind) for key, kind in types.items())
+            ):
+                raise DataError(f"{self.path}, line {number}: not of a plan of cohorts. {advice}")
         return rows
 
 
