@@ -80,6 +80,7 @@ class _Reading:
         attention: The name of the model's own attention function.
         room: Tokens to be written behind each example; 0 in training.
         step: How many of them have been; None while the rows themselves are read.
+        layers: The attention modules that have asked.
         cache: Keys and values [U * B, H, P + Q + room, D] by attention module.
     """
 
@@ -87,6 +88,7 @@ class _Reading:
     attention: str
     room: int = 0
     step: int | None = None
+    layers: set[Any] = dataclasses.field(default_factory=set)
     cache: dict[Any, tuple[torch.Tensor, torch.Tensor]] = dataclasses.field(default_factory=dict)
     masks: dict[Any, torch.Tensor] = dataclasses.field(default_factory=dict)
 
@@ -151,6 +153,7 @@ class _Reading:
         **options: Any,
     ) -> torch.Tensor:
         """Attention over packed rows by means of the model's function for padded ones; [U, T, H, D]."""
+        self.layers.add(module)
         if self.attention in ALL_ATTENTION_FUNCTIONS:
             function = ALL_ATTENTION_FUNCTIONS[self.attention]
         else:  # a family's plain one stands beside its layers
@@ -242,24 +245,27 @@ class PackedModel:
 
     def __init__(self, model: Any) -> None:
         self._model = model
-        self._attention = model.config._attn_implementation
+        self._attention = ""
         self._soft_prompt_UVd: torch.Tensor | None = None
         self._undo = contextlib.ExitStack()
 
     def __enter__(self) -> "PackedModel":
-        self._undo.enter_context(_LOCK)
-        self._model.config._attn_implementation = _NAME
-        self._undo.callback(setattr, self._model.config, "_attn_implementation", self._attention)
-        handles = [
-            self._model.get_input_embeddings().register_forward_hook(self._put_soft_prompt),
-            self._model.base_model.register_forward_hook(self._keep_targets),
-        ]
-        if (last := _last_feed_forward(self._model)) is not None:
-            # Before the hooks of adapters, which may sit on the same module.
-            handles.append(last.register_forward_pre_hook(self._enter_last, prepend=True))
-            handles.append(last.register_forward_hook(self._leave_last))
-        for handle in handles:
-            self._undo.callback(handle.remove)
+        with contextlib.ExitStack() as undo:
+            undo.enter_context(_LOCK)
+            self._attention = self._model.config._attn_implementation
+            self._model.config._attn_implementation = _NAME
+            undo.callback(setattr, self._model.config, "_attn_implementation", self._attention)
+            hook = self._model.get_input_embeddings().register_forward_hook(self._put_soft_prompt)
+            undo.callback(hook.remove)
+            hook = self._model.base_model.register_forward_hook(self._keep_targets)
+            undo.callback(hook.remove)
+            if (last := _last_feed_forward(self._model)) is not None:
+                # Before the hooks of adapters, which may sit on the same module.
+                hook = last.register_forward_pre_hook(self._enter_last, prepend=True)
+                undo.callback(hook.remove)
+                hook = last.register_forward_hook(self._leave_last)
+                undo.callback(hook.remove)
+            self._undo = undo.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -385,7 +391,8 @@ def prompts(rows: Iterable[Sequence[int]]) -> list[TokenizedExample]:
 def why_not(model: Any) -> str | None:
     """Why a model cannot read packed rows; None if it can.
 
-    Tried on a small batch: attention that looks elsewhere than it is told gives other logits.
+    Tried on a small batch: attention that looks elsewhere than it is told gives other logits, and every layer
+    has to ask for ours (one that carries a state along instead may be off by little).
     """
     size = model.config.vocab_size
     draw = torch.Generator().manual_seed(0)
@@ -400,10 +407,14 @@ def why_not(model: Any) -> str | None:
         try:
             with PackedModel(model) as packed_model:
                 logits_UNV = packed_model.logits(packed)
+                asked = len(packed_model.reading.layers) if packed_model.reading else 0
         except Exception as error:  # whatever a family that we do not know does with our attention
             return f"{type(model).__name__} cannot take another attention ({type(error).__name__}: {error})"
     together = (logits_UNV[0, 0], logits_UNV[0, 1], logits_UNV[1, 0])
     off = max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(together, alone, strict=True))
     if not off <= tolerance:
         return f"{type(model).__name__} gives other answers with its attention exchanged (off by {off:.2g})"
+    layers = getattr(model.config, "num_hidden_layers", asked)
+    if not 0 < asked == layers:
+        return f"{type(model).__name__} has {layers} layers, of which {asked} take another attention"
     return None

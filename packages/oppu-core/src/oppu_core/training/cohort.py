@@ -189,7 +189,7 @@ class Cohort:
         optimizer = _AdamW(flat_P.repeat(len(members), 1), self._config.weight_decay)
         while members:
             start, leaving = time.monotonic(), dict[int, Outcome]()
-            rate_U = torch.tensor([member.rate for member in members], device=self.device)
+            rate_U = torch.tensor([member.rate for member in members], dtype=torch.float64).to(flat_P)
             loss_U = self._step([m.next_batch() for m in members], optimizer, rate_U)
             for u, (member, loss) in enumerate(zip(members, loss_U.tolist(), strict=True)):
                 if not math.isfinite(loss):
