@@ -489,3 +489,16 @@ def test_dropout_and_gradient_checkpointing_go_together(family_folder: Folder) -
     plain = make(family_folder("llama"), dropout=0.4)
     saving = make(family_folder("llama"), dropout=0.4, gradient_checkpointing=True)
     assert furthest(saving.states(USERS), plain.states(USERS)) < 1e-6
+
+
+@pytest.mark.parametrize(("users", "advice"), [(4, "--cohort 2"), (1, "batch_size")])
+def test_too_little_memory_says_what_to_do(
+    users: int, advice: str, trainee: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Cohort, "_loss", full)
+    with pytest.raises(TrainingError, match=f"{users} at once.*{advice}"):
+        trainee().cohort(USERS[:users])
+    assert count_hooks(trainee().model) == 0

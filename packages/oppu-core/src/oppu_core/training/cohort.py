@@ -180,6 +180,9 @@ class Cohort:
         Args:
             users: Each user's examples.
             on_step: Told of every user's every step: (place, what it did).
+
+        Raises:
+            TrainingError: a step does not fit into the device's memory.
         """
         members = [_Member(place, rows, self._config) for place, rows in enumerate(users) if rows]
         yield from ((place, TrainingError(NOTHING)) for place, rows in enumerate(users) if not rows)
@@ -190,7 +193,10 @@ class Cohort:
         while members:
             start, leaving = time.monotonic(), dict[int, Outcome]()
             rate_U = torch.tensor([member.rate for member in members], dtype=torch.float64).to(flat_P)
-            loss_U = self._step([m.next_batch() for m in members], optimizer, rate_U)
+            try:
+                loss_U = self._step([m.next_batch() for m in members], optimizer, rate_U)
+            except torch.OutOfMemoryError as error:
+                raise TrainingError(_too_little(len(members))) from error
             for u, (member, loss) in enumerate(zip(members, loss_U.tolist(), strict=True)):
                 if not math.isfinite(loss):
                     step = f"step {len(member.losses) + 1} of {member.steps}"
@@ -274,6 +280,15 @@ class Cohort:
             }
             outcomes[u] = (members[u].trained, state)
         return outcomes
+
+
+def _too_little(users: int) -> str:
+    """What to do when a step does not fit into the device's memory."""
+    if users > 1:
+        advice = f"Train fewer with --cohort {users // 2}."
+    else:
+        advice = "Take smaller batches (--set personal.batch_size=…, task_lora.batch_size=…) or --quantize."
+    return f"The device has too little memory to train {users} at once. {advice}"
 
 
 def _dropout(share: float, seed: int, step: int) -> Drop:
