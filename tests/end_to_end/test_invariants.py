@@ -18,9 +18,11 @@ from oppu_core.training.config import TrainConfig, personal_config, task_config
 from oppu_core.training.peft_methods import attach, load_state
 from oppu_core.training.plan import CohortPlan
 from small_world import QUICK, ROUNDING, distance, sample_dataset
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 TASK_CONFIG = dataclasses.replace(task_config("lamp_2m", "tiny", 0), epochs=1)
-CONFIG = dataclasses.replace(personal_config("lamp_2m", "tiny", 0), epochs=1)
+# Several steps, so that the order of examples matters.
+CONFIG = dataclasses.replace(personal_config("lamp_2m", "tiny", 0), epochs=1, batch_size=3)
 
 
 @dataclasses.dataclass
@@ -51,6 +53,17 @@ class World:
         )
         self.base = dataclasses.replace(trained, model=trained.model.unload())
         return done
+
+    def in_doubles(self, monkeypatch: pytest.MonkeyPatch) -> "World":
+        """From now on in float64, so that rounding is nothing; Llama's norms would go by float32."""
+
+        def norm(norm: LlamaRMSNorm, x: torch.Tensor) -> torch.Tensor:
+            scaled: torch.Tensor = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + norm.variance_epsilon)
+            return norm.weight * scaled
+
+        monkeypatch.setattr(LlamaRMSNorm, "forward", norm)
+        self.base.model.double()
+        return self
 
     def weights(self, user: User) -> bytes:
         key = task_base.key_of(self.base.identity, self.dataset, self.variant, TASK_CONFIG)
@@ -86,17 +99,54 @@ def test_adapter_depends_on_own_history_only(world, variant: str) -> None:
     assert after.weights(first) != after.weights(second)
 
 
+@pytest.fixture
+def double_by_default():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
 @pytest.mark.parametrize("variant", ["base", "rag_k1", "pag_k0"])
-def test_in_cohorts_the_others_matter_by_rounding_alone(world, tmp_path: Path, variant: str) -> None:
-    """Same bytes under the same plan, whatever the order; 1e-5 under others, and with other people."""
+def test_in_doubles_a_cohort_gives_what_the_reference_gives(
+    world, tmp_path: Path, monkeypatch, double_by_default: None, variant: str
+) -> None:
+    """Alone, with others and with other others: what is left is rounding, so nothing of anybody's data."""
+    first, second, third = world().dataset.users("test")
+    strangers = sample_dataset(tmp_path / "strangers", users=5, seed=1).users("test")
+    others = [dataclasses.replace(user, user_id=f"stranger {user.user_id}") for user in strangers]
+    ours = world(variant).in_doubles(monkeypatch)
+
+    def trained(name: str, users: list[User], size: int | None = None, packs: bool = True) -> bytes:
+        ours.base = dataclasses.replace(ours.base, packs=packs)
+        ours.store = Store(tmp_path / name)
+        ours.train(users, size=size)
+        return ours.weights(second)
+
+    expected = trained("reference", [first, second], packs=False)
+    assert b'"F64"' in expected
+    found = {
+        "alone": trained("alone", [second]),
+        "together": trained("together", [first, second, third]),
+        "by two": trained("by two", [first, second, third], size=2),
+        "strangers": trained("strangers", [*others, second]),
+    }
+    assert {name: away for name, one in found.items() if (away := distance(one, expected)) > 1e-10} == {}
+
+
+def test_in_cohorts_the_others_matter_by_rounding_alone(world, tmp_path: Path) -> None:
+    """Same bytes under the same plan, whatever the order; the same losses under others."""
     first, second, third = world().dataset.users("test")
     strangers = sample_dataset(tmp_path / "strangers", users=5, seed=1).users("test")
     others = [dataclasses.replace(user, user_id=f"stranger {user.user_id}") for user in strangers]
 
+    ours, losses = world("rag_k1"), []
+
     def trained(name: str, users: list[User], size: int | None = None, packs: bool = True) -> bytes:
-        made = world(variant, name=name, packs=packs)
-        assert not [one.reason for one in made.train(users, size=size) if one.reason]
-        return made.weights(second)
+        ours.base = dataclasses.replace(ours.base, packs=packs)
+        ours.store = Store(tmp_path / name)
+        done = {one.user_id: one for one in ours.train(users, size=size)}
+        losses.append(done[second.user_id].loss)
+        return ours.weights(second)
 
     alone = trained("alone", [second])
     assert trained("one by one", [first, second, *others], size=1) == alone
@@ -109,7 +159,7 @@ def test_in_cohorts_the_others_matter_by_rounding_alone(world, tmp_path: Path, v
         "reference": trained("reference", [first, second], packs=False),
     }
     assert {name: away for name, one in found.items() if (away := distance(one, alone)) >= ROUNDING} == {}
-    assert distance(trained("another", [dataclasses.replace(second, history=third.history)]), alone) > 1e-2
+    assert losses == pytest.approx(losses[:1] * len(losses), rel=1e-5)
 
 
 @pytest.mark.parametrize("packs", [True, False])
