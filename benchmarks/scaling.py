@@ -30,7 +30,7 @@ def main() -> None:
     """Measure, print the table, draw the picture."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=5, help="of each measurement")
-    parser.add_argument("--cohort", type=int, default=2, help="how many users to train at once")
+    parser.add_argument("--cohort", type=int, default=4, help="how many users to train at once")
     parser.add_argument("--json", type=Path, help="write the figures there as well")
     parser.add_argument("--figure", type=Path, help="draw a picture there (.svg, .png, .pdf)")
     args = parser.parse_args()

@@ -32,7 +32,7 @@ class Shape:
 
     config: Any
     dtype: str = "float32"
-    cohort: int = 1
+    cohort: int = 4
 
 
 SHAPES = {

@@ -71,7 +71,7 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true", help="only profile one fast step")
     parser.add_argument("--json", type=Path, help="write the figures there as well")
     args = parser.parse_args()
-    args.cohort = args.cohort or (SHAPES[args.model].cohort if args.model in SHAPES else 2)
+    args.cohort = args.cohort or (SHAPES[args.model].cohort if args.model in SHAPES else 4)
     args.users = args.users or max(16, args.cohort)
     args.measured_users = min(args.measured_users, args.users)
     names = [name for name in NAMES if name != "trainer" or not args.skip_trainer]

@@ -20,7 +20,7 @@ from oppu_core.packing import TokenizedExample
 from oppu_core.training.cohort import Cohort
 
 # More tokens in a step make it no faster (benchmarks/training.py); on a GPU memory is the bound.
-ENOUGH_TOKENS = {"cpu": 2048}
+ENOUGH_TOKENS = {"cpu": 4096}
 MAX_USERS = 64
 MEMORY_SHARE = 0.5  # of what is free; the rest is for what a step makes and drops again
 
