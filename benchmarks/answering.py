@@ -19,6 +19,7 @@ from oppu_core.data.sample import sample_users
 from oppu_core.models import load_base
 from oppu_core.packed_model import PackedModel, prompts
 from oppu_core.packing import pack
+from oppu_core.process import tune_process
 from oppu_core.prompts import PromptMaker, parse_method
 from oppu_core.stacked import StackedAdapters, stack_states
 from oppu_core.tasks import get_task
@@ -156,4 +157,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    tune_process()  # as the command line does; for all ways alike
     main()

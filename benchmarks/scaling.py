@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from flops import packed_load, user_batches
+from oppu_core.process import tune_process
 from rich.console import Console
 from rich.table import Table
 from shapes import Subject, Users, load_subject, make_users
@@ -133,4 +134,5 @@ def draw(points: list[dict[str, Any]], fits: dict[str, dict[str, float]], path: 
 
 
 if __name__ == "__main__":
+    tune_process()  # as the command line does; for all ways alike
     main()

@@ -13,9 +13,10 @@ the machine's own speed at a large matrix product, just before and after the fas
 losses and adapters of both ways compared: in float32 a relative difference above 1e-4 ends with exit status
 1. The bounds that the project has set itself are printed as met or not met.
 
-``60m`` (a random Llama) and ``tiny`` (the base that ships) are for CPUs; ``OMP_WAIT_POLICY=PASSIVE`` is what
-the command line sets there. ``0.5b`` and ``7b`` have random bfloat16 weights in the sizes of Qwen2-0.5B and
-Llama-2-7B, made on the device; they need a GPU (``--device cuda``) and have never been run.
+``60m`` (a random Llama) and ``tiny`` (the base that ships) are for CPUs; the process is tuned as the command
+line tunes its own, for all ways alike (oppu_core/process.py). ``0.5b`` and ``7b`` have random bfloat16 weights
+in the sizes of Qwen2-0.5B and Llama-2-7B, made on the device; they need a GPU (``--device cuda``) and have
+never been run.
 """
 
 import argparse
@@ -36,6 +37,7 @@ from typing import Any
 import torch
 import transformers
 from flops import Counter, packed_load, plain_load, user_batches
+from oppu_core.process import tune_process
 from rich.console import Console
 from rich.table import Table
 from shapes import BATCH_SIZE, SHAPES, Subject, Users, load_subject, make_users, real_tokens
@@ -323,4 +325,5 @@ def bounds_table(rows: list[dict[str, Any]]) -> Table:
 
 
 if __name__ == "__main__":
+    tune_process()  # as the command line does; for all ways alike
     main()

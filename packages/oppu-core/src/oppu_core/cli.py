@@ -5,7 +5,6 @@ Start-up imports no torch: commands import what they need when they run.
 
 import contextlib
 import importlib.metadata
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from oppu_core.data.commands import app as data_app
 from oppu_core.errors import ConfigError, Interrupted, OppuError
 from oppu_core.ownership import commands as ownership
 from oppu_core.ownership import personal_commands
+from oppu_core.process import tune_process
 
 if TYPE_CHECKING:
     from oppu_core.runs import Run
@@ -77,9 +77,18 @@ BatchOption = Annotated[
         min=1, help="Prompts answered at a time; answers do not depend on it (with int8 weights they may)."
     ),
 ]
+
+
+def _cohort(text: str) -> str:
+    if text != "auto" and not (text.isdecimal() and int(text) > 0):
+        raise ConfigError(f"--cohort {text!r}: write auto, or how many users to train at once.")
+    return text
+
+
 CohortOption = Annotated[
     str,
     typer.Option(
+        callback=_cohort,
         metavar="[auto|N]",
         help="Users trained at once; but for rounding, adapters do not depend on it. auto goes by free "
         "memory, and follows the plan of an interrupted training.",
@@ -207,8 +216,6 @@ def work(
     cohort: str = "auto",
 ) -> None:
     """Do a run's jobs with live progress."""
-    if cohort != "auto" and not (cohort.isdecimal() and int(cohort) > 0):
-        raise ConfigError(f"--cohort {cohort!r}: write auto, or how many users to train at once.")
     from oppu_core.pipeline import execute
     from oppu_core.progress import Watch
     from oppu_core.tracking import reporting
@@ -375,9 +382,7 @@ def _interrupted(text: str) -> NoReturn:
 
 def main() -> None:
     """Run the command line: errors of ours in one message, without a traceback."""
-    # Before torch is loaded: where other programs want the cores too, threads that wait by spinning make
-    # everything many times slower (benchmarks/threads.py).
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    tune_process()
     console = Console(stderr=True)
     try:
         register_plugins()
