@@ -15,8 +15,8 @@ losses and adapters of both ways compared: in float32 a relative difference abov
 
 ``60m`` (a random Llama) and ``tiny`` (the base that ships) are for CPUs; the process is tuned as the command
 line tunes its own, for all ways alike (oppu_core/process.py). ``0.5b`` and ``7b`` have random bfloat16
-weights in the sizes of Qwen2-0.5B and Llama-2-7B, made on the device; they need a GPU (``--device cuda``) and have
-never been run.
+weights in the sizes of Qwen2-0.5B and Llama-2-7B, made on the device; they need a GPU (``--device cuda``)
+and have never been run.
 """
 
 import argparse
