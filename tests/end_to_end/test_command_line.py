@@ -71,6 +71,7 @@ BAD = {
     "a file as model": (["run", "--model", "{movies}/dataset.json"], "is no folder"),
     "unknown setting": (["run", "--set", "personal.rnak=3"], "--set"),
     "setting of the wrong type": (["run", "--set", "personal.epochs=many"], "many"),
+    "stop loss that is no number": (["run", "--set", "personal.stop_loss=nan"], "personal.stop_loss is nan"),
     "setting that cannot train": (["run", "--set", "personal.epochs=0"], "personal.epochs is 0"),
     "projection that the base lacks": (["run", "--set", "personal.targets=c_attn"], "c_attn"),
     "no users": (["run", "--users", "0"], "--users 0"),

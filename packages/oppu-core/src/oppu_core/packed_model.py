@@ -307,8 +307,9 @@ class PackedModel:
             logits_UBV = self._read(reading, soft_prompt_UVd)
             for step in range(max_new_tokens):
                 next_UB = (allow(logits_UBV, written) if allow else logits_UBV).argmax(-1)
+                tokens = next_UB.tolist()
                 for u, b in (~done_UB).nonzero().tolist():
-                    written[u][b].append(int(next_UB[u, b]))
+                    written[u][b].append(tokens[u][b])
                 done_UB |= torch.isin(next_UB, stop_S)
                 if bool(done_UB.all()) or step + 1 == max_new_tokens:
                     break

@@ -212,6 +212,8 @@ def check_training(kind: str, config: TrainConfig) -> TrainConfig:
     for field in ("rank", "epochs", "batch_size", "virtual_tokens"):
         if getattr(config, field) > 100_000:
             raise ConfigError(f"{kind}.{field} is {getattr(config, field)}; it has to be at most 100000.")
+    if not 0 <= config.stop_loss < float("inf"):
+        raise ConfigError(f"{kind}.stop_loss is {config.stop_loss}; it has to be finite, and not below 0.")
     for field in ("dropout", "warmup"):
         if not 0 <= getattr(config, field) < 1:
             raise ConfigError(f"{kind}.{field} is {getattr(config, field)}; it has to be in [0, 1).")

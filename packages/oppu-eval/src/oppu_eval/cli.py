@@ -72,13 +72,14 @@ def quickstart(
     task: Annotated[
         str | None,
         typer.Option(
-            "--task", help="Tasks with commas between them, or all (a minute each), into a run of its own."
+            "--task",
+            help="Tasks with commas between them, or all (half a minute each), into a run of its own.",
         ),
     ] = None,
     device: core.DeviceOption = "auto",
     paper: PaperOption = False,
 ) -> None:
-    """The whole comparison on the sample world: nothing to download, two to three minutes on two cores.
+    """The whole comparison on the sample world: nothing to download, a minute or two on two cores.
 
     Two tasks (movie tags, headlines; others with --task), ten users each, seven methods, and what no model
     could beat.
@@ -87,8 +88,8 @@ def quickstart(
 
     tasks = quickstart_tasks(task)
     Console(stderr=True).print(
-        f"Ten planted users a task, each with an own adapter, against prompts alone. "
-        f"About {len(tasks)} minute{'s' * (len(tasks) > 1)} on two cores.\n"
+        "Ten planted users a task, each with an own adapter, against prompts alone. "
+        "About half a minute a task on two cores.\n"
     )
     data = quickstart_data(run.parent / f"{run.name}-data", tasks)
     started = core.start(run, data, "tiny", None, "auto", SETTINGS, "float32", 0, None, False, None)

@@ -17,7 +17,7 @@ USERS = 10
 OTHERS = 30
 HISTORY = (20, 40)
 QUERIES = 10
-SETTINGS = ["personal.epochs=4"]  # a little less than the preset, for a result in two to three minutes
+SETTINGS = ["personal.epochs=4"]  # a little less than the preset, for a result in a minute or two
 DEFAULT_TASKS = ("lamp_2m", "lamp_4")
 
 
