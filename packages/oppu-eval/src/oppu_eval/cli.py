@@ -73,7 +73,7 @@ def quickstart(
         str | None,
         typer.Option(
             "--task",
-            help="Tasks with commas between them, or all (half a minute each), into a run of its own.",
+            help="Tasks with commas between them, or all (half a minute each), in an own run.",
         ),
     ] = None,
     device: core.DeviceOption = "auto",
