@@ -142,9 +142,9 @@ def test_a_tracker_that_breaks_is_left_alone_and_said_once(tmp_path: Path) -> No
 
         def close(self) -> None: ...
 
-    tracker, console = Broken(), Console(file=io.StringIO(), width=200)
-    watch = Watch(console, tracker=tracker)
+    tracker, shown = Broken(), io.StringIO()
+    watch = Watch(Console(file=shown, width=200), tracker=tracker)
     watch.report("a", 1.0)
     watch.report("a", 1.0)
     assert tracker.calls == 1
-    assert console.file.getvalue().count("no [network]") == 1  # type: ignore[attr-defined]
+    assert shown.getvalue().count("no [network]") == 1
