@@ -15,18 +15,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path as Outline
-from oppu_eval.figures import ACCENT, GRID, INK, MUTED, WORSE
+from oppu_eval.figures import ACCENT, GRID, INK, MUTED, STYLE, WORSE
 
 FOLDER = Path(__file__).parents[1] / "docs" / "images"
 WIDTH = 8.6  # inches: about what GitHub has room for
-STYLE = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "oppu",
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 9.5,
-    "text.color": INK,
-}
 
 # A toy batch: the tokens of the instruction, and (own prompt tokens, answer tokens) of each item.
 PREFIX, ITEMS = 6, ((3, 2), (2, 1), (4, 3), (3, 1))

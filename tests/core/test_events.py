@@ -19,7 +19,7 @@ from oppu_core.tasks import Task, get_task
 MOVIES = get_task("lamp_2m")
 
 
-def event(user: str = "u", time: Any = "2020-01-01", text: str = "A film.", **more: Any) -> dict[str, Any]:
+def event(user: Any = "u", time: Any = "2020-01-01", text: str = "A film.", **more: Any) -> dict[str, Any]:
     return {"user_id": user, "time": time, "input": text, "output": "comedy"} | more
 
 
@@ -75,8 +75,8 @@ def test_every_file_format_says_the_same(tmp_path: Path) -> None:
 def test_parquet_types_become_text(tmp_path: Path) -> None:
     task = get_task("lamp_3")
     day = datetime.datetime(2020, 1, 1, 12, tzinfo=datetime.UTC)
-    rows = [event(7, day + datetime.timedelta(n), score=5.0, output=None) for n in range(3)]  # type: ignore[arg-type]
-    rows.append(event(7, day, score=float("nan"), output=None))  # type: ignore[arg-type]
+    rows = [event(7, day + datetime.timedelta(n), score=5.0, output=None) for n in range(3)]
+    rows.append(event(7, day, score=float("nan"), output=None))
     (user,) = imported(table(tmp_path / "e.parquet", rows), task).values()
     assert user.user_id == "7"
     assert [entry.fields["score"] for entry in user.history] == ["5", "5"]
@@ -168,7 +168,7 @@ def test_histories_without_answers_get_queries_from_rows_that_ask(tmp_path: Path
 
 BAD_ROWS: dict[str, tuple[Any, str]] = {
     "not an object": ([], "is not an object but a list"),
-    "no user": (event(None), "user_id must be text, but is missing"),  # type: ignore[arg-type]
+    "no user": (event(None), "user_id must be text, but is missing"),
     "no time": (event(time=None), "time must be text, but is missing"),
     "another time": (event(time="5"), "time is not an ISO date as in the first rows ('5')"),
     "no such day": (event(time="2020-02-31"), "time is not an ISO date as in the first rows ('2020-02-31')"),

@@ -8,7 +8,7 @@ from typing import get_args
 import pytest
 import torch
 from oppu_core.errors import ConfigError
-from oppu_core.models import Base, load_base
+from oppu_core.models import Base, Dtype, load_base
 from oppu_core.packing import IGNORED, collate, tokenize
 from oppu_core.prompts import Example
 from oppu_core.run_config import _override, check_training
@@ -128,8 +128,8 @@ def test_shapes_and_configuration_need_no_weights(method: Peft, toy_folder: Path
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("method", METHODS)
-def test_adapters_of_a_low_precision_base_are_float32(method: Peft, dtype: str, toy_folder: Path) -> None:
-    base = load_base(str(toy_folder), dtype, device="cpu")  # type: ignore[arg-type]
+def test_adapters_of_a_low_precision_base_are_float32(method: Peft, dtype: Dtype, toy_folder: Path) -> None:
+    base = load_base(str(toy_folder), dtype, device="cpu")
     model = attach(base.model, config_for(method))
     assert {weight.dtype for weight in adapter_state(model).values()} == {torch.float32}
     loss = target_loss(model, collate(tokenize(EXAMPLES, base.codec), base.codec.pad_id))

@@ -19,7 +19,7 @@ from oppu_eval.table import methods_of
 
 INK, MUTED, GRID, ACCENT, WORSE = "#737b86", "#8d949e", "#a9afb8", "#3f7ae0", "#cf6a1f"
 _VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid", ACCENT: "accent", WORSE: "worse"}
-_STYLE = {
+STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "oppu",
     "font.family": "sans-serif",
@@ -241,7 +241,7 @@ def _panels(
     columns = min(count, 3)
     rows = math.ceil(count / columns)
     width = _WIDTH * columns
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(width, height * rows))
         panels = [
             figure.add_axes(
@@ -277,7 +277,7 @@ def _svg(figure: Any, name: str, label: str) -> str:
     import matplotlib as mpl
 
     buffer = io.StringIO()
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :].strip()
