@@ -8,14 +8,13 @@ import dataclasses
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from oppu_core.data.types import Query, User
+from oppu_core.data.types import User
 from oppu_core.generate import AnswerSet, Sampling, answer_groups, generate, plan_batches
 from oppu_core.models import Base
 from oppu_core.prompts import Method, PromptMaker
 from oppu_core.training.peft_methods import State, load_state
 
 QueryId = tuple[str, str]  # (user id, query id)
-Asked = tuple[User, Query]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,34 +27,78 @@ class Answer:
     gold: str | None
 
 
-def plan_units(users: Sequence[User], personal: bool, batch_size: int) -> list[list[list[Asked]]]:
+def plan_units(
+    lengths: Sequence[int], owners: Sequence[str] | None, batch_size: int
+) -> list[list[list[int]]]:
     """What is answered at once: units of groups, each group by one adapter; those with long queries first.
 
     Args:
-        users: Whose queries.
-        personal: Whether each user has an adapter; else a unit is one group.
+        lengths: Of the queries (or their prompts).
+        owners: Whose adapter answers each; None where there are no adapters: then a unit is one group.
         batch_size: Queries in a unit, at most. Every group of a unit takes the room of its largest.
+
+    Returns:
+        Indices of `lengths`.
     """
-    # Queries, not prompts, are measured: prompts are made unit by unit.
-    asked = [(user, query) for user in users for query in user.queries]
-    lengths = [len(" ".join(query.fields.values())) for _, query in asked]
-    if not personal:
-        return [[[asked[index] for index in unit]] for unit in plan_batches(lengths, batch_size)]
-    of_user: dict[str, list[int]] = {}
-    for index, (user, _) in enumerate(asked):
-        of_user.setdefault(user.user_id, []).append(index)
+    if owners is None:
+        return [[unit] for unit in plan_batches(lengths, batch_size)]
+    of_owner: dict[str, list[int]] = {}
+    for index, owner in enumerate(owners):
+        of_owner.setdefault(owner, []).append(index)
     groups = [
         [indices[one] for one in part]
-        for indices in of_user.values()
+        for indices in of_owner.values()
         for part in plan_batches([lengths[index] for index in indices], batch_size)
     ]
     groups.sort(key=lambda group: (-len(group), -sum(lengths[index] for index in group), group))
-    units: list[list[list[Asked]]] = []
+    units: list[list[list[int]]] = []
     for group in groups:  # the largest first: what a unit's first group takes is room for each of the others
         if not units or (len(units[-1]) + 1) * len(units[-1][0]) > batch_size:
             units.append([])
-        units[-1].append([asked[index] for index in group])
+        units[-1].append(group)
     return units
+
+
+def write_answers(
+    base: Base,
+    groups: Sequence[Sequence[str]],
+    states: Sequence[State] | None,
+    *,
+    max_new_tokens: int,
+    sampling: Sampling | None = None,
+    answers: AnswerSet | None = None,
+) -> list[list[str]]:
+    """The answers to groups of prompts, all at once where the base reads packed rows.
+
+    Args:
+        base: A task base; with an adapter attached if there are states.
+        groups: Prompts that leave room for `max_new_tokens` in the context.
+        states: Each group's adapter; None answers without.
+        max_new_tokens: Longest answer.
+        sampling: None is greedy.
+        answers: The only answers there are; None for any.
+    """
+    model: Any = base.model
+    if base.packs and not sampling:
+        return answer_groups(
+            model, base.codec, groups, states, max_new_tokens=max_new_tokens, answers=answers
+        )
+    written = []
+    for number, group in enumerate(groups):
+        if states is not None:
+            load_state(model, states[number])
+        written.append(
+            generate(
+                model,
+                base.codec,
+                group,
+                max_new_tokens=max_new_tokens,
+                batch_size=len(group),
+                sampling=sampling,
+                answers=answers,
+            )
+        )
+    return written
 
 
 def answer(
@@ -87,8 +130,12 @@ def answer(
     """
     task = maker.task
     answers = AnswerSet(base.codec, task.labels) if constrain and task.labels else None
-    model: Any = base.model
-    for unit in plan_units(users, method.personal, batch_size):
+    # Queries, not prompts, are measured: prompts are made unit by unit.
+    asked = [(user, query) for user in users for query in user.queries]
+    lengths = [len(" ".join(query.fields.values())) for _, query in asked]
+    owners = [user.user_id for user, _ in asked] if method.personal else None
+    for indices in plan_units(lengths, owners, batch_size):
+        unit = [[asked[index] for index in group] for group in indices]
         if all((user.user_id, query.id) in done for group in unit for user, query in group):
             continue
         texts = [
@@ -100,26 +147,14 @@ def answer(
         if method.personal:
             assert adapter_of is not None
             states = [adapter_of(group[0][0]) for group in unit]
-        if base.packs and not sampling:
-            written = answer_groups(
-                model, base.codec, texts, states, max_new_tokens=task.max_answer_tokens, answers=answers
-            )
-        else:
-            written = []
-            for number, group in enumerate(texts):
-                if states is not None:
-                    load_state(model, states[number])
-                written.append(
-                    generate(
-                        model,
-                        base.codec,
-                        group,
-                        max_new_tokens=task.max_answer_tokens,
-                        batch_size=batch_size,
-                        sampling=sampling,
-                        answers=answers,
-                    )
-                )
+        written = write_answers(
+            base,
+            texts,
+            states,
+            max_new_tokens=task.max_answer_tokens,
+            sampling=sampling,
+            answers=answers,
+        )
         yield [
             Answer(user.user_id, query.id, text, query.gold)
             for group, theirs in zip(unit, written, strict=True)

@@ -10,7 +10,7 @@ import functools
 import hashlib
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -59,13 +59,15 @@ class TextCodec:
         # SentencePiece-style tokenizers put a space before the first word themselves.
         pieces = tokenizer.tokenize("a")
         self._lead = "" if pieces and pieces[0].startswith("▁") else " "
+        self._until: tuple[str, ...] = ("\n",)
+        self._chat = False
 
         @functools.lru_cache(CACHED_TEXTS)  # one for each codec; it holds the tokenizer, not the codec
-        def ids(text: str, special: bool) -> "array.array[int]":
+        def ids(text: str, special: bool, chat: bool = False) -> "array.array[int]":
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # "sequence longer than …": lengths are checked by the caller
                 # "</s>" in a user's text is five characters, not the end of text.
-                options = {"verbose": False, "split_special_tokens": True, "add_special_tokens": special}
+                options = {"verbose": False, "split_special_tokens": not chat, "add_special_tokens": special}
                 return array.array("i", tokenizer(text, **options)["input_ids"])
 
         self._ids = ids
@@ -76,9 +78,21 @@ class TextCodec:
         shorter.context -= tokens
         return shorter
 
+    def ending(self, until: Sequence[str], chat: bool = False) -> "TextCodec":
+        """The same with other ends of answers than a newline.
+
+        Args:
+            until: An answer ends before the first of these, and at the end of text anyway.
+            chat: Prompts are rendered chat templates: their special tokens are special, and all there are.
+        """
+        other = copy.copy(self)
+        other._until, other._chat = tuple(until), chat
+        vars(other).pop("stop_ids", None)
+        return other
+
     def prompt_ids(self, text: str) -> list[int]:
         """Token ids of a prompt, with the special tokens that this tokenizer puts in front."""
-        ids = self._ids(text, special=True).tolist()
+        ids = self._ids(text, special=not self._chat, chat=self._chat).tolist()
         return ids[:-1] if ids and ids[-1] == self.eos_id else ids
 
     def answer_ids(self, text: str) -> list[int]:
@@ -88,14 +102,16 @@ class TextCodec:
     def answer_text(self, ids: list[int]) -> str:
         """The answer that generated ids spell: up to a newline or the end of text, stripped."""
         text: str = self.tokenizer.decode(ids, skip_special_tokens=True)
-        return text.lstrip().split("\n", 1)[0].strip()
+        text = text.lstrip()
+        return text[: min((text.index(end) for end in self._until if end in text), default=None)].strip()
 
     @functools.cached_property
     def stop_ids(self) -> list[int]:
         """The ids that end an answer: end of text and every token with a newline in it."""
         size = len(self.tokenizer)
         texts = self.tokenizer.batch_decode([[index] for index in range(size)])
-        return sorted({self.eos_id, *(index for index, text in enumerate(texts) if "\n" in text)})
+        ends = (index for index, text in enumerate(texts) if any(end in text for end in self._until))
+        return sorted({self.eos_id, *ends})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,10 +261,33 @@ def base_identity(folder: Path, dtype: Dtype, quantize: Quantize | None = None) 
             and file.name != "generation_config.json"
         ):
             digest.update(f"{file.name} {file_sha256(file)}\n".encode())
-    config = _read_config(folder)
+    return BaseIdentity(digest.hexdigest(), dtype, _context(_read_config(folder)), quantize)
+
+
+def _context(config: Mapping[str, Any]) -> int:
+    """How many tokens a prompt and its answer may have together."""
     lengths = (config.get(key) for key in ("max_position_embeddings", "n_positions", "n_ctx"))
-    context = min([MAX_LENGTH, *(length for length in lengths if isinstance(length, int))])
-    return BaseIdentity(digest.hexdigest(), dtype, context, quantize)
+    return min([MAX_LENGTH, *(length for length in lengths if isinstance(length, int))])
+
+
+def base_codec(name: str) -> TextCodec:
+    """A base's text to ids and back, without its weights.
+
+    Raises:
+        ModelError: see :func:`load_base`.
+    """
+    folder = base_folder(name)
+    return TextCodec(_tokenizer(folder), _context(_read_config(folder)))
+
+
+def _tokenizer(folder: Path) -> Any:
+    try:
+        return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+    except Exception as error:  # transformers raises many kinds for a broken folder
+        raise ModelError(
+            f"The base in {folder} has no tokenizer that can be loaded; "
+            "it needs the model's own tokenizer.json and tokenizer_config.json beside the weights."
+        ) from error
 
 
 def load_base(
@@ -269,13 +308,7 @@ def load_base(
     target = pick_device(device)
     folder = base_folder(name)
     identity = base_identity(folder, dtype, quantize)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
-    except Exception as error:  # transformers raises many kinds for a broken folder
-        raise ModelError(
-            f"The base in {folder} has no tokenizer that can be loaded; "
-            "it needs the model's own tokenizer.json and tokenizer_config.json beside the weights."
-        ) from error
+    tokenizer = _tokenizer(folder)
     options: dict[str, Any] = {}
     if quantize:
         options = {"quantization_config": _quantization(quantize, dtype), "device_map": {"": target}}

@@ -22,7 +22,7 @@ from oppu_core.models import Base, load_base
 from oppu_core.packed_model import why_not
 from oppu_core.profile_files import Profiles
 from oppu_core.progress import Stage, Watch
-from oppu_core.prompts import Method, PromptMaker, parse_method, variant_method
+from oppu_core.prompts import Method, PromptMaker, TokenCounter, parse_method, variant_method
 from oppu_core.retrieval import BM25Retriever, RandomRetriever, RecentRetriever, Retriever
 from oppu_core.runs import Journal, Run
 from oppu_core.store import Key, Store
@@ -102,13 +102,12 @@ class VariantWork:
                 f"{', '.join(repr(user.user_id) for user in missing[:5])}{' …' if len(missing) > 5 else ''}. "
                 f"Run `oppu personal train --run {self.run.path}` first."
             )
-        base, maker = self._open()
-        base = self._make_task_base(base, maker)
+        base, maker = self.task_base()
         for method in open_methods:
             if not method.personal:
                 self._answer(base, method, maker)
         if train_personal or any(method.personal for method in open_methods):
-            base, maker = self._make_personal(base, maker, train=train_personal)
+            base, maker = self.with_adapter(base, maker, train=train_personal)
         for method in open_methods:
             if method.personal:
                 self._answer(base, method, maker)
@@ -120,8 +119,7 @@ class VariantWork:
             StoreError: something that is needed has not been trained.
         """
         self.store.load(self.task_lora)  # says what to do when it is missing
-        base, maker = self._open()
-        base = self._make_task_base(base, maker)
+        base, maker = self.task_base()
         asking = dataclasses.replace(user, queries=(query,))
         profiles = {user.user_id: self.profiles(user)}  # of the user as trained, not as asking
         if self.personal and (reason := self.store.failure(self.key_of(user))):
@@ -133,7 +131,7 @@ class VariantWork:
         for personal_turn in (False, True):
             methods = [method for method in self.methods if method.personal == personal_turn]
             if personal_turn and methods:
-                base, maker = self._make_personal(base, maker, train=False)
+                base, maker = self.with_adapter(base, maker)
             for method in methods:
                 unit = answer(
                     base,
@@ -166,20 +164,15 @@ class VariantWork:
             )
         return base
 
-    def _open(self) -> tuple[Base, PromptMaker]:
-        """The base and what makes its prompts."""
+    def task_base(self) -> tuple[Base, PromptMaker]:
+        """The variant's task base, trained if it is not in the store, and what makes its prompts."""
         base = self.load_base()
         if reason := why_not(base.model):
             base = dataclasses.replace(base, packs=False)
             self.watch.console.print(f"[yellow]Slower, with padded batches: {escape(reason)}.[/]")
             self.watch.event("padded", variant=self._title, reason=reason)
-        task = self.dataset.task
-        retrievers: dict[str, Retriever] = {"bm25": BM25Retriever(task), "recent": RecentRetriever()}
-        if any(method.retriever == "random" for method in self.methods):
-            retrievers["random"] = RandomRetriever(self.dataset.users("others"), self.run.config.seed)
-        return base, PromptMaker(task, base.codec, retrievers, self.profiles)
-
-    def _make_task_base(self, base: Base, maker: PromptMaker) -> Base:
+        seed = self.run.config.seed
+        maker = prompt_maker(self.dataset, base.codec, self.profiles, self.methods, seed)
         arguments = (base, self.dataset, self.variant, maker, self.task_config, self.store)
         if self.store.intact(self.task_lora):
             result = task_base.train_task_lora(*arguments, None, *self._examples)
@@ -191,10 +184,16 @@ class VariantWork:
                 result = task_base.train_task_lora(*arguments, on_step, *self._examples)
         entry = next(self.store.entries(self.task_lora.config_id))
         self.watch.event("task_lora", variant=self._title, folder=entry.folder, **entry.facts)
-        return result
+        return result, maker
 
-    def _make_personal(self, base: Base, maker: PromptMaker, train: bool) -> tuple[Base, PromptMaker]:
-        """The base with an adapter attached, and what makes prompts that leave room for its tokens."""
+    def with_adapter(self, base: Base, maker: PromptMaker, train: bool = False) -> tuple[Base, PromptMaker]:
+        """The base with an adapter attached, and what makes prompts that leave room for its tokens.
+
+        Args:
+            base: The task base.
+            maker: Its prompts.
+            train: Train the users' adapters that the store does not have.
+        """
         maker = dataclasses.replace(maker, counter=base.codec.leaving(self.personal_config.prefix))
         arguments = (base, self.task_lora, self.variant)
         if not train:
@@ -275,6 +274,17 @@ def _on_step(
         report(step)
 
     return on_step
+
+
+def prompt_maker(
+    dataset: Dataset, counter: TokenCounter, profiles: Profiles, methods: Sequence[Method], seed: int
+) -> PromptMaker:
+    """What makes the prompts of some methods for a dataset's users; `seed` is of random retrieval."""
+    task = dataset.task
+    retrievers: dict[str, Retriever] = {"bm25": BM25Retriever(task), "recent": RecentRetriever()}
+    if any(method.retriever == "random" for method in methods):
+        retrievers["random"] = RandomRetriever(dataset.users("others"), seed)
+    return PromptMaker(task, counter, retrievers, profiles)
 
 
 def execute(

@@ -66,7 +66,7 @@ class RunConfig:
         """Read :meth:`to_json`'s value."""
 
         def training(by_task: Mapping[str, Any]) -> dict[str, TrainConfig]:
-            return {t: TrainConfig(**{**v, "targets": tuple(v["targets"])}) for t, v in by_task.items()}
+            return {task: TrainConfig.from_json(values) for task, values in by_task.items()}
 
         return cls(
             **{

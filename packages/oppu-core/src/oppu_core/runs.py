@@ -88,7 +88,7 @@ class Run:
         """
         given = read_profiles([Path(path) for path in self.config.profiles])
         task = dataset.task.name
-        if _profile_hashes(given).get(task) != self.provenance.get("profiles", {}).get(task):
+        if _hashes(given).get(task) != self.provenance.get("profiles", {}).get(task):
             raise DataError(
                 f"The profiles of {task} in {', '.join(self.config.profiles)} are no longer those that "
                 f"{self.path} was started with. Start a new run (what does not depend on them is reused)."
@@ -249,8 +249,7 @@ def follow_data(run: Run, fingerprints: Mapping[str, str]) -> None:
     """
     values = read_json(run.path / "run.json")
     values["provenance"]["data"] |= fingerprints
-    given = read_profiles([Path(path) for path in run.config.profiles])
-    values["provenance"]["profiles"] = _profile_hashes(given)
+    values["provenance"]["profiles"] = profile_hashes(run.config.profiles)
     write_json(run.path / "run.json", {**values, "checksum": _checksum(values)})
 
 
@@ -330,10 +329,15 @@ def _check_profiles(config: RunConfig, datasets: Mapping[str, Dataset]) -> dict[
         for task, texts in given.items():
             users = itertools.islice(datasets[task].users("test"), config.users)
             check_covered(texts, datasets[task], users, histories=config.examples == "queries+history")
-    return _profile_hashes(given)
+    return _hashes(given)
 
 
-def _profile_hashes(given: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+def profile_hashes(paths: Sequence[str | Path]) -> dict[str, str]:
+    """The hashes of the profile texts in some files, by task."""
+    return _hashes(read_profiles([Path(path) for path in paths]))
+
+
+def _hashes(given: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
     return {task: content_id(texts) for task, texts in given.items()}
 
 

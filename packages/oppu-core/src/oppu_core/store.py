@@ -129,6 +129,11 @@ class Store:
         row = self._row(key)
         return row is not None and row[0] == "ok"
 
+    def digest(self, key: Key) -> str | None:
+        """The sha256 of stored weights and their configuration; None where there are none."""
+        row = self._row(key)
+        return row[1] if row is not None and row[0] == "ok" else None
+
     def intact(self, key: Key) -> bool:
         """Whether these weights are stored with the bytes that were written."""
         row = self._row(key)

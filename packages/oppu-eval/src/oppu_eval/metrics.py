@@ -45,6 +45,11 @@ class Metric:
     value: Callable[[Array], Array]
 
     @property
+    def is_mean(self) -> bool:
+        """Whether the value is the mean of the queries' own values."""
+        return self.value is _mean
+
+    @property
     def sign(self) -> float:
         """+1 or -1: what makes a difference positive when it is an improvement."""
         return 1.0 if self.higher_is_better else -1.0
@@ -78,6 +83,14 @@ def metrics_for(task: Task) -> tuple[Metric, ...]:
         Metric("rouge_1", "ROUGE-1", True, (0.0, 1.0), rouge_1, _mean),
         Metric("rouge_l", "ROUGE-L", True, (0.0, 1.0), rouge_l, _mean),
     )
+
+
+def total(rows_QS: Array) -> Array:
+    """[Q, S] -> [S]: sums, one row after another as :func:`sum` does.
+
+    So a mean over queries has the same digits wherever it is computed; numpy's own order may be another.
+    """
+    return np.array([sum(column) for column in rows_QS.T.tolist()])
 
 
 def _mean(sums_S: Array) -> Array:

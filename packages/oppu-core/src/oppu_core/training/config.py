@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from oppu_core.training.families import LLAMA, default_targets
 
@@ -50,6 +50,11 @@ class TrainConfig:
     max_grad_norm: float = 0.3
     stop_loss: float = 0.0
     gradient_checkpointing: bool = False
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "TrainConfig":
+        """Read what :func:`dataclasses.asdict` and JSON made of one."""
+        return cls(**{**values, "targets": tuple(values["targets"])})
 
     @property
     def prefix(self) -> int:

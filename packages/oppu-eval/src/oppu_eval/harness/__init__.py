@@ -1,0 +1,1 @@
+"""LaMP and personal adapters inside lm-evaluation-harness."""
