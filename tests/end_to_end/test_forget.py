@@ -100,6 +100,9 @@ def litter(place: Path, user: User) -> None:
     journal.write_text(json.dumps(row) + "\n" + json.dumps(row)[:-9])
     with (run / "log.jsonl").open("a") as log:
         log.write(json.dumps({"event": "user", "reason": f"user {USER!r} has no examples"}) + "\n")
+    exported = run / "leaderboard" / "lamp_2m" / "oppu_k0" / "LaMP_2.json"
+    exported.parent.mkdir(parents=True)
+    exported.write_text(json.dumps({"golds": [{"id": user.queries[0].id, "output": texts(user)[1]}]}))
     stray = run / f".tmp-0123456789ab-{DEAD}-01234567"
     stray.write_text(texts(user)[2])
     store = Store(place / "runs" / "store")

@@ -85,6 +85,8 @@ class TextCodec:
             until: An answer ends before the first of these, and at the end of text anyway.
             chat: Prompts are rendered chat templates: their special tokens are special, and all there are.
         """
+        if (tuple(until), chat) == (self._until, self._chat):
+            return self  # with its stop_ids, which a whole vocabulary was read for
         other = copy.copy(self)
         other._until, other._chat = tuple(until), chat
         vars(other).pop("stop_ids", None)

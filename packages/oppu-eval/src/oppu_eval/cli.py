@@ -1,7 +1,7 @@
 """The commands that this package adds to ``oppu``: run, quickstart, evaluate, report."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from oppu_core import cli as core
@@ -9,12 +9,21 @@ from oppu_core.data.commands import app as data_app
 from rich.console import Console
 
 from oppu_eval.describe import describe
+from oppu_eval.harness import command as harness
 
 if TYPE_CHECKING:
     from oppu_core.runs import Run
 
 PaperOption = Annotated[
     bool, typer.Option("--paper", help="Show the paper's numbers (Llama-2-7B, official LaMP) beside ours.")
+]
+ExportOption = Annotated[
+    Literal["lamp"] | None,
+    typer.Option(
+        "--export",
+        help="Also write the answers as files for LaMP's leaderboard, <run>/leaderboard/<task>/<method>/; "
+        "every test query has to be answered, golds may be withheld.",
+    ),
 ]
 
 
@@ -30,6 +39,7 @@ def register(app: typer.Typer) -> None:
     data_app.command(epilog="Example: [bold]oppu data describe data/movies --out reports/movies[/bold]")(
         describe
     )
+    harness.register(app)
 
 
 def run(
@@ -100,27 +110,70 @@ def quickstart(
         Console(stderr=True).print(f"\nNext: [bold]oppu ask --run {run} {example}[/bold]")
 
 
-def evaluate(run: core.RunOption, paper: PaperOption = False) -> None:
+def evaluate(run: core.RunOption, paper: PaperOption = False, export: ExportOption = None) -> None:
     """Score a run's answers: values with intervals, differences with p-values, wins; writes results.json."""
     from oppu_core.runs import open_run
 
     from oppu_eval.run_results import evaluate_run
 
     opened = open_run(run)
+    if export and not _export(opened):
+        return
     with core.interruptible(), Console(stderr=True).status("scoring, with intervals over users …"):
         results = evaluate_run(opened)
     _show(results, paper)
 
 
-def report(run: core.RunOption, paper: PaperOption = False) -> None:
-    """Render an evaluated run: a table here, and report.html with pictures and answers side by side."""
+def _export(run: "Run") -> bool:
+    """Write LaMP's files and say where they are; whether there is anything to score, too."""
+    from oppu_eval.leaderboard import export_lamp, has_golds, not_lamp
+
+    note = Console(stderr=True, highlight=False, soft_wrap=True)
+    with core.interruptible(), note.status("writing LaMP's files …"):
+        files = export_lamp(run)
+        left_out, scored = not_lamp(run), has_golds(run)
+    for path in files:
+        Console(soft_wrap=True).print(f"Leaderboard: {path}", highlight=False, markup=False)
+    if left_out:
+        note.print(f"Left out, not tasks of LaMP: {', '.join(left_out)}.")
+    if not scored:
+        note.print("No test query has a gold answer: there is nothing to score here.")
+    return scored
+
+
+def report(
+    run: Annotated[Path | None, typer.Option("--run", help="An evaluated run's folder.")] = None,
+    harness: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--harness",
+            help="What lm_eval wrote to --output_path, a results file or a folder of them, to be shown in "
+            "the same tables; repeat it for several.",
+        ),
+    ] = None,
+    paper: PaperOption = False,
+) -> None:
+    """Render an evaluated run: a table here, and report.html with pictures and answers side by side.
+
+    With --harness also results of lm-evaluation-harness; without --run these alone, and report.html then lies
+    where the first of them is.
+    """
+    from oppu_core.errors import ConfigError
     from oppu_core.runs import open_run
 
-    from oppu_eval.run_results import read_results, write_report
+    from oppu_eval.run_results import read_results, report_harness, write_report
 
-    opened = open_run(run)
-    results = read_results(opened)
-    path = write_report(opened, results, paper)
+    opened = open_run(run) if run else None
+    if harness:
+        with core.interruptible(), Console(stderr=True).status("scoring, with intervals over users …"):
+            results, path, left_out = report_harness(opened, harness, paper)
+        for line in left_out:
+            Console(stderr=True).print(line, markup=False, highlight=False, soft_wrap=True)
+    elif opened:
+        results = read_results(opened)
+        path = write_report(opened, results, paper)
+    else:
+        raise ConfigError("Name a run (--run), results of lm_eval (--harness), or both.")
     _show(results, paper)
     Console().print(f"Report: {path}")
 

@@ -15,7 +15,7 @@ from oppu_core.errors import ConfigError, DataError
 from oppu_core.prompts import parse_method
 from oppu_core.tasks import Task
 
-from oppu_eval.metrics import Array, Metric, metrics_for
+from oppu_eval.metrics import Array, Metric, metrics_for, total
 from oppu_eval.references import REFERENCES, reference_answers
 from oppu_eval.significance import RESAMPLES, Comparison, bootstrap, generator, paired
 
@@ -42,7 +42,7 @@ class Row:
         metric: e.g. ``accuracy``.
         value: The metric over the queries of all the method's users.
         ci95: Bootstrap interval over users.
-        users: How many users were scored.
+        users: How many users were scored; None where a file of other origin does not say.
         queries: How many of their queries.
         delta: Difference to ``non_personalized`` on the common users, with its interval and p-value.
         delta_same_prompt: Difference to the same prompt without the personal adapter, with both.
@@ -56,7 +56,7 @@ class Row:
     metric: str
     value: float
     ci95: tuple[float, float] | None
-    users: int
+    users: int | None
     queries: int
     delta: float | None
     delta_ci95: tuple[float, float] | None
@@ -90,11 +90,18 @@ class TaskResults:
 
 def same_prompt(method: str) -> str | None:
     """The method with the same prompt and no personal adapter; None where `method` has no adapter."""
+    name, model = split_model(method)
     try:
-        parsed = parse_method(method)
+        parsed = parse_method(name)
     except ConfigError:  # predictions of another origin may have names of their own
         return None
-    return parsed.without_adapter.name if parsed.personal else None
+    return parsed.without_adapter.name + model if parsed.personal else None
+
+
+def split_model(method: str) -> tuple[str, str]:
+    """A row's method and, where it has one, its model: ``rag_k1 (gpt2)`` -> (``rag_k1``, `` (gpt2)``)."""
+    name, bracket, model = method.partition(" (")
+    return name, bracket + model
 
 
 def method_order(method: str) -> tuple[int, int, str]:
@@ -144,9 +151,13 @@ def evaluate(
     rows: dict[tuple[str, str], Row] = {}
     per_user: dict[str, dict[str, float]] = {}
     for metric in metrics:
-        statistics = {
+        by_query = {
             method: {user_id: _statistics(metric, user_id, scored, answers[method]) for user_id in users}
             for method, users in covered.items()
+        }
+        statistics = {
+            method: {user_id: total(rows_QS) for user_id, rows_QS in users.items()}
+            for method, users in by_query.items()
         }
         if metric is metrics[0]:
             per_user = {
@@ -155,8 +166,9 @@ def evaluate(
             }
         for method, vectors in statistics.items():
             queries = sum(len(scored[user_id]) for user_id in vectors)
+            value = float(metric.value(total(np.concatenate(list(by_query[method].values())))))
             rows[method, metric.name] = _row(
-                task, metric, method, statistics, queries=queries, seed=seed, resamples=resamples
+                task, metric, method, statistics, value, queries=queries, seed=seed, resamples=resamples
             )
     return TaskResults(
         task=task,
@@ -275,9 +287,14 @@ def _statistics(
     scored: Mapping[str, Sequence[Query]],
     answers: Mapping[tuple[str, str], str],
 ) -> Array:
-    queries = scored[user_id]
-    golds = [query.gold for query in queries if query.gold is not None]
-    return metric.statistics([answers[user_id, query.id] for query in queries], golds)
+    """A user's statistics, query by query [Q, S]."""
+    return np.stack(
+        [
+            metric.statistics([answers[user_id, query.id]], [query.gold])
+            for query in scored[user_id]
+            if query.gold is not None
+        ]
+    )
 
 
 def _row(
@@ -285,6 +302,7 @@ def _row(
     metric: Metric,
     method: str,
     statistics: Mapping[str, Statistics],
+    value: float,
     *,
     queries: int,
     seed: int,
@@ -311,7 +329,7 @@ def _row(
         task=task.name,
         method=method,
         metric=metric.name,
-        value=float(metric.value(stats_US.sum(axis=0))),
+        value=value,
         ci95=bootstrap(metric, stats_US, rng, resamples),
         users=len(stats_US),
         queries=queries,

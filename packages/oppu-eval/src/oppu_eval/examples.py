@@ -120,7 +120,7 @@ def pick_examples(
             task=task.name,
             user_id=user_id,
             story=stories[user_id],
-            history_len=len(users[user_id].training_history),
+            history_len=results["history_lengths"][task.name][user_id],
             method=method,
             baseline=baseline,
             score=scores[method][user_id],

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from oppu_eval.evaluate import same_prompt
+from oppu_eval.evaluate import same_prompt, split_model
 from oppu_eval.table import methods_of
 
 INK, MUTED, GRID, ACCENT, WORSE = "#737b86", "#8d949e", "#a9afb8", "#3f7ae0", "#cf6a1f"
@@ -59,11 +59,11 @@ def draw_figures(results: Mapping[str, Any]) -> dict[str, str]:
 
 
 def personal_pair(results: Mapping[str, Any], task: str) -> tuple[str, str] | None:
-    """The first OPPU method of a task and the same prompt without the adapter, where both were scored."""
-    methods = methods_of(results, task)
-    for method in methods:
+    """The first OPPU method of a task that was compared with its own prompt, and that prompt's method."""
+    metric = next(iter(results["tasks"][task]["metrics"]))
+    for method, by_metric in methods_of(results, task).items():
         baseline = same_prompt(method)
-        if baseline in methods:
+        if baseline is not None and by_metric[metric]["delta_same_prompt"] is not None:
             return method, baseline
     return None
 
@@ -76,9 +76,14 @@ def comparison(results: Mapping[str, Any], tasks: Sequence[str] | None = None) -
         tasks: Which tasks, a panel each; all by default.
     """
     tasks = list(results["tasks"]) if tasks is None else list(tasks)
-    rows = max(len(methods_of(results, task)) for task in tasks)
+    methods = [methods_of(results, task) for task in tasks]
+    rows = max(map(len, methods))
     height = 0.27 * rows + 0.85
-    figure, panels = _panels(len(tasks), height, left=1.5, right=0.55, top=0.35, bottom=0.5)
+    labels = [_label(next(iter(by_metric.values()))) for task in methods for by_metric in task.values()]
+    left = max(1.5, *(0.2 + _room(label) for label in labels))
+    figure, panels = _panels(
+        len(tasks), height, left=left, right=0.55, top=0.35, bottom=0.5, extra=left - 1.5
+    )
     for axes, task in zip(panels, tasks, strict=True):
         _comparison_panel(axes, results, task, rows)
     return _svg(figure, "comparison-" + "-".join(tasks), "Methods with 95 % intervals")
@@ -113,7 +118,7 @@ def _comparison_panel(axes: Any, results: Mapping[str, Any], task: str, slots: i
     references = sum(bool(row["reference"]) for row in rows)
     if 0 < references < len(rows):
         axes.axhline(0.5 - references, color=GRID, linewidth=0.8, xmin=-0.4, clip_on=False)
-    axes.set_yticks([-position for position in range(len(rows))], [row["method"] for row in rows])
+    axes.set_yticks([-position for position in range(len(rows))], [_label(row) for row in rows])
     for label, row in zip(axes.get_yticklabels(), rows, strict=True):
         personal = row["method"].startswith("oppu_")
         label.set_color(MUTED if row["reference"] else ACCENT if personal else INK)
@@ -124,6 +129,16 @@ def _comparison_panel(axes: Any, results: Mapping[str, Any], task: str, slots: i
     direction = "" if rows[0]["higher_is_better"] else ", lower is better"
     axes.set_xlabel(f"{title}{direction}")
     _title(axes, results["tasks"][task]["title"])
+
+
+def _label(row: Mapping[str, Any]) -> str:
+    """A row's name; where it cannot be compared with the others, that is in it."""
+    return f"{row['method']}, {row['queries']} queries" if row.get("other_queries") else str(row["method"])
+
+
+def _room(label: str) -> float:
+    """The width of a label, in inches."""
+    return 0.1 + 0.075 * len(label)
 
 
 def differences(results: Mapping[str, Any], task: str) -> str:
@@ -158,7 +173,11 @@ def differences(results: Mapping[str, Any], task: str) -> str:
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:+.2g}".replace("-", "−") if value else "0")
     axes.margins(y=0.08)
     metric = next(iter(results["tasks"][task]["metrics"].values()))
-    _title(axes, f"{method} minus {baseline}, {metric}" + (" (sign turned)" if sign < 0 else ""), lift=20)
+    _title(
+        axes,
+        f"{split_model(method)[0]} minus {baseline}, {metric}" + (" (sign turned)" if sign < 0 else ""),
+        lift=20,
+    )
     x = 0.0
     for count, word, colour in ((better, "better", ACCENT), (equal, "equal", MUTED), (worse, "worse", WORSE)):
         text = f"{count} {word}"
@@ -179,7 +198,8 @@ def against_history(results: Mapping[str, Any], task: str) -> str:
     users = sorted(users, key=lambda user: (lengths[user], user))
     x = np.array([max(lengths[user], 1) for user in users], dtype=float)
     with_adapter, without = (np.array([scores[name][user] for user in users]) for name in (method, baseline))
-    figure, (axes,) = _panels(1, 2.7, left=0.5, right=1.3, top=0.35, bottom=0.5)
+    right = max(1.3, _room(method), _room(baseline))
+    figure, (axes,) = _panels(1, 2.7, left=0.5, right=right, top=0.35, bottom=0.5, extra=right - 1.3)
     axes.vlines(x, without, with_adapter, color=GRID, linewidth=0.9, alpha=0.7, zorder=1)
     axes.plot(x, without, "o", color=INK, markersize=3.6, alpha=0.7, markeredgewidth=0)
     axes.plot(x, with_adapter, "o", color=ACCENT, markersize=4.2, alpha=0.8, markeredgewidth=0)
@@ -232,23 +252,27 @@ def _sign(results: Mapping[str, Any], task: str) -> int:
 
 
 def _panels(
-    count: int, height: float, *, left: float, right: float, top: float, bottom: float
+    count: int, height: float, *, left: float, right: float, top: float, bottom: float, extra: float = 0
 ) -> tuple[Any, list[Any]]:
-    """A figure with panels, at most three side by side; margins in inches, so that labels always fit."""
+    """A figure with panels, at most three side by side; all in inches, so that labels always fit.
+
+    A panel gives `extra` to its margins.
+    """
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
     columns = min(count, 3)
     rows = math.ceil(count / columns)
-    width = _WIDTH * columns
+    panel = _WIDTH + extra
+    width = panel * columns
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(width, height * rows))
         panels = [
             figure.add_axes(
                 (
-                    (index % columns * _WIDTH + left) / width,
+                    (index % columns * panel + left) / width,
                     (rows - 1 - index // columns + bottom / height) / rows,
-                    (_WIDTH - left - right) / width,
+                    (panel - left - right) / width,
                     (height - top - bottom) / height / rows,
                 )
             )

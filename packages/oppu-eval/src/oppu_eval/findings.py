@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from oppu_eval.evaluate import NON_PERSONALIZED, split_model
 from oppu_eval.figures import personal_pair
 from oppu_eval.table import methods_of
 
@@ -34,12 +35,16 @@ def finding(results: Mapping[str, Any], task: str) -> str:
         "generation": "On {}, texts by personal adapters share words with the user’s own to a degree of {} "
         "(ROUGE-1), against {} {}",
     }[info["kind"]]
-    without = "without personalization" if pair[1] == "non_personalized" else "without the adapter"
+    without = (
+        "without personalization" if split_model(pair[1])[0] == NON_PERSONALIZED else "without the adapter"
+    )
     sentence = say.format(topic, show(row["value"]), show(base["value"]), without)
     sentence += f" ({_difference(row, info['kind'])}). "
     sentence += _verdict(row["delta_same_prompt_ci95"])
     if row["users"] != base["users"]:
         sentence += " The difference is taken over the users whom both have answered."
+    if row.get("other_queries"):  # references are on the whole
+        return sentence
     return sentence + _references(rows, row, show)
 
 
@@ -94,6 +99,9 @@ def _references(rows: Mapping[str, Row], row: Row, show: Callable[[float], str])
 
 def describe_method(method: str) -> str:
     """A method in plain words, for readers who have never heard of retrieval or adapters."""
+    method, model = split_model(method)
+    if model:
+        return f"{describe_method(method)} Answered by {model[2:-1]} in lm-evaluation-harness."
     fixed = {
         "global_majority": "Reference: always the answer that other people give most often.",
         "user_majority": "Reference: always the answer that this user has given most often.",

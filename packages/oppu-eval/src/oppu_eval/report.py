@@ -8,10 +8,11 @@ import importlib.resources
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from oppu_eval.evaluate import split_model
 from oppu_eval.examples import Example
 from oppu_eval.findings import describe_method, finding
 from oppu_eval.paper import SOURCE, paper_value
-from oppu_eval.table import best_method, methods_of, number, p_text, signed
+from oppu_eval.table import best_method, counts_text, methods_of, number, p_text, signed
 
 
 def render_report(
@@ -83,7 +84,7 @@ def _task_view(results: Mapping[str, Any], task: str, paper: bool) -> dict[str, 
                 "shares": {name: round(100 * count / total, 2) for name, count in wins.items()}
                 if total
                 else None,
-                "paper": [paper_value(info["paper_id"], method, metric) for metric in metrics]
+                "paper": [paper_value(info["paper_id"], split_model(method)[0], metric) for metric in metrics]
                 if paper
                 else [],
             }
@@ -96,9 +97,9 @@ def _task_view(results: Mapping[str, Any], task: str, paper: bool) -> dict[str, 
         "higher_is_better": rows[0]["higher_is_better"],
         "best": best_method(methods, primary),
         "rows": rows,
-        "users": max(row["users"] for row in rows),
-        "queries": max(row["queries"] for row in rows),
+        "counts": counts_text(rows),
         "set_aside": results["set_aside"][task],
+        "notes": results.get("notes", {}).get(task, []),
     }
 
 

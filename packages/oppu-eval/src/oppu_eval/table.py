@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from oppu_eval.evaluate import split_model
 from oppu_eval.paper import SOURCE, paper_value
 
 _WIDE = 100
@@ -58,10 +59,17 @@ def methods_of(results: Mapping[str, Any], task: str) -> dict[str, dict[str, Row
 def best_method(methods: Mapping[str, Mapping[str, Row]], metric: str) -> str | None:
     """The language-model method (no reference row) with the best value; the first among equals."""
     rows = [by_metric[metric] for by_metric in methods.values() if not by_metric[metric]["reference"]]
+    rows = [row for row in rows if not row.get("other_queries")]
     if not rows:
         return None
     best = max(rows, key=lambda row: row["value"] * (1 if row["higher_is_better"] else -1))
     return str(best["method"])
+
+
+def counts_text(rows: Sequence[Row]) -> str:
+    """How much was scored: ``10 users, 100 queries``, of several rows the most."""
+    users, queries = max((row["users"] or 0, row["queries"]) for row in rows)
+    return f"{users} users, {queries} queries" if users else f"{queries} queries"
 
 
 def number(value: float | None) -> str:
@@ -112,7 +120,7 @@ def _wins_cell(row: Row) -> Text:
 
 
 def _paper_cell(paper_id: str, method: str, metrics: Sequence[str]) -> Text:
-    values = [paper_value(paper_id, method, metric) for metric in metrics]
+    values = [paper_value(paper_id, split_model(method)[0], metric) for metric in metrics]
     return Text("\n".join(number(value) for value in values if value is not None) or "–", style="dim")
 
 
@@ -131,7 +139,8 @@ def _task_table(results: Mapping[str, Any], task: str, wide: bool, paper: bool) 
         padding=0,
         show_edge=False,
     )
-    table.add_column("method", no_wrap=True)
+    words = [word for method in methods for word in method.split()]
+    table.add_column("method", min_width=max(map(len, words)), overflow="fold")  # a model may stand below
     for metric in shown:
         table.add_column(metrics[metric], justify="right", no_wrap=True)
     table.add_column("Δ to non-\npersonalized", justify="right", no_wrap=True)
@@ -150,13 +159,18 @@ def _task_table(results: Mapping[str, Any], task: str, wide: bool, paper: bool) 
             cells.append(_value_cell(by_metric[metric], wide or metric == primary, style))
         cells += [_delta_cell(row, ""), _delta_cell(row, "_same_prompt"), _wins_cell(row)]
         if wide:
-            cells.append(Text(f"{row['users']}\n{row['queries']}", style="dim"))
+            cells.append(Text(f"{row['users'] or '–'}\n{row['queries']}", style="dim"))
         if paper:
             cells.append(_paper_cell(info["paper_id"], method, shown))
         following = methods[names[position + 1]][primary] if position + 1 < len(names) else row
-        end_section = bool(row["reference"]) != bool(following["reference"])
+        end_section = _section(row) != _section(following)
         table.add_row(*cells, style="dim" if row["reference"] else "", end_section=end_section)
     return table
+
+
+def _section(row: Row) -> tuple[bool, str]:
+    """References, the run's own methods, and each other model's stand apart."""
+    return bool(row["reference"]), split_model(row["method"])[1]
 
 
 def _notes(results: Mapping[str, Any], task: str, paper: bool) -> Text:
@@ -164,15 +178,15 @@ def _notes(results: Mapping[str, Any], task: str, paper: bool) -> Text:
     metrics: dict[str, str] = results["tasks"][task]["metrics"]
     rows = [row for row in results["rows"] if row["task"] == task]
     primary = next(iter(metrics.values()))
-    users, queries = max((row["users"], row["queries"]) for row in rows)
     lower = "" if rows[0]["higher_is_better"] else " (lower is better)"
     lines = [
-        f"{users} users, {queries} queries. Brackets: 95 % intervals over users. Δ: {primary}{lower}, "
+        f"{counts_text(rows)}. Brackets: 95 % intervals over users. Δ: {primary}{lower}, "
         "positive is better; * p < 0.05, not adjusted for the number of comparisons.",
         "+/=/−: users better, equal, worse than non_personalized. Dim rows use no language model.",
     ]
     for method, user_ids in results["set_aside"][task].items():
         lines.append(f"{method}: {len(user_ids)} user(s) set aside; compared on the users it has answered.")
+    lines += results.get("notes", {}).get(task, [])
     if paper:
         lines.append(f"paper: {SOURCE}.")
     return Text("\n".join(lines) + "\n", style="dim")

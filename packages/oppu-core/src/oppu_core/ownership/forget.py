@@ -37,7 +37,7 @@ from oppu_core.store import Store
 PENDING_FILE = ".forget.json"
 FORGOTTEN_FILE = "forgotten.json"
 # What is computed from all users of a run at once; `oppu run` makes it again without the one.
-RESULTS = ("results.json", "report.html", "figures")
+RESULTS = ("results.json", "report.html", "figures", "leaderboard")
 
 About = Callable[[Mapping[str, Any]], bool]
 

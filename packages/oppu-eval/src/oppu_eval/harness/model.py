@@ -174,6 +174,7 @@ class OppuLM(LM):
                 f"{run.path} has no task base of the variant {method.variant} ({where}). "
                 f"{_advice(run, method)}"
             )
+        work.store.load(work.task_lora)  # refuses damaged weights: answering never trains
         fixed = [dataclasses.asdict(run.base_identity()), base, run.config.constrain]
         weights: dict[str | None, str] = {None: content_id(fixed)}
         failed: dict[str, str] = {}
@@ -240,6 +241,8 @@ class OppuLM(LM):
                 stage = key[0], standing.method.variant
                 if opened is None or opened[0] != stage:
                     opened = None  # its memory, before the next is read
+                    # Refuses a damaged task LoRA, which would be trained again.
+                    standing.work.store.load(standing.work.task_lora)
                     opened = stage, *standing.work.task_base()
                 if standing.method.personal:
                     opened = stage, *standing.work.with_adapter(opened[1], opened[2])

@@ -63,10 +63,10 @@ def open_source(task: str, method: Method, metadata: Mapping[str, Any]) -> Sourc
     run, data = metadata.get("run"), metadata.get("data")
     if run is not None and data is not None and Path(str(data)).resolve() != Path(str(run)).resolve():
         raise ConfigError(f"run={run} brings its own data; leave data={data} out.")
-    place = Path(str(data if run is None else run)) if run is not None or data is not None else Path(SAMPLE)
-    if (place / "run.json").is_file() or run is not None:
+    place = Path(str((data or SAMPLE) if run is None else run))
+    if run is not None or (place / "run.json").is_file():
         return _of_run(task, open_run(place), metadata)
-    dataset = _dataset(task, place)
+    dataset = _sample(task) if data in (None, SAMPLE) else _dataset(task, place)
     if dataset.task.name != task:
         raise ConfigError(f"{dataset.path} has data of {dataset.task.name}, not of {task}.")
     users = list(dataset.users("test"))
@@ -98,18 +98,20 @@ def _profile_files(metadata: Mapping[str, Any]) -> tuple[Path, ...]:
 
 
 def _dataset(task: str, place: Path) -> Dataset:
-    if place == Path(SAMPLE) and not place.exists():
-        (path,) = quickstart_data(Path(_sample_folder().name), [task])
-        return Dataset.open(path)
     if not (place / MANIFEST).exists() and (place / task / MANIFEST).is_file():
         return Dataset.open(place / task)
     if not (place / MANIFEST).exists():
         raise DataError(
             f"data={place} is no dataset folder (it has no {MANIFEST} and no {task}/{MANIFEST}), "
-            f"no run folder (no run.json), and not {SAMPLE!r}. "
+            f"no run folder (no run.json), and not the sample world ({SAMPLE}). "
             "`oppu data import` and `oppu data download` make datasets."
         )
     return Dataset.open(place)
+
+
+def _sample(task: str) -> Dataset:
+    (path,) = quickstart_data(Path(_sample_folder().name), [task])
+    return Dataset.open(path)
 
 
 @functools.cache

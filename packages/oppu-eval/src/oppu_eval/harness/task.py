@@ -187,7 +187,7 @@ class LampTask(ConfigurableTask):
                 {name: str(value) for name, value in self.config.metadata.items()},
                 {name: str(value) for name, value in self.config.generation_kwargs.items()},
                 {name: str(arguments.get(name)) for name in names},
-                self._standing.weights if self._standing else None,
+                sorted(self._standing.weights.values()) if self._standing else None,
                 profiles,
             ]
         )
