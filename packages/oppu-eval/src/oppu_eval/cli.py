@@ -155,8 +155,7 @@ def report(
 ) -> None:
     """Render an evaluated run: a table here, and report.html with pictures and answers side by side.
 
-    With --harness also results of lm-evaluation-harness; without --run these alone, and report.html then lies
-    where the first of them is.
+    With --harness also lm-evaluation-harness's results; without --run these alone, beside the first of them.
     """
     from oppu_core.errors import ConfigError
     from oppu_core.runs import open_run

@@ -120,6 +120,7 @@ def write_report(
         if task in harness:
             predictions.update(harness[task].answers)
         examples += pick_examples(dataset.task, run.test_users(dataset), predictions, results)
+    files = dict.fromkeys(file for made in harness.values() for file in made.files.values())
     facts = {
         "run": run.path.name,
         "base": run.config.model,
@@ -129,7 +130,7 @@ def write_report(
         "training of task bases": _training(run, "task_lora"),
         "training of personal adapters": _training(run, "personal"),
         "versions": run.provenance["versions"],
-        "command": f"oppu report --run {run.path}",
+        "command": " ".join([f"oppu report --run {run.path}", *(f"--harness {file}" for file in files)]),
     }
     return _write(run.path, results, examples, facts | _harness_facts(harness), paper)
 
