@@ -21,7 +21,8 @@ from oppu_core.tasks import Task, get_task
 from oppu_eval import cli, run_results
 from oppu_eval.evaluate import evaluate, results_dict
 from oppu_eval.findings import finding
-from oppu_eval.harness.results import harness_rows, read_harness
+from oppu_eval.harness.files import read_harness
+from oppu_eval.harness.results import harness_rows
 from oppu_eval.metrics import metrics_for
 from oppu_eval.run_results import report_harness, results_path
 from oppu_eval.table import best_method, methods_of, render_table

@@ -15,14 +15,8 @@ from oppu_core.tasks import get_task
 from oppu_eval.evaluate import evaluate, results_dict
 from oppu_eval.examples import Example, pick_examples
 from oppu_eval.figures import comparison, draw_figures
-from oppu_eval.harness.results import (
-    HarnessResult,
-    HarnessRows,
-    check_fits,
-    harness_rows,
-    read_harness,
-    scored_queries,
-)
+from oppu_eval.harness.files import HarnessResult, read_harness, scored_queries
+from oppu_eval.harness.results import HarnessRows, check_fits, harness_rows
 from oppu_eval.report import render_report
 from oppu_eval.significance import RESAMPLES
 
