@@ -9,8 +9,9 @@ import pytest
 from oppu_core.data import User
 from oppu_core.data.dataset import Dataset
 from oppu_core.data.importing import Imported, import_files, open_reader
+from oppu_core.data.raw_lamp import TestSplit as LampSplit
 from oppu_core.data.raw_lamp import merge
-from oppu_core.errors import DataError
+from oppu_core.errors import ConfigError, DataError
 from oppu_core.files import read_jsonl
 from oppu_core.tasks import get_task
 
@@ -40,8 +41,10 @@ def lamp(folder: Path, gold: bool = True, nested: bool = False, **splits: list[A
     return folder
 
 
-def imported(source: Path, test_users: int | None = None, strict: bool = False) -> Imported:
-    reader = open_reader(source, test_users=test_users)
+def imported(
+    source: Path, test_users: int | None = None, strict: bool = False, test_split: LampSplit | None = None
+) -> Imported:
+    reader = open_reader(source, test_users=test_users, test_split=test_split)
     return import_files(source, source.parent / "out", reader, strict)
 
 
@@ -123,6 +126,85 @@ def test_ids_that_two_splits_share_are_told_apart(tmp_path: Path) -> None:
 def test_withheld_answers_are_missing_golds(tmp_path: Path) -> None:
     folder = lamp(tmp_path / "l", test=[question("a", "u", [0]), question("b", "v", [0])])
     assert [query.gold for user in users(folder).values() for query in user.queries] == [None, None]
+
+
+def test_a_split_of_lamp_by_user_says_who_the_test_users_are(tmp_path: Path) -> None:
+    # Every id of test also stands in train, and the longest history is one of the others'.
+    folder = lamp(
+        tmp_path / "l",
+        train=[question("0", "long", [0, 1, 2, 3]), question("1", "u", [4])],
+        dev=[question("2", "v", [5, 6])],
+        test=[question("0", "w", [7, 8]), question("1", None, [9]), question("3", "w", [7, 8])],
+    )
+    result = imported(folder, test_split="test")
+    dataset = result.dataset
+    asked = {query.id: query.gold for user in dataset.users("test") for query in user.queries}
+    assert asked == {"0": None, "1": None, "3": None}
+    assert [item.id for item in dataset.user("w").training_history] == ["h7", "h8"]
+    learnt = {user.user_id: user.queries[0].gold for user in dataset.users("others")}
+    assert learnt == {"long": "gold 0", "u": "gold 1", "v": "gold 2"}
+    assert (dataset.source["test_split"], dataset.source["questions_left_out"]) == ("test", 0)
+    assert not result.notes
+    assert imported(folder, test_split="test").dataset.fingerprint == dataset.fingerprint
+
+
+def test_users_of_lamps_test_file_have_no_part_in_a_dev_split(tmp_path: Path) -> None:
+    splits = {name: [question(name, f"of {name}", [0, 1])] for name in ("train", "dev", "test")}
+    dataset = imported(lamp(tmp_path / "l", nested=True, **splits), test_split="dev").dataset
+    found = {user.user_id: (user.split, user.queries[0].gold) for user in dataset.users()}
+    assert found == {"of train": ("others", "gold train"), "of dev": ("test", "gold dev")}
+    names = {entry["file"] for entry in dataset.source["files"]}
+    assert names == {"dev_questions.json", "train_questions.json", "dev_outputs.json", "train_outputs.json"}
+
+
+def test_a_user_of_several_splits_trains_no_task_base(tmp_path: Path) -> None:
+    train = [question("a", "u", [0]), question("b", "u", [0, 1]), question("c", "v", [3])]
+    dev, test = [question("d", "u", [0, 1, 2])], [question("e", "u", [0, 1, 2, 4])]
+    result = imported(lamp(tmp_path / "l", train=train, dev=dev, test=test), test_split="test")
+    user = result.dataset.user("u")
+    assert (user.split, [(query.id, query.history_len) for query in user.queries]) == ("test", [("e", 4)])
+    # Their earlier questions no longer cut what personal training sees.
+    assert len(user.training_history) == 4
+    assert result.dataset.user_ids("others") == ["v"]
+    assert result.dataset.source["questions_left_out"] == 3
+    (note,) = result.notes
+    assert note.startswith("3 questions of the other files are left out")
+
+
+def test_lamps_split_by_time_leaves_nobody_to_train_a_task_base(tmp_path: Path) -> None:
+    folder = lamp(
+        tmp_path / "l",
+        train=[question(f"t{n}", f"u{n}", [0]) for n in range(3)],
+        test=[question(f"q{n}", f"u{n}", [0, 1]) for n in range(3)],
+    )
+    with pytest.raises(DataError, match=r"leaves nobody to train the task base. Import with --test-users"):
+        imported(folder, test_split="test")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["l"]
+    assert len(imported(folder, 1).dataset.user_ids("others")) == 2
+
+
+def test_questions_of_the_test_split_that_cannot_be_asked_are_said(tmp_path: Path) -> None:
+    bad = [question("b", "v", []), question("c", "u", [0], input="What?"), question("d", "u", [], profile=1)]
+    folder = lamp(tmp_path / "l", train=[question("t", "w", [0])], test=[question("a", "u", [0]), *bad])
+    result = imported(folder, test_split="test")
+    assert [query.id for user in result.dataset.users("test") for query in user.queries] == ["a"]
+    assert result.notes[0].startswith("3 of the 4 questions of test cannot be asked")
+
+
+def test_a_split_needs_its_files_and_no_other_choice_of_users(tmp_path: Path) -> None:
+    folder = lamp(tmp_path / "l", train=[question("a", "u", [0])], dev=[question("b", "v", [0])])
+    with pytest.raises(DataError, match=r"l: --test-split test also needs test_questions.json\. Give"):
+        open_reader(folder, test_split="test")
+    with pytest.raises(DataError, match=r"dev also needs train_questions.json, train_outputs.json\."):
+        open_reader(folder / "dev_questions.json", test_split="dev")
+    with pytest.raises(ConfigError, match=r"leave --test-users out"):
+        open_reader(folder, test_users=1, test_split="dev")
+    (folder / "train_outputs.json").unlink()
+    with pytest.raises(DataError, match=r"dev also needs train_outputs.json\."):
+        open_reader(folder, test_split="dev")
+    (tmp_path / "e.csv").write_text("user_id,time,input,output\n")
+    with pytest.raises(ConfigError, match=r"--test-split is for lamp.*; events has no such files"):
+        open_reader(tmp_path / "e.csv", test_split="dev")
 
 
 def test_one_file_is_enough(tmp_path: Path) -> None:

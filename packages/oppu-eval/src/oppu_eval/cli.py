@@ -94,15 +94,14 @@ def quickstart(
     Two tasks (movie tags, headlines; others with --task), ten users each, seven methods, and what no model
     could beat.
     """
-    from oppu_eval.quickstart import EXAMPLE, EXAMPLE_TASK, SETTINGS, quickstart_data, quickstart_tasks
+    from oppu_eval.quickstart import EXAMPLE, EXAMPLE_TASK, quickstart_run, quickstart_tasks
 
     tasks = quickstart_tasks(task)
     Console(stderr=True).print(
         "Ten planted users a task, each with an own adapter, against prompts alone. "
         "About half a minute a task on two cores.\n"
     )
-    data = quickstart_data(run.parent / f"{run.name}-data", tasks)
-    started = core.start(run, data, "tiny", None, "auto", SETTINGS, "float32", 0, None, False, None)
+    started = quickstart_run(run, tasks)
     core.work(started, ["bases", "personal", "answers"], device)
     _finish(started, paper)
     if EXAMPLE_TASK in tasks:

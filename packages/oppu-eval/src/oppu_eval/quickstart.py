@@ -2,11 +2,16 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from oppu_core.data.dataset import MANIFEST, write_dataset
 from oppu_core.data.sample import GRAMMARS, sample_users
 from oppu_core.errors import ConfigError
+from oppu_core.prompts import DEFAULT_METHODS
 from oppu_core.tasks import get_task
+
+if TYPE_CHECKING:
+    from oppu_core.runs import Run
 
 EXAMPLE_TASK = "lamp_2m"
 EXAMPLE = (
@@ -49,3 +54,22 @@ def quickstart_data(folder: Path, tasks: Sequence[str]) -> list[Path]:
             write_dataset(path, get_task(name), users, {"kind": "sample world", "for": "quickstart"})
         paths.append(path)
     return paths
+
+
+def quickstart_run(path: Path, tasks: Sequence[str]) -> "Run":
+    """Start a quickstart, or continue one that was asked for the same."""
+    from oppu_core.run_config import resolve_config
+    from oppu_core.runs import start_run
+
+    config = resolve_config(
+        data=quickstart_data(path.parent / f"{path.name}-data", tasks),
+        model="tiny",
+        methods=DEFAULT_METHODS,
+        preset="auto",
+        overrides=SETTINGS,
+        dtype="float32",
+        seed=0,
+        users=None,
+        sample=False,
+    )
+    return start_run(path, config)

@@ -51,6 +51,13 @@ def import_(
             "train the task base. By default 100, at most half.",
         ),
     ] = None,
+    test_split: Annotated[
+        Literal["dev", "test"] | None,
+        typer.Option(
+            help="lamp, split by user: the users of this file are the test users, with its questions alone; "
+            "the others are the users of train and dev. For LaMP's leaderboard: test. Not with --test-users.",
+        ),
+    ] = None,
     queries: Annotated[
         int | None,
         typer.Option(
@@ -73,7 +80,7 @@ def import_(
     from oppu_core.data.importing import import_files, open_reader
     from oppu_core.tasks import load_task
 
-    reader = open_reader(path, format_, load_task(task) if task else None, test_users, queries)
+    reader = open_reader(path, format_, load_task(task) if task else None, test_users, queries, test_split)
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:

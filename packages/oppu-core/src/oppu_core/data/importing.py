@@ -10,7 +10,7 @@ from typing import Literal, get_args
 from oppu_core.data.dataset import Dataset, write_dataset
 from oppu_core.data.event_rows import FORMATS
 from oppu_core.data.events import Events
-from oppu_core.data.raw_lamp import RawLamp, question_files
+from oppu_core.data.raw_lamp import RawLamp, TestSplit, question_files
 from oppu_core.data.reading import OnProgress, Reader
 from oppu_core.data.rejects import Rejects
 from oppu_core.data.release import OTHERS_FILE, TEST_FILES, Release
@@ -59,6 +59,7 @@ def open_reader(
     task: Task | None = None,
     test_users: int | None = None,
     queries: int | None = None,
+    test_split: TestSplit | None = None,
 ) -> Reader:
     """The reader of some files; see the readers for the arguments.
 
@@ -72,11 +73,17 @@ def open_reader(
         raise DataError(f"{path} cannot be read: {error}.") from error
     if known == "oppu-release" and test_users is not None:
         raise ConfigError("--test-users is for lamp and events; a release says itself who is a test user.")
+    if known != "lamp" and test_split is not None:
+        raise ConfigError(f"--test-split is for lamp, whose files are splits; {known} has no such files.")
+    if test_split is not None and test_users is not None:
+        raise ConfigError("--test-split already says who the test users are; leave --test-users out.")
     if known != "events" and queries is not None:
         raise ConfigError(f"--queries is for events; {known} has queries of its own.")
     if known == "oppu-release":
         return Release(path, task)
-    return RawLamp(path, task, test_users) if known == "lamp" else Events(path, task, test_users, queries)
+    if known == "lamp":
+        return RawLamp(path, task, test_users, test_split)
+    return Events(path, task, test_users, queries)
 
 
 def import_files(

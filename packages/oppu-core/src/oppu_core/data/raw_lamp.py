@@ -10,7 +10,7 @@ import dataclasses
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 from oppu_core.data.json_stream import decode, read_records
 from oppu_core.data.lamp_files import detect_task, list_in, read_labels, read_lamp_id, sample_records
@@ -22,6 +22,7 @@ from oppu_core.errors import DataError
 from oppu_core.tasks import Task
 
 SPLITS = ("train", "dev", "test")
+TestSplit = Literal["dev", "test"]
 _QUESTIONS = re.compile(r"(.+)_questions\.json")
 
 
@@ -47,7 +48,13 @@ def question_files(path: Path) -> dict[str, Path]:
 class RawLamp:
     """Files in LaMP's layout; a :class:`oppu_core.data.reading.Reader`."""
 
-    def __init__(self, path: Path, task: Task | None = None, test_users: int | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        task: Task | None = None,
+        test_users: int | None = None,
+        test_split: TestSplit | None = None,
+    ) -> None:
         """Find the files and, unless it is given, the task.
 
         Args:
@@ -55,6 +62,8 @@ class RawLamp:
             task: The task, told by the files if it is not given.
             test_users: How many users, those with the longest histories, become test users
                 (:func:`oppu_core.data.spill.longest`).
+            test_split: The split whose users are the test users instead; its questions are all that they are
+                asked. The others are the users of the other splits.
 
         Raises:
             DataError: a file is missing or unusable, or the task cannot be told.
@@ -64,10 +73,26 @@ class RawLamp:
             names = ", ".join(f"{split}_questions.json" for split in SPLITS)
             problem = f"has none of {names}" if path.exists() else "does not exist"
             raise DataError(f"{path} {problem}; give the folder of LaMP's files, or one file of questions.")
-        self._test_users = test_users
+        self._test_users, self._test_split = test_users, test_split
+        self._asked = 0
+        if test_split:
+            self._take_split(path, test_split)
         self.source: dict[str, Any] = {"kind": "lamp"}
         self.notes: list[str] = []
         self.task = task or self._detect(path)
+
+    def _take_split(self, path: Path, test_split: TestSplit) -> None:
+        """Keep what a split needs, its own file first: so its questions keep LaMP's ids."""
+        needed = ["train_questions.json", "train_outputs.json", f"{test_split}_questions.json"]
+        found = {file.name for file in [*self._questions.values(), *self._outputs().values()]}
+        if missing := [name for name in needed if name not in found]:
+            raise DataError(
+                f"{path}: --test-split {test_split} also needs {', '.join(missing)}. Give a folder "
+                f"with {', '.join(needed)}: `oppu data download … --split user --parts train,{test_split}`."
+            )
+        # Where dev is asked, test stays apart: it has no golds to learn from.
+        splits = [test_split, "train", *(["dev"] if test_split == "test" else [])]
+        self._questions = {split: self._questions[split] for split in splits if split in self._questions}
 
     def _outputs(self) -> dict[str, Path]:
         """The files of golds that are there (LaMP withholds those of its test questions)."""
@@ -84,13 +109,13 @@ class RawLamp:
         return detect_task(path, lamp_id, samples)
 
     def users(self, scratch: Path, rejects: Rejects, on_progress: OnProgress) -> Iterator[User]:
-        """Yield every user with all questions.
+        """Yield every user with all questions, the users of `test_split` with those of that split alone.
 
-        A question without `user_id` is a user of its own. Questions have no split: the users with the longest
-        histories become test users, the others train the base.
+        A question without `user_id` is a user of its own. The test users are those of `test_split`, or those
+        with the longest histories; the others train the base.
 
         Raises:
-            DataError: a file is unusable, or `rejects` is strict.
+            DataError: a file is unusable, `test_split` leaves no others, or `rejects` is strict.
         """
         outputs = self._outputs()
         # The same object: whoever holds it sees it completed.
@@ -98,23 +123,59 @@ class RawLamp:
         self.source.update(queries_that_see_less=0)
         golds = {split: read_labels(file, rejects) for split, file in outputs.items()}
         places = self._find(scratch, rejects, on_progress)
-        lengths = ((key, max(row[-1] for row in rows or [[-1]])) for key, rows in places.users())
-        chosen = longest(lengths, self._test_users)
+        if self._test_split:
+            chosen = self._users_of(self._test_split, places)
+        else:
+            lengths = ((key, max(row[-1] for row in rows or [[-1]])) for key, rows in places.users())
+            chosen = longest(lengths, self._test_users)
         intake = Intake(self.task, rejects)
         with contextlib.ExitStack() as stack:
             files = {split: stack.enter_context(file.open("rb")) for split, file in self._questions.items()}
             size = sum(file.stat().st_size for file in self._questions.values())
-            again = 0
+            again = answerable = 0
             for key, rows in places.users():
                 again += sum(row[3] for row in rows or [])
                 on_progress(size + again, 2 * size)
-                user = self._user(key, rows, key in chosen, files, golds, intake)
+                asked = [row for row in rows or [] if row[0] == self._test_split] or rows
+                user = self._user(key, asked, key in chosen, files, golds, intake)
                 if user is not None:
+                    answerable += len(user.queries) if user.split == "test" else 0
                     yield user
         if less := self.source["queries_that_see_less"]:
             self.notes.append(
                 f"{less:,} queries see less than their own profile: it is no prefix of the user's history."
             )
+        if self._test_split and answerable < self._asked:
+            self.notes.append(
+                f"{self._asked - answerable:,} of the {self._asked:,} questions of {self._test_split} cannot "
+                "be asked (rejected.jsonl says why), and LaMP's scorer takes all or nothing."
+            )
+
+    def _users_of(self, test_split: TestSplit, places: Spill) -> set[str]:
+        """The users with a question in a split. Their other questions would be a leak in the task base."""
+        chosen: set[str] = set()
+        others = left_out = 0
+        for key, rows in places.users():
+            elsewhere = [row for row in rows or [] if row[0] != test_split]
+            if len(elsewhere) < len(rows or []):
+                chosen.add(key)
+                left_out += len(elsewhere)
+            else:
+                others += 1
+        file = self._questions[test_split]
+        if chosen and not others:
+            raise DataError(
+                f"{file}: every user has questions here, as in LaMP's split by time, so --test-split "
+                f"{test_split} leaves nobody to train the task base. Import with --test-users instead, or "
+                "take the split by user (`oppu data download … --split user`)."
+            )
+        self.source.update(test_split=test_split, questions_left_out=left_out)
+        if left_out:
+            self.notes.append(
+                f"{left_out:,} questions of the other files are left out: their users are in {file.name}, "
+                "too, as in LaMP's split by time, and who is tested must not train the task base."
+            )
+        return chosen
 
     def _find(self, scratch: Path, rejects: Rejects, on_progress: OnProgress) -> Spill:
         """Where each user's questions stand: (split, number, start, size, query id, length of profile)."""
@@ -129,6 +190,7 @@ class RawLamp:
         for split, file in self._questions.items():
             own: set[bytes] = set()
             for number, (start, size, value) in enumerate(read_records(file, count), 1):
+                self._asked += split == self._test_split
                 try:
                     question = as_object(value)
                     question_id = as_id(question, "id")

@@ -241,8 +241,6 @@ class OppuLM(LM):
                 stage = key[0], standing.method.variant
                 if opened is None or opened[0] != stage:
                     opened = None  # its memory, before the next is read
-                    # Refuses a damaged task LoRA, which would be trained again.
-                    standing.work.store.load(standing.work.task_lora)
                     opened = stage, *standing.work.task_base()
                 if standing.method.personal:
                     opened = stage, *standing.work.with_adapter(opened[1], opened[2])
