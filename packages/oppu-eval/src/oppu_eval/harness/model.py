@@ -17,51 +17,22 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import simple_parse_args_string
-from oppu_core.errors import ConfigError, ModelError, StoreError
+from oppu_core.errors import ConfigError, ModelError
 from oppu_core.files import content_id
 from oppu_core.generate import AnswerSet, Sampling
 from oppu_core.inference import plan_units, write_answers
-from oppu_core.models import Base, Dtype, Quantize, TextCodec, base_codec
-from oppu_core.pipeline import VariantWork
-from oppu_core.progress import Watch
+from oppu_core.models import Base, Dtype, Quantize, base_codec
 from oppu_core.prompts import Method, PromptMaker, parse_method
 from oppu_core.runs import Run, open_run
-from oppu_core.store import Store
 from oppu_core.stored_run import stored_run
-from rich.console import Console
 from tqdm import tqdm
 
 from oppu_eval.harness.source import Source
+from oppu_eval.harness.standing import KEY, Key, Standing, stand
 from oppu_eval.harness.task import REQUEST, Rank
 
 BATCH_SIZE = 64
 _SETTINGS = {"until", "max_gen_toks", "do_sample", "temperature", "top_k", "top_p"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Standing:
-    """What one method of one task stands on.
-
-    Attributes:
-        work: Its task base and adapters.
-        method: The method.
-        counter: Counts its tokens; a soft prompt's are taken from the context.
-        weights: What an answer depends on beside the prompt: a hash by user id, or one for all under None.
-        failed: Why users have no adapter, by user id.
-    """
-
-    work: VariantWork
-    method: Method
-    counter: TextCodec
-    weights: Mapping[str | None, str]
-    failed: Mapping[str, str]
-
-    def request(self, user_id: str, chat: bool) -> dict[str, Any]:
-        """What a request of a user's says of the weights that answer it."""
-        user = user_id if self.method.personal else None
-        task = self.work.dataset.task.name
-        about = {"task": task, "method": self.method.name, "user": user, "weights": self.weights[user]}
-        return {**about, "chat": True} if chat else about
 
 
 class OppuLM(LM):
@@ -131,7 +102,7 @@ class OppuLM(LM):
         self._seed = torch.initial_seed()  # the harness's --seed
         self._rank = Rank(0)
         self._rank.model = self
-        self._standings: dict[tuple[str, str], Standing] = {}
+        self._standings: dict[Key, Standing] = {}
 
     @classmethod
     def create_from_arg_string(
@@ -155,48 +126,14 @@ class OppuLM(LM):
         return cls(**{**others, **arg_dict})
 
     def stand(self, source: Source, method: Method) -> Standing:
-        """What a method of a task stands on.
+        """What a method of a task stands on; requests of it can be answered from now on.
 
         Raises:
             ConfigError: the task's data are not the run's.
-            StoreError: the task base or adapters are missing; the message names users and what to run.
+            StoreError: see :func:`oppu_eval.harness.standing.stand`.
         """
-        run = self._run_of(source, method)
-        work = VariantWork(
-            run, Store(run.store_path), source.dataset, source.users, source.profiles, method.variant,
-            self._torch_device, self._batch_size, Watch(Console(stderr=True)),
-        )  # fmt: skip
-        task = source.dataset.task.name
-        where = f"{task}, {method.name}"
-        base = work.store.digest(work.task_lora)
-        if base is None:
-            raise StoreError(
-                f"{run.path} has no task base of the variant {method.variant} ({where}). "
-                f"{_advice(run, method)}"
-            )
-        work.store.load(work.task_lora)  # refuses damaged weights: answering never trains
-        fixed = [dataclasses.asdict(run.base_identity()), base, run.config.constrain]
-        weights: dict[str | None, str] = {None: content_id(fixed)}
-        failed: dict[str, str] = {}
-        missing: list[str] = []
-        for user in source.users if method.personal else ():
-            key = work.key_of(user)
-            if (digest := work.store.digest(key)) is not None:
-                weights[user.user_id] = content_id([*fixed, user.user_id, digest])
-            elif (reason := work.store.failure(key)) is not None:
-                failed[user.user_id] = reason
-            else:
-                missing.append(user.user_id)
-        if missing or (failed and len(failed) == len(source.users)):
-            named = missing or list(failed)
-            raise StoreError(
-                f"{len(named)} of {len(source.users)} test users have no adapter ({where}): "
-                f"{', '.join(map(repr, named[:5]))}{' …' if len(named) > 5 else ''}. {_advice(run, method)}"
-            )
-        codec = base_codec(run.config.model)
-        counter = codec.leaving(work.personal_config.prefix if method.personal else 0)
-        standing = Standing(work, method, counter, weights, failed)
-        self._standings[task, method.name] = standing
+        standing = stand(self._run_of(source, method), source, method, self._torch_device, self._batch_size)
+        self._standings[standing.key] = standing
         return standing
 
     def _run_of(self, source: Source, method: Method) -> Run:
@@ -226,19 +163,20 @@ class OppuLM(LM):
             ConfigError: a request is of another task, or has settings that this model does not know.
         """
         answers: dict[int, str] = {}
-        work: dict[tuple[str, str], list[int]] = {}
+        work: dict[Key, list[int]] = {}
         for index, request in enumerate(requests):
             ours = request.args[1].get(REQUEST)
-            if ours is None or (ours["task"], ours["method"]) not in self._standings:
+            key: Key = tuple(ours[name] for name in KEY) if ours else ("", "", "")
+            if key not in self._standings:
                 raise _not_ours(request.task_name)
-            work.setdefault((ours["task"], ours["method"]), []).append(index)
+            work.setdefault(key, []).append(index)
         with tqdm(total=len(requests), desc="Answering", disable=disable_tqdm) as bar:
             # What stands on the same task base comes together; without adapters first.
-            order = sorted(work, key=lambda key: (key[0], (m := parse_method(key[1])).variant, m.personal))
-            opened: tuple[tuple[str, str], Base, PromptMaker] | None = None
+            order = sorted(work, key=lambda k: (k[:2], (m := self._standings[k].method).variant, m.personal))
+            opened: tuple[Key, Base, PromptMaker] | None = None
             for key in order:
                 standing = self._standings[key]
-                stage = key[0], standing.method.variant
+                stage = *key[:2], standing.method.variant
                 if opened is None or opened[0] != stage:
                     opened = None  # its memory, before the next is read
                     opened = stage, *standing.work.task_base()
@@ -403,16 +341,6 @@ def _batch_size(size: int | str, most: int | None) -> tuple[int, bool]:
     if not str(size).isdecimal() or int(size) < 1:
         raise ConfigError(f"batch_size={size}: write auto, or how many prompts to answer at a time.")
     return int(size), False
-
-
-def _advice(run: Run, method: Method) -> str:
-    if (run.path / "run.json").exists() and method.name in run.config.methods:
-        return f"Run `oppu personal train --run {run.path}`."
-    return (
-        f"Start a run that has it: `oppu run --run … --data … --model {run.config.model} "
-        f"--store {run.store_path} --methods {','.join(dict.fromkeys([*run.config.methods, method.name]))}` "
-        "(what is in the store is not trained again)."
-    )
 
 
 def _not_ours(task: str | None) -> ConfigError:

@@ -22,7 +22,8 @@ from oppu_eval.harness.source import Uncounted, counter_of, open_source
 from oppu_eval.metrics import Metric, metrics_for
 
 if TYPE_CHECKING:
-    from oppu_eval.harness.model import OppuLM, Standing
+    from oppu_eval.harness.model import OppuLM
+    from oppu_eval.harness.standing import Standing
 
 log = logging.getLogger(__name__)
 # What the harness calls the longest answer; ours is the first, which would outweigh a person's own.
@@ -52,9 +53,10 @@ class LampTask(ConfigurableTask):
         self.method = parse_method(str(metadata.get("method", "non_personalized")))
         self.source = open_source(lamp.name, self.method, metadata)
         self.metrics = {metric.name: metric for metric in metrics_for(lamp)}
-        self._asked: dict[tuple[str, str], tuple[User, Query]] = {
+        self._everything: dict[tuple[str, str], tuple[User, Query]] = {
             (user.user_id, query.id): (user, query) for user in self.source.users for query in user.queries
         }
+        self._asked = self._everything
         self._standing: Standing | None = None
         self._counter: TokenCounter = Uncounted()  # until it is known who answers
         self._taken = 0  # tokens of the context that a system instruction or a chat template takes
@@ -146,8 +148,7 @@ class LampTask(ConfigurableTask):
                 "--predict_only writes the answers."
             )
         self._standing = model.stand(self.source, self.method) if model is not None else None
-        if self._standing is not None and self._standing.failed:
-            self._set_aside(self._standing.failed)
+        self._set_aside(self._standing.failed if self._standing else {}, arguments)
         self._counter = self._standing.counter if self._standing else counter_of(self.config.metadata)
         self._taken = self._overhead(arguments)
         self._prompts, self._maker = {}, None
@@ -157,14 +158,27 @@ class LampTask(ConfigurableTask):
             )
         super().build_all_requests(**arguments)
 
-    def _set_aside(self, failed: Mapping[str, str]) -> None:
-        """Leave out the users whose training failed, as ``oppu evaluate`` does."""
+    def _set_aside(self, failed: Mapping[str, str], arguments: Mapping[str, Any]) -> None:
+        """Leave out the users whose training failed, as ``oppu evaluate`` does.
+
+        Raises:
+            ConfigError: queries are chosen by number, and the numbers would mean others than usual.
+        """
+        before = len(self._asked)
+        self._asked = {key: asked for key, asked in self._everything.items() if key[0] not in failed}
+        if len(self._asked) != before:
+            self.download()
+            self.config.metadata["lamp"] = self._about()
+        if not failed:
+            return
         some = "; ".join(f"{user!r}: {reason}" for user, reason in list(failed.items())[:3])
-        log.warning(
-            "%s: %d users are set aside, as their training failed (%s).", self.task_name, len(failed), some
-        )
-        self._asked = {key: asked for key, asked in self._asked.items() if key[0] not in failed}
-        self.download()
+        aside = f"{self.task_name}: {len(failed)} users are set aside, as their training failed ({some})."
+        if arguments.get("limit") is not None or arguments.get("samples") is not None:
+            raise ConfigError(
+                f"{aside} --limit and --samples count queries, and would ask others than with another "
+                "method; leave them out."
+            )
+        log.warning(aside)
         self.config.metadata["lamp"] = {**self._about(), "set_aside": sorted(failed)}
 
     def _overhead(self, arguments: Mapping[str, Any]) -> int:
