@@ -17,7 +17,7 @@ from oppu_core.data.dataset import MANIFEST, Dataset
 from oppu_core.data.types import User
 from oppu_core.errors import ConfigError, DataError
 from oppu_core.models import MAX_LENGTH, TextCodec
-from oppu_core.profile_files import Profiles, check_covered, read_profiles
+from oppu_core.profile_files import Profiles, read_profiles
 from oppu_core.prompts import Method, TokenCounter
 from oppu_core.runs import Run, open_run
 
@@ -73,7 +73,11 @@ def open_source(task: str, method: Method, metadata: Mapping[str, Any]) -> Sourc
     files = _profile_files(metadata)
     given = read_profiles(files).get(task)
     if given is not None and method.profile:
-        check_covered(given, dataset, users, histories=False)
+        if missing := [user.user_id for user in users if user.user_id not in given]:
+            raise ConfigError(
+                f"profiles={', '.join(map(str, files))}: {len(missing)} test users of {dataset.path} have none, "
+                f"e.g. {missing[0]!r}. Give everyone one, or leave profiles out: then they are computed."
+            )
     return Source(dataset, users, Profiles(dataset.task, given), files, int(metadata.get("seed", 0)), None)
 
 
