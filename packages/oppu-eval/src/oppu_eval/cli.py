@@ -35,7 +35,7 @@ def register(app: typer.Typer) -> None:
         "--methods non_personalized,rag_k1,oppu_k0[/bold]"
     )(run)
     app.command(epilog="Example: [bold]oppu evaluate --run runs/movies --paper[/bold]")(evaluate)
-    app.command(epilog="Example: [bold]oppu report --run runs/movies[/bold]")(report)
+    app.command(epilog="Example: [bold]oppu report --run runs/movies --harness out[/bold]")(report)
     data_app.command(epilog="Example: [bold]oppu data describe data/movies --out reports/movies[/bold]")(
         describe
     )

@@ -72,12 +72,12 @@ def open_source(task: str, method: Method, metadata: Mapping[str, Any]) -> Sourc
     users = list(dataset.users("test"))
     files = _profile_files(metadata)
     given = read_profiles(files).get(task)
-    if given is not None and method.profile:
-        if missing := [user.user_id for user in users if user.user_id not in given]:
-            raise ConfigError(
-                f"profiles={', '.join(map(str, files))}: {len(missing)} test users of {dataset.path} have none, "
-                f"e.g. {missing[0]!r}. Give everyone one, or leave profiles out: then they are computed."
-            )
+    missing = [user.user_id for user in users if given is not None and user.user_id not in given]
+    if missing and method.profile:
+        raise ConfigError(
+            f"profiles={', '.join(map(str, files))}: {len(missing)} test users of {dataset.path} have none, "
+            f"e.g. {missing[0]!r}. Give everyone one, or leave profiles out: then they are computed."
+        )
     return Source(dataset, users, Profiles(dataset.task, given), files, int(metadata.get("seed", 0)), None)
 
 
