@@ -10,7 +10,7 @@ import functools
 import hashlib
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -62,7 +62,6 @@ class TextCodec:
         self._until: tuple[str, ...] = ("\n",)
         self._chat = False
 
-        @functools.lru_cache(CACHED_TEXTS)  # one for each codec; it holds the tokenizer, not the codec
         def ids(text: str, special: bool, chat: bool = False) -> "array.array[int]":
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # "sequence longer than …": lengths are checked by the caller
@@ -70,7 +69,15 @@ class TextCodec:
                 options = {"verbose": False, "split_special_tokens": not chat, "add_special_tokens": special}
                 return array.array("i", tokenizer(text, **options)["input_ids"])
 
-        self._ids = ids
+        self._read: Callable[..., array.array[int]] = ids
+        # Its own; it holds the tokenizer, not the codec.
+        self._ids: Callable[..., array.array[int]] = functools.lru_cache(CACHED_TEXTS)(ids)
+
+    def forgetful(self) -> "TextCodec":
+        """The same, but no text is kept."""
+        other = copy.copy(self)
+        other._ids = self._read
+        return other
 
     def leaving(self, tokens: int) -> "TextCodec":
         """The same for a context of which so many tokens are taken; both keep the same ids."""

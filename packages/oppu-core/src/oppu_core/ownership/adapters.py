@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from oppu_core.runs import Run, differences
 from oppu_core.store import CONFIG_FILE, WEIGHTS_FILE, Entry, Key, Store
 from oppu_core.tasks import TASKS
 from oppu_core.training.config import TrainConfig
-from oppu_core.training.peft_methods import adapter_config_json, adapter_shapes, attach
+from oppu_core.training.peft_methods import State, adapter_config_json, adapter_shapes, attach
 
 
 @dataclasses.dataclass(frozen=True)
@@ -242,28 +242,61 @@ def export_adapter(
         found = find_adapter(run, store, user_id, task, variant)
         if found.entry is not None and found.entry.status == "failed":
             raise StoreError(f"User {shown(user_id)} has no adapter; training failed: {found.entry.reason}.")
-        folders = []
-        for key in (found.key, found.work.task_lora):
-            store.load(key)  # says what is wrong, and what to do
-            folders.append(store.path / key.folder)
-        ground = next(store.entries(found.work.task_lora.config_id))
-    assert found.entry is not None
-    identity = found.key.identity
-    names = [file for _ in folders for file in (CONFIG_FILE, WEIGHTS_FILE)]
-    files = {
-        name: (folders[name.startswith("task_lora/")] / file).read_bytes()
-        for name, file in zip(WEIGHT_FILES, names, strict=True)
-    }
+        store.load(found.key)  # says what is wrong, and what to do
+        assert found.entry is not None
+        folder = store.path / found.key.folder
+        own = [(folder / name).read_bytes() for name in (CONFIG_FILE, WEIGHTS_FILE)]
+        named = {"user_id": user_id} if with_user_id else {}
+        return _bundle(store, found.work, found.key, own, found.entry.facts, found.scores, named)
+
+
+def bundle_of(
+    store: Store, work: VariantWork, user: User, state: State, facts: Mapping[str, int | float]
+) -> Bundle:
+    """The bundle of an adapter that is in no store.
+
+    Args:
+        store: Has the task LoRA that it stands on.
+        work: What it was trained for.
+        user: Whose it is, as trained.
+        state: Its weights.
+        facts: What is known of its training.
+
+    Raises:
+        StoreError: there is no intact task LoRA.
+    """
+    model = attach(base_skeleton(base_folder(work.run.config.model)), work.personal_config)
+    # The bytes that a store would write.
+    config = json.dumps(adapter_config_json(model), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    own = [config.encode(), safetensors.torch.save(dict(state), metadata={"format": "pt"})]
+    return _bundle(store, work, work.key_of(user), own, facts, (), {})
+
+
+def _bundle(
+    store: Store,
+    work: VariantWork,
+    key: Key,
+    own: Sequence[bytes],
+    own_facts: Mapping[str, Any],
+    scores: Sequence[Score],
+    named: Mapping[str, str],
+) -> Bundle:
+    """What is exported: the adapter's two files (`own`), the task LoRA's, a card and a manifest."""
+    store.load(work.task_lora)
+    folder = store.path / work.task_lora.folder
+    ground = next(store.entries(work.task_lora.config_id))
+    shared = [(folder / name).read_bytes() for name in (CONFIG_FILE, WEIGHTS_FILE)]
     facts = {
-        "task": found.work.dataset.task.name,
-        "variant": found.work.variant,
+        "task": work.dataset.task.name,
+        "variant": work.variant,
         "task_lora": dict(ground.identity),
-        "adapter": dict(identity["config"]),
-        "history": identity["history"],
-        "facts": {"adapter": dict(found.entry.facts), "task_lora": dict(ground.facts)},
-        **({"user_id": user_id} if with_user_id else {}),
+        "adapter": dict(key.identity["config"]),
+        "history": key.identity["history"],
+        "facts": {"adapter": dict(own_facts), "task_lora": dict(ground.facts)},
+        **named,
     }
-    card = adapter_card(run, found.work, facts, found.scores)
+    files = dict(zip(WEIGHT_FILES, (*own, *shared), strict=True))
+    card = adapter_card(work.run, work, facts, scores)
     return seal({**files, CARD_FILE: card.encode()}, facts)
 
 

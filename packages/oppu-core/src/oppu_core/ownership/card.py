@@ -46,7 +46,7 @@ def adapter_card(run: Run, work: VariantWork, facts: Mapping[str, Any], scores: 
         run: Where it comes from.
         work: Its task and variant.
         facts: What ``oppu.json`` says of it.
-        scores: Of the user and of all users; empty if the run has not been evaluated.
+        scores: Of the user and of all users; empty if it has not been evaluated.
     """
     task, base = work.dataset.task, run.base_identity()
     method, counted = work.personal_config.method, facts["facts"]["adapter"]
@@ -74,7 +74,7 @@ One user's adapter of *One PEFT Per User*: a base model, adapted to a task on ot
 
 ## Scores
 
-{"".join(_score_lines(scores)) or "The run has not been evaluated."}
+{"".join(_score_lines(scores)) or "It has not been evaluated."}
 ## How to load it
 
 ```python

@@ -9,7 +9,7 @@ import csv
 import dataclasses
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ from oppu_core.tasks import TASKS, Task
 METHODS = ("non_personalized", "rag_k1", "oppu_k0", "oppu_rag_k1")
 OTHERS = 30
 
+Record = tuple[int, Any]  # line number and value; for a line that cannot be read, the problem
+
 
 @dataclasses.dataclass(frozen=True)
 class History:
@@ -49,10 +51,34 @@ def read_history(path: Path, task: Task) -> History:
     Raises:
         DataError: the file cannot be read, or has no usable item.
     """
+    try:
+        content = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    except OSError as error:
+        raise DataError(f"The history {path} cannot be read: {error.strerror}.") from error
+    if path.suffix.lower() == ".csv":
+        try:
+            records = table_records(content.decode(), str(path))
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path} is no table of UTF-8 text: {error}.") from error
+    else:
+        records = json_records(content.split(b"\n"))
+    history = usable(records, task)
+    if not history.items:
+        fields = ", ".join(repr(name) for name in task.history_fields if name not in task.optional_fields)
+        raise DataError(
+            f"{path} has no usable item. "
+            + "".join(f"{problem}. " for problem in history.problems[:3])
+            + f"Write one JSON object with {fields} a line (or a .csv with these columns)."
+        )
+    return history
+
+
+def usable(records: Iterable[Record], task: Task) -> History:
+    """The usable ones of some records, as :func:`read_history` understands them."""
     items: list[HistoryItem] = []
     problems: list[str] = []
     ids: set[str] = set()
-    for number, record in _records(path):
+    for number, record in records:
         try:
             item = _item(task, record, number)
             if item.id in ids:
@@ -63,31 +89,30 @@ def read_history(path: Path, task: Task) -> History:
         else:
             ids.add(item.id)
             items.append(item)
-    if not items:
-        fields = ", ".join(repr(name) for name in task.history_fields if name not in task.optional_fields)
-        raise DataError(
-            f"{path} has no usable item. "
-            + "".join(f"{problem}. " for problem in problems[:3])
-            + f"Write one JSON object with {fields} a line (or a .csv with these columns)."
-        )
     return History(tuple(in_order(items)), tuple(problems))
 
 
-def _records(path: Path) -> Iterator[tuple[int, Any]]:
-    """(line number, record); in the place of a line that is not JSON stands the problem."""
+def table_records(text: str, where: str) -> Iterator[Record]:
+    """The records of a table with a header line (CSV).
+
+    Raises:
+        DataError: it is no such table; the message starts with `where`.
+    """
+    rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
-        content = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
-    except OSError as error:
-        raise DataError(f"The history {path} cannot be read: {error.strerror}.") from error
-    if path.suffix.lower() == ".csv":
-        try:
-            rows = csv.DictReader(io.StringIO(content.decode(), newline=""), strict=True)
-            for row in rows:
-                yield rows.line_num, {name: value for name, value in row.items() if value not in (None, "")}
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise DataError(f"{path} is no table of UTF-8 text: {error}.") from error
-        return
-    for number, line in enumerate(content.split(b"\n"), 1):
+        for row in rows:
+            surplus = row.pop(None, [])
+            if any(surplus):  # cut at a comma of the text
+                yield rows.line_num, Unusable("has more cells than columns; quote what has a comma")
+            else:
+                yield rows.line_num, {name: value for name, value in row.items() if value}
+    except csv.Error as error:
+        raise DataError(f"{where} is no table of UTF-8 text: {error}.") from error
+
+
+def json_records(lines: Iterable[str | bytes]) -> Iterator[Record]:
+    """The records of JSON lines."""
+    for number, line in enumerate(lines, 1):
         if line.strip():
             try:
                 yield number, json.loads(line)

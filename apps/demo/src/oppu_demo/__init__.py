@@ -1,0 +1,1 @@
+"""The web page: personal answers side by side, live."""

@@ -1,0 +1,92 @@
+"""The page's named endpoints, for ``gradio_client`` and plain HTTP."""
+
+from typing import Any
+
+import gradio as gr
+from oppu_core.errors import OppuError
+
+from oppu_demo.own_history import read_items, train_own
+from oppu_demo.page import YOU, Page
+
+
+def add_api(page: Page) -> None:
+    """Add ``/users``, ``/compare``, ``/train`` and ``/forget`` to the page that is being laid out."""
+
+    def users(task: str) -> list[dict[str, Any]]:
+        """The people of a task: their ids, how many items their history has, their questions."""
+        with _Refusing():
+            page.task(task)
+            return [
+                {
+                    "user": user.user_id,
+                    "items": len(user.history),
+                    "queries": [{"id": query.id, "fields": dict(query.fields)} for query in user.queries],
+                }
+                for user in page.engine.users(task).values()
+            ]
+
+    def compare(
+        request: gr.Request,
+        task: str,
+        user: str,
+        query: str = "",
+        fields: dict[str, str] | None = None,
+        methods: list[str] | None = None,
+    ) -> dict[str, dict[str, Any]]:
+        """Every method's answer, prompt and seconds: to one of the user's questions (`query` is its id) or to
+        new `fields`. `user` may be "me" behind /train."""
+        with _Refusing():
+            session = page.session(request.session_hash)
+            known = user in page.engine.users(task) if task in page.engine.tasks else False
+            person = page.person(page.task(task).name, user if known or user != "me" else YOU, session)
+            texts = [(fields or {}).get(name, "") for name in page.task(task).input_fields]
+            what = page.question(task, person, query or None, texts)
+            *_, last = page.compare(task, person, what, page.chosen(methods), session)
+            return {
+                column.method: {
+                    "answer": column.answered.text,
+                    "prompt": column.answered.prompt.text,
+                    "seconds": round(column.answered.seconds, 4),
+                }
+                if column.answered
+                else {"problem": column.problem}
+                for column in last.columns
+            }
+
+    def train(request: gr.Request, task: str, history: str) -> dict[str, dict[str, float]]:
+        """Train the caller's own adapters on a history (JSON lines, CSV or one item a line); they are the
+        caller's alone. Returns each adapter's first and last loss and seconds."""
+        with _Refusing():
+            session = page.session(request.session_hash)
+            for _ in train_own(page.engine, session, task, read_items(page.task(task), history, None).items):
+                pass
+            own = session.own
+            return {
+                variant: {
+                    "first_loss": facts.first_loss,
+                    "last_loss": facts.last_loss,
+                    "seconds": facts.seconds,
+                }
+                for variant, facts in (own.facts if own else {}).items()
+            }
+
+    def forget(request: gr.Request) -> str:
+        """Remove everything of the caller's from memory and disk."""
+        page.forget(request.session_hash)
+        return "forgotten"
+
+    gr.api(users, api_name="users")
+    gr.api(compare, api_name="compare", concurrency_id="compare")
+    gr.api(train, api_name="train", concurrency_id="train")
+    gr.api(forget, api_name="forget")
+
+
+class _Refusing:
+    """Our errors as Gradio's, which reach the caller with their message."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, OppuError):
+            raise gr.Error(str(error), print_exception=False) from error

@@ -1,0 +1,67 @@
+"""``oppu demo``: the page on this machine, and the folder of a Space."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from oppu_core import cli as core
+from oppu_core.errors import ConfigError
+from rich.console import Console
+
+QUICKSTART = Path("runs/quickstart")
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+demo_app = typer.Typer(
+    invoke_without_command=True,
+    help="A web page: answers side by side, and your own history.",
+    epilog="Example: [bold]oppu demo --run runs/movies[/bold]",
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add this package's commands (entry-point group ``oppu.commands``)."""
+    app.add_typer(demo_app, name="demo")
+
+
+@demo_app.callback()
+def demo(
+    context: typer.Context,
+    run: Annotated[
+        Path | None,
+        typer.Option(
+            "--run", help="A run whose adapters are trained; by default the quickstart's, made if missing."
+        ),
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Where to listen: this machine alone, or e.g. 0.0.0.0 for all networks.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="By default the first free one from 7860.")
+    ] = None,
+    auth: Annotated[
+        str | None,
+        typer.Option(envvar="OPPU_DEMO_AUTH", metavar="NAME:PASSWORD", help="Ask visitors for these."),
+    ] = None,
+    browser: Annotated[bool, typer.Option(help="Open the page in a browser.")] = True,
+    device: core.DeviceOption = "auto",
+) -> None:
+    """Open the page. Without a run it makes the quickstart's first, showing progress in the page."""
+    if context.invoked_subcommand:
+        return
+    if auth is not None and not all(auth.partition(":")[::2]):
+        raise ConfigError("--auth: write a name, a colon and a password, e.g. --auth ada:lovelace.")
+    from oppu_demo.serve import serve
+
+    with core.interruptible():
+        serve(run, QUICKSTART, host, port, auth, browser, device)
+
+
+@demo_app.command("export-space", epilog="Example: [bold]oppu demo export-space my-space[/bold]")
+def export_space(
+    folder: Annotated[Path, typer.Argument(help="The folder to make.")],
+) -> None:
+    """Write a folder that can be pushed as a Hugging Face Space as it is."""
+    from oppu_demo.space import write_space
+
+    write_space(folder)
+    Console().print(f"Space: {folder}", highlight=False)

@@ -1,0 +1,308 @@
+"""One base in memory for everything that the page answers and trains.
+
+Task LoRAs lie beside the base's weights and are exchanged between tasks and variants; personal adapters are
+stacked on top. Their sum is the function of `oppu answer`, where the task LoRA is merged. Whoever uses the
+model takes a turn; a training gives its turn away between two steps.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import functools
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+
+from oppu_core.data.rows import shown
+from oppu_core.data.types import Query, User
+from oppu_core.errors import ConfigError, StoreError, TrainingError
+from oppu_core.generate import AnswerSet, Sampling
+from oppu_core.inference import write_answers
+from oppu_core.models import Base
+from oppu_core.packed_model import why_not
+from oppu_core.packing import tokenize
+from oppu_core.pipeline import VariantWork, prompt_maker, variant_works
+from oppu_core.profiles import compute_profile
+from oppu_core.progress import Watch
+from oppu_core.prompts import Method, Prompt, PromptMaker, parse_method
+from oppu_core.retrieval import BM25Retriever
+from oppu_core.runs import Run
+from oppu_core.store import Key, Store
+from oppu_core.tasks import Task
+from oppu_core.training.cohort import Cohort
+from oppu_core.training.loop import Outcome, Progress, Trained, train_each
+from oppu_core.training.peft_methods import TASK, State, adapter_state, attach, load_state
+from rich.console import Console
+
+CACHED_ADAPTERS = 64
+
+
+class Turns:
+    """A lock that goes to whoever has waited longest."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._waiting: collections.deque[threading.Event] = collections.deque()
+
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[None]:
+        """Wait for a turn, and have it for the block."""
+        self._wait()
+        try:
+            yield
+        finally:
+            self._leave()
+
+    def pass_on(self) -> None:
+        """Within a turn: let those who wait go first."""
+        self._leave()
+        self._wait()
+
+    def _wait(self) -> None:
+        mine = threading.Event()
+        with self._guard:
+            self._waiting.append(mine)
+            if len(self._waiting) == 1:
+                mine.set()
+        mine.wait()
+
+    def _leave(self) -> None:
+        with self._guard:
+            self._waiting.popleft()
+            if self._waiting:
+                self._waiting[0].set()
+
+
+@dataclasses.dataclass(frozen=True)
+class Answered:
+    """An answer, the prompt it was given to, and how long it took (without waiting for a turn)."""
+
+    method: str
+    text: str
+    prompt: Prompt
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class _Stage:
+    """One variant of one task."""
+
+    work: VariantWork
+    task_lora: State
+
+
+class Engine:
+    """Answers and trains for a run, from any thread.
+
+    Args:
+        run: A run whose task bases are trained.
+        device: Where to compute.
+
+    Attributes:
+        run: The run.
+        tasks: Its tasks, by name.
+
+    Raises:
+        OppuError: the base or a task LoRA is missing, or the run's settings do not fit one model.
+    """
+
+    def __init__(self, run: Run, device: str = "auto") -> None:
+        self.run = run
+        self._turns = Turns()
+        self._methods = {name: parse_method(name) for name in run.config.methods}
+        with contextlib.closing(Store(run.store_path)) as store:
+            watch = Watch(Console(quiet=True))
+            self._stages = {
+                (work.dataset.task.name, work.variant): _Stage(work, store.load(work.task_lora))
+                for work in variant_works(run, store, watch, device, 1)
+            }
+        works = [stage.work for stage in self._stages.values()]
+        self._works = {work.dataset.task.name: work for work in works}
+        self.tasks: dict[str, Task] = {name: work.dataset.task for name, work in self._works.items()}
+        self._users = {name: {user.user_id: user for user in w.users} for name, w in self._works.items()}
+        shapes = {
+            (w.task_config.targets, w.task_config.rank, w.task_config.alpha, w.personal_config.method,
+             w.personal_config.targets, w.personal_config.rank, w.personal_config.alpha,
+             w.personal_config.prefix)
+            for w in works
+        }  # fmt: skip
+        if len(shapes) > 1:
+            raise ConfigError(
+                f"The tasks of {run.path} have adapters of different shapes, which one page cannot hold; "
+                "make a run for each of them."
+            )
+        self._base = works[0].load_base()
+        if why_not(self._base.model):
+            self._base = dataclasses.replace(self._base, packs=False)
+        # Checkpointing is a matter of one training, not of the model that everybody shares.
+        task_config = dataclasses.replace(works[0].task_config, gradient_checkpointing=False)
+        personal_config = dataclasses.replace(works[0].personal_config, gradient_checkpointing=False)
+        self._task_model = attach(self._base.model, task_config, TASK)
+        self._model = attach(self._task_model.get_base_model(), personal_config)
+        self._fresh = adapter_state(self._model)
+        self._standing: tuple[str, str] | None = None
+        self._makers: dict[str, PromptMaker] = {
+            name: prompt_maker(
+                work.dataset, self._base.codec, work.profiles, list(self._methods.values()), run.config.seed
+            )
+            for name, work in self._works.items()
+        }
+        self._adapter = functools.lru_cache(CACHED_ADAPTERS)(self._read_adapter)
+
+    @property
+    def methods(self) -> list[str]:
+        """The run's methods, in its order."""
+        return list(self._methods)
+
+    @property
+    def base(self) -> Base:
+        """The base."""
+        return self._base
+
+    def users(self, task: str) -> Mapping[str, User]:
+        """The run's test users of a task, by id."""
+        return self._users[task]
+
+    def personal_variants(self, task: str) -> list[str]:
+        """The variants of a task that personal adapters are for."""
+        return [
+            variant for name, variant in self._stages if name == task and self._work(name, variant).personal
+        ]
+
+    def keys(self, task: str, user: User) -> dict[str, Key]:
+        """Where the adapters of one of the run's users are in the store, by variant."""
+        return {variant: self._work(task, variant).key_of(user) for variant in self.personal_variants(task)}
+
+    def profile(self, task: str, user: User) -> str:
+        """A user's profile text."""
+        known = self._users[task].get(user.user_id)
+        return self._works[task].profiles(user) if known is user else self._fresh_profile(task, user)
+
+    def answer(
+        self, task: str, name: str, user: User, query: Query, adapters: Mapping[str, State] | None = None
+    ) -> Answered:
+        """Answer a query as `oppu answer` does.
+
+        Args:
+            task: The task's name.
+            name: The method's.
+            user: Who asks; one of the run's users, or somebody with `adapters`.
+            query: What is asked.
+            adapters: Somebody's own adapters by variant.
+
+        Raises:
+            StoreError: the user has no adapter.
+            DataError: the query does not fit into the base's context.
+        """
+        method = self._methods[name]
+        stage = self._stages[task, method.variant]
+        private = self._users[task].get(user.user_id) is not user
+        maker = self._maker(task, method, private)
+        profile = self.profile(task, user) if method.profile else ""
+        prompt = maker.query_prompt(method, user, query, profile)
+        states = None
+        if method.personal:
+            own = adapters[method.variant] if adapters is not None else self._adapter(
+                task, method.variant, user.user_id
+            )  # fmt: skip
+            states = [own]
+        config, of_task = self.run.config, self.tasks[task]
+        sampling = Sampling(seed=config.seed) if config.sample else None
+        constrained = config.constrain and of_task.labels
+        answers = AnswerSet(self._base.codec, of_task.labels) if constrained else None
+        with self._turns.turn():
+            start = time.perf_counter()
+            base = self._stand(stage, personal=method.personal)
+            if private:
+                base = dataclasses.replace(base, codec=base.codec.forgetful())
+            ((text,),) = write_answers(
+                base, [[prompt.text]], states, max_new_tokens=of_task.max_answer_tokens,
+                sampling=sampling, answers=answers,
+            )  # fmt: skip
+            return Answered(name, text, prompt, time.perf_counter() - start)
+
+    def train(
+        self, task: str, user: User, on_step: Callable[[str, Progress], None]
+    ) -> dict[str, tuple[Trained, State]]:
+        """Train somebody's own adapters, one for each variant; nothing is stored.
+
+        Args:
+            task: The task's name.
+            user: Their history.
+            on_step: Told of every step, with the variant; what it raises ends the training.
+
+        Raises:
+            TrainingError: the history cannot be learnt from.
+        """
+        trained: dict[str, tuple[Trained, State]] = {}
+        for variant in self.personal_variants(task):
+            outcome = self._train(self._stages[task, variant], user, functools.partial(on_step, variant))
+            if isinstance(outcome, TrainingError):
+                raise outcome
+            trained[variant] = outcome
+        return trained
+
+    def _train(self, stage: _Stage, user: User, on_step: Callable[[Progress], None]) -> Outcome:
+        task, config = stage.work.dataset.task.name, stage.work.personal_config
+        method = Method(0, None, profile=False, personal=True)
+        maker = dataclasses.replace(
+            self._maker(task, method, private=True), profile_of=lambda one: self._fresh_profile(task, one)
+        )
+        rows = tokenize(maker.history_examples(stage.work.variant, user), self._base.codec.forgetful())
+        pad_id = self._base.codec.pad_id
+
+        def step(_: int, progress: Progress) -> None:
+            on_step(progress)
+            if self._base.packs:  # else half-trained weights lie in the model
+                self._turns.pass_on()
+                self._stand(stage, personal=True)
+
+        with self._turns.turn():
+            self._stand(stage, personal=True)
+            if self._base.packs:
+                outcomes = Cohort(self._model, self._fresh, config, pad_id).train([rows], step)
+            else:
+                outcomes = train_each(self._model, self._fresh, [rows], config, pad_id, step)
+            ((_, outcome),) = outcomes
+            return outcome
+
+    def _stand(self, stage: _Stage, personal: bool) -> Base:
+        """Put a variant's task LoRA beside the base; only within a turn."""
+        place = stage.work.dataset.task.name, stage.work.variant
+        if self._standing != place:
+            load_state(self._task_model, stage.task_lora, TASK)
+            self._standing = place
+        if personal:
+            return dataclasses.replace(self._base, model=self._model)
+        if not self._base.packs:
+            load_state(self._model, self._fresh)  # changes no answer
+        return dataclasses.replace(self._base, model=self._model.get_base_model())
+
+    def _maker(self, task: str, method: Method, private: bool) -> PromptMaker:
+        """What makes the prompts of a method; a private one keeps nothing of a history."""
+        maker, codec = self._makers[task], self._base.codec
+        if private:
+            codec = codec.forgetful()
+            retrievers = {**maker.retrievers, "bm25": BM25Retriever(self.tasks[task])}
+            maker = dataclasses.replace(maker, retrievers=retrievers)
+        taken = self._works[task].personal_config.prefix if method.personal else 0
+        return dataclasses.replace(maker, counter=codec.leaving(taken))
+
+    def _fresh_profile(self, task: str, user: User) -> str:
+        return compute_profile(self.tasks[task], user.training_history)
+
+    def _work(self, task: str, variant: str) -> VariantWork:
+        return self._stages[task, variant].work
+
+    def _read_adapter(self, task: str, variant: str, user_id: str) -> State:
+        work = self._work(task, variant)
+        key = work.key_of(self._users[task][user_id])
+        with contextlib.closing(Store(self.run.store_path)) as store:
+            if reason := store.failure(key):
+                raise StoreError(f"User {shown(user_id)} has no adapter: training failed ({reason}).")
+            if not store.has(key):
+                raise StoreError(
+                    f"User {shown(user_id)} has no adapter yet. "
+                    f"Run `oppu personal train --run {self.run.path}`."
+                )
+            return store.load(key)

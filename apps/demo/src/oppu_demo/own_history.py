@@ -1,0 +1,308 @@
+"""A visitor's own history: pasted or uploaded text to items, and items to adapters.
+
+What comes in is text and nothing else: it is never unpacked, never a path, and read up to a limit that the
+page states. Nothing of it is logged or written.
+"""
+
+import collections
+import csv
+import dataclasses
+import functools
+import json
+import queue
+import stat
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from oppu_core.data.rejects import Unusable
+from oppu_core.data.sample import GRAMMARS, sample_users
+from oppu_core.data.types import HistoryItem, User
+from oppu_core.errors import ConfigError, DataError, OppuError
+from oppu_core.ownership.personalize import Record, json_records, table_records, usable
+from oppu_core.tasks import Task
+from oppu_core.training.loop import Progress, Trained
+from oppu_core.training.peft_methods import State
+
+from oppu_demo.engine import Engine
+from oppu_demo.sessions import CancelledError, Own, Session
+
+MAX_BYTES = 1_000_000
+MAX_ITEMS = 2_000
+MAX_ITEM_CHARS = 10_000
+MAX_COLUMNS = 64
+SHOWN_PROBLEMS = 50
+SEPARATORS = ("\t", " => ", " | ")  # between input and output; the first that a line has counts
+USER_ID = "me"
+EXAMPLE_ITEMS = 24  # with half as many, an adapter of the sample world answers worse than none
+_MAGIC = {b"PK\x03\x04": "a zip file or spreadsheet", b"PK\x05\x06": "a zip file", b"\x1f\x8b": "a gzip file"}
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Preview:
+    """An own history as read.
+
+    Attributes:
+        items: What can be used, oldest first.
+        problems: What is wrong with the other lines; the first :data:`SHOWN_PROBLEMS` of them.
+        unusable: How many lines cannot be used.
+    """
+
+    items: tuple[HistoryItem, ...]
+    problems: tuple[str, ...]
+    unusable: int
+
+    @property
+    def summary(self) -> str:
+        """What was read, in a line."""
+        items = f"{len(self.items):,} item{'s' * (len(self.items) != 1)} to learn from"
+        lines = f"; {self.unusable:,} line{'s' * (self.unusable != 1)} cannot be used"
+        return items + (lines if self.unusable else "") + "."
+
+
+def read_items(task: Task, text: str | None, file: Path | None) -> Preview:
+    """Read an own history: JSON lines, a table (CSV), or one item a line (:func:`how_to`).
+
+    Args:
+        task: What it is for.
+        text: Pasted text.
+        file: An uploaded file, in the place of `text`.
+
+    Raises:
+        ConfigError: there are both.
+        DataError: there is nothing, it is no text, or more than the limits allow.
+    """
+    if file is not None and text and text.strip():
+        raise ConfigError("There is pasted text and a file; take one of them away.")
+    where = "The text" if file is None else "The file"
+    content = ((text or "") if file is None else read_file(file)).removeprefix("\ufeff")
+    if len(content.encode(errors="surrogatepass")) > MAX_BYTES:
+        raise DataError(_too_large(where))
+    if not content.strip():
+        raise DataError(f"{where} is empty. {how_to(task)}")
+    if "\0" in content:
+        raise DataError(f"{where} is no text (it holds NUL characters). Save it as UTF-8 text.")
+    history = usable(_limited(_records(task, content, where, file.suffix if file else ""), where), task)
+    return Preview(history.items, history.problems[:SHOWN_PROBLEMS], len(history.problems))
+
+
+def how_to(task: Task) -> str:
+    """How a history of a task is written, in a sentence or two."""
+    names = ", ".join(task.history_fields)
+    if (plain := _plain_fields(task)) is None:
+        return f"Give JSON lines or a CSV table with {names}; an item has too many fields for plain lines."
+    line = " => ".join(plain)
+    between = " (a tab or | may stand between, too)" if len(plain) > 1 else ""
+    return f"Write one item a line: {line}{between}. Or give JSON lines or a CSV table with {names}."
+
+
+def _plain_fields(task: Task) -> tuple[str, ...] | None:
+    """The fields of an item that is a plain line: one input, or the only field, and the output."""
+    required = [name for name in task.history_fields if name not in task.optional_fields]
+    inputs = [name for name in required if name != task.output_field]
+    if len(inputs) != 1:
+        return None
+    return (inputs[0], task.output_field) if task.output_field else (inputs[0],)
+
+
+def read_file(file: Path) -> str:
+    """An uploaded file's text; no more than the limit is read.
+
+    Raises:
+        DataError: it cannot be read, is too large, or is no text.
+    """
+    try:
+        status = file.lstat()
+        if not stat.S_ISREG(status.st_mode):
+            raise DataError("The upload is no plain file.")
+        if status.st_size > MAX_BYTES:
+            raise DataError(_too_large("The file"))
+        with file.open("rb") as opened:
+            content = opened.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
+        raise DataError("The file cannot be read. Upload it again.") from error
+    for magic, kind in _MAGIC.items():
+        if content.startswith(magic):
+            raise DataError(f"The file is {kind}, which is not unpacked. Save it as CSV or text (UTF-8).")
+    if len(content) > MAX_BYTES:
+        raise DataError(_too_large("The file"))
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"The file is no UTF-8 text (byte {error.start + 1:,} cannot be read). Save it as UTF-8."
+        ) from error
+
+
+def _too_large(where: str) -> str:
+    return f"{where} has more than {MAX_BYTES // 10**6} MB, the most that is read. Leave some items out."
+
+
+def _records(task: Task, content: str, where: str, suffix: str) -> Iterator[Record]:
+    """The records of whichever format it is."""
+    lines = content.split("\n")
+    first = next(line for line in lines if line.strip())
+    columns = _columns(first)
+    needed = {name for name in task.history_fields if name not in task.optional_fields}
+    has_columns = needed <= set(columns) or (bool(task.output_field) and {"input", "output"} <= set(columns))
+    suffix = suffix.lower()
+    if suffix in (".jsonl", ".ndjson", ".json") or (suffix != ".csv" and first.lstrip().startswith('{"')):
+        return json_records(lines)
+    if suffix == ".csv" or has_columns:
+        if len(columns) > MAX_COLUMNS:
+            raise DataError(f"{where} has {len(columns):,} columns; {MAX_COLUMNS} are the most that is read.")
+        if not has_columns:
+            raise DataError(f"{where} has no header line with the columns {', '.join(sorted(needed))}.")
+        return table_records(content.lstrip(), where)
+    return _plain_records(task, lines)
+
+
+def _columns(line: str) -> list[str]:
+    try:
+        return next(csv.reader([line]))
+    except csv.Error:
+        return []
+
+
+def _plain_records(task: Task, lines: Sequence[str]) -> Iterator[Record]:
+    fields = _plain_fields(task)
+    if fields is None:
+        raise DataError(how_to(task))
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        if len(fields) == 1:
+            yield number, {fields[0]: line.strip()}
+            continue
+        separator = next((each for each in SEPARATORS if each in line), None)
+        if separator is None:
+            yield number, Unusable(f"write {' => '.join(fields)}; there is no => in it, no tab and no |")
+        else:
+            given, _, output = line.rpartition(separator)
+            yield number, {fields[0]: given.strip(), fields[1]: output.strip()}
+
+
+def _limited(records: Iterator[Record], where: str) -> Iterator[Record]:
+    for count, (number, record) in enumerate(records, 1):
+        if count > MAX_ITEMS:
+            raise DataError(f"{where} has more than {MAX_ITEMS:,} items; leave the oldest out.")
+        problem = None
+        if isinstance(record, dict):
+            if len(record) > MAX_COLUMNS:
+                problem = Unusable(f"has {len(record):,} fields; at most {MAX_COLUMNS} are read")
+            elif (size := sum(len(v) for v in record.values() if isinstance(v, str))) > MAX_ITEM_CHARS:
+                problem = Unusable(f"has {size:,} characters; an item may have {MAX_ITEM_CHARS:,}")
+        yield number, problem or record
+
+
+@functools.cache
+def example(task: Task) -> str:
+    """Lines to try: what a user of the sample world left behind, the least like the others.
+
+    Empty for a task that the sample world does not have.
+    """
+    if task.name not in GRAMMARS or GRAMMARS[task.name].task != task:
+        return ""
+    size = (EXAMPLE_ITEMS, EXAMPLE_ITEMS)
+    # Not the seed of anybody's run: nobody in it has this history.
+    users = list(sample_users(task, test_users=40, other_users=0, history=size, queries=1, seed=1000))
+    words = [_words(task, user) for user in users]
+    everybody: collections.Counter[str] = sum(words, collections.Counter())
+
+    def habit(place: int) -> int:
+        """How many more items have the user's favourite word than have it with a usual user."""
+        return max(len(users) * count - everybody[word] for word, count in words[place].items())
+
+    items = users[max(range(len(users)), key=habit)].history
+    fields = _plain_fields(task)
+    if fields is None or len(fields) < len(task.history_fields):
+        return "\n".join(json.dumps(dict(item.fields), ensure_ascii=False) for item in items)
+    return "\n".join(" => ".join(item.fields[name] for name in fields) for item in items)
+
+
+def _words(task: Task, user: User) -> collections.Counter[str]:
+    """In how many items the user writes each word; an answer that is a label is one word."""
+    words: collections.Counter[str] = collections.Counter()
+    for item in user.history:
+        text = item.fields[task.text_field]
+        words.update({text} if task.labels and task.output_field else set(text.split()))
+    return words
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """A step of a training.
+
+    Attributes:
+        variant: Which of the adapters is in training.
+        step: Steps done, from 1.
+        steps: Steps in all, of this adapter.
+        loss: In nats.
+        losses: The loss curves so far, by variant.
+    """
+
+    variant: str
+    step: int
+    steps: int
+    loss: float
+    losses: dict[str, tuple[float, ...]]
+
+
+def train_own(engine: Engine, session: Session, task: str, items: Sequence[HistoryItem]) -> Iterator[Step]:
+    """Train a session's own adapters, in a thread of its own; they are the session's once this has ended.
+
+    Steps are left out where whoever asks for them is slower than the training. An earlier training of the
+    session's that is still going on is cancelled; its adapters are kept until the new ones are there.
+
+    Raises:
+        CancelledError: the session or its training was cancelled or forgotten.
+        ConfigError: the run has no personal method for the task.
+        DataError: there are no items.
+        TrainingError: the items cannot be learnt from.
+    """
+    if not engine.personal_variants(task):
+        raise ConfigError(f"The run has no method with personal adapters for {task}.")
+    if not items:
+        raise DataError("There is no item to learn from.")
+    user = User(USER_ID, "test", tuple(items), ())
+    losses: dict[str, list[float]] = {variant: [] for variant in engine.personal_variants(task)}
+    news: queue.SimpleQueue[Step | dict[str, tuple[Trained, State]] | BaseException] = queue.SimpleQueue()
+    training = session.begin(lambda: news.put(CancelledError()))
+
+    def on_step(variant: str, progress: Progress) -> None:
+        if training.cancelled:
+            raise CancelledError
+        session.touch()
+        losses[variant].append(progress.loss)
+        curves = {name: tuple(curve) for name, curve in losses.items() if curve}
+        news.put(Step(variant, progress.step, progress.steps, progress.loss, curves))
+
+    def work() -> None:
+        try:
+            news.put(engine.train(task, user, on_step))
+        except OppuError as error:
+            news.put(error.with_traceback(None))  # which holds the history
+        except BaseException as error:
+            news.put(error)
+
+    training.thread = threading.Thread(target=work, name="own training", daemon=True)
+    training.thread.start()
+    step = None
+    try:
+        while isinstance(event := news.get(), Step):
+            step = event
+            if news.empty():
+                yield step
+                step = None
+        if isinstance(event, BaseException):
+            try:
+                raise event
+            finally:
+                del event  # a cycle with its traceback would keep the history in memory
+        if step:
+            yield step
+        facts = {variant: trained for variant, (trained, _) in event.items()}
+        adapters = {variant: state for variant, (_, state) in event.items()}
+        session.keep(training, Own(task, user, adapters, losses, facts))
+    finally:
+        training.cancel()  # also where nobody asks any more

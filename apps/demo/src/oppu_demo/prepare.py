@@ -1,0 +1,115 @@
+"""Making the quickstart's run while a page shows how far it is."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import gradio as gr
+from oppu_core.errors import ConfigError
+from oppu_core.pipeline import execute
+from oppu_core.progress import Stage, Watch
+from oppu_core.runs import Run, open_run
+from oppu_eval.quickstart import DEFAULT_TASKS, quickstart_run
+from oppu_eval.run_results import evaluate_run, results_path, write_report
+from rich.console import Console
+
+from oppu_demo.pages import render
+
+TITLE = "OPPU is getting ready"
+CHANGE_SECONDS = 4  # between the word that it is ready and the first look for the new page
+# Once the status says so, the page asks again and again whether another one has taken its place.
+RELOAD = f"""<script>
+let waiting = setInterval(() => {{
+  if (!document.querySelector("[data-ready]")) return;
+  clearInterval(waiting);
+  setInterval(async () => {{
+    try {{
+      const config = await (await fetch("config")).json();
+      if (config.title !== {TITLE!r}) location.reload();
+    }} catch (error) {{ /* the pages are changing places */ }}
+  }}, {1000 * CHANGE_SECONDS});
+}}, 500);
+</script>"""
+
+
+@dataclasses.dataclass
+class Status:
+    """How far it is: the stage's title, and the share of the whole that is done."""
+
+    title: str = "Laying out the sample world"
+    share: float = 0.0
+    ready: bool = False
+
+
+class PageWatch(Watch):
+    """Tells the page as well as the terminal.
+
+    Args:
+        console: The terminal.
+        log: The run's log.
+        status: What the page shows.
+        stages: How many there will be.
+    """
+
+    def __init__(self, console: Console, log: Path, status: Status, stages: int) -> None:
+        super().__init__(console, log)
+        self._status, self._stages, self._done = status, stages, 0
+
+    @contextlib.contextmanager
+    def stage(self, title: str, total: int, unit: str) -> Iterator[Stage]:
+        """See :meth:`Watch.stage`."""
+        self._status.title = title
+        with super().stage(title, total, unit) as stage:
+            advance, moved = stage.advance, 0.0
+
+            def tell(amount: float = 1, *, loss: float | None = None, tokens: int = 0) -> None:
+                nonlocal moved
+                moved += amount
+                self._status.share = min((self._done + min(moved / max(total, 1), 1)) / self._stages, 1)
+                advance(amount, loss=loss, tokens=tokens)
+
+            stage.advance = tell  # type: ignore[method-assign]
+            yield stage
+        self._done += 1
+        self._status.share = min(self._done / self._stages, 1)
+
+
+def ready(path: Path) -> bool:
+    """Whether a run is there, answered and scored."""
+    return (path / "run.json").is_file() and results_path(open_run(path)).exists()
+
+
+def prepare(path: Path, device: str, status: Status) -> Run:
+    """Make the quickstart's run, or what is missing of it."""
+    run = quickstart_run(path, DEFAULT_TASKS)
+    variants = 3
+    stages = len(DEFAULT_TASKS) * (2 * variants + len(run.config.methods)) + 1
+    watch = PageWatch(Console(stderr=True), run.log_path, status, stages)
+    with run.lock():
+        execute(run, watch, ["bases", "personal", "answers"], device)
+    status.title = "Scoring, with intervals over users"
+    write_report(run, evaluate_run(run), paper=False)
+    status.share = 1.0
+    return run
+
+
+def check_ready(run: Run) -> None:
+    """See that a run has something to show.
+
+    Raises:
+        ConfigError: it has no personal method; the page would compare nothing.
+    """
+    if not any(name.startswith("oppu") for name in run.config.methods):
+        raise ConfigError(
+            f"{run.path} has no method with personal adapters; it has {', '.join(run.config.methods)}. "
+            "Start one with --methods non_personalized,rag_k1,oppu_k0."
+        )
+
+
+def waiting_page(status: Status) -> gr.Blocks:
+    """The page that is there until the run is."""
+    with gr.Blocks(title=TITLE, analytics_enabled=False) as blocks:
+        view = gr.HTML(lambda: render("preparing.html.j2", status=status), every=1.0)
+        del view
+    return blocks

@@ -1,0 +1,99 @@
+"""From the command line's options to a page that is served until Ctrl-C."""
+
+import socket
+import time
+from pathlib import Path
+
+from oppu_core.errors import ConfigError
+from oppu_core.runs import Run, open_run
+from rich.console import Console
+
+from oppu_demo.app import build
+from oppu_demo.engine import Engine
+from oppu_demo.launch import launch
+from oppu_demo.page import Page
+from oppu_demo.prepare import CHANGE_SECONDS, RELOAD, Status, check_ready, prepare, ready, waiting_page
+
+FIRST_PORT, PORTS = 7860, 100
+
+
+def free_port(host: str, port: int | None) -> int:
+    """The port that was asked for, or the first free one.
+
+    Raises:
+        ConfigError: it is taken, or this machine has no such address.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    for candidate in [port] if port else range(FIRST_PORT, FIRST_PORT + PORTS):
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, candidate))
+            except OSError as error:
+                if not isinstance(error, PermissionError) and error.errno not in (98, 48):
+                    raise ConfigError(f"--host {host}: {error.strerror}.") from error
+                continue
+            return candidate
+    taken = f"--port {port} is" if port else f"The ports {FIRST_PORT} to {FIRST_PORT + PORTS - 1} are"
+    raise ConfigError(f"{taken} in use; choose another with --port.")
+
+
+def _page(run: Run, device: str) -> Page:
+    check_ready(run)
+    return Page(Engine(run, device))
+
+
+def serve(
+    path: Path | None,
+    quickstart: Path,
+    host: str,
+    port: int | None,
+    auth: str | None,
+    browser: bool,
+    device: str,
+) -> None:
+    """Serve the page for a run until it is interrupted.
+
+    Args:
+        path: The run; None is the quickstart's.
+        quickstart: Where that is, or will be.
+        host: Where to listen.
+        port: Which port; None takes a free one.
+        auth: ``name:password``, or None.
+        browser: Open it in a browser.
+        device: Where to compute.
+
+    Raises:
+        OppuError: the run cannot be shown, or the address cannot be had.
+    """
+    console = Console(stderr=True, highlight=False)
+    port = free_port(host, port)
+    name, _, password = (auth or "").partition(":")
+    options = {"auth": (name, password) if auth else None, "prevent_thread_lock": True}
+    if path is None and not ready(quickstart):
+        status = Status()
+        waiting = waiting_page(status)
+        address = launch(waiting, host, port, head=RELOAD, inbrowser=browser, **options)
+        console.print(f"Getting ready; the page shows how far it is: [bold]{address}[/]")
+        browser = False
+        try:
+            page = _page(prepare(quickstart, device, status), device)
+            blocks = build(page)
+            status.ready = True
+            time.sleep(CHANGE_SECONDS / 2)  # every page has heard of it
+        finally:
+            waiting.close(verbose=False)
+    else:
+        with console.status("loading the base …"):
+            page = _page(open_run(path or quickstart), device)
+            blocks = build(page)
+    address = launch(blocks, host, port, inbrowser=browser, **options)
+    console.print(f"The page: [bold]{address}[/]   (Ctrl-C ends it)")
+    if auth is None and host not in ("127.0.0.1", "localhost", "::1"):
+        console.print("[yellow]Anybody who reaches this machine can use it; --auth asks for a password.[/]")
+    try:
+        while True:
+            time.sleep(3600)
+    finally:
+        blocks.close(verbose=False)
+        page.close()

@@ -1,0 +1,106 @@
+"""`oppu demo` as a Space: the run of the quickstart is made at the first start, then the page is served."""
+
+import importlib
+import os
+import sys
+import threading
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from oppu_core.data.types import Query, User
+    from oppu_core.runs import Run
+    from oppu_core.training.peft_methods import State
+    from oppu_demo.engine import Answered
+
+HERE = Path(__file__).resolve().parent
+ZERO_GPU = os.getenv("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
+GPU_SECONDS = 15  # for one answer, the first one's start of a process included
+
+# The Hub installs requirements.txt before it has the wheels, so they are unpacked here.
+for wheel in (HERE / "wheels").glob("*.whl"):
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(HERE / "packages")
+sys.path.insert(0, str(HERE / "packages"))
+
+
+def use_lent_gpus() -> None:
+    """Have answers for the run's people written on the GPUs that ZeroGPU lends.
+
+    ZeroGPU runs a decorated function in a process forked from this one: it sees this process's memory as it
+    was at that moment, and nothing but its result comes back. So what is done there is a function of ids and
+    a query, with a copy of the model that this process never computes with: a fork in the middle of a
+    training would find weights half exchanged and locks held for ever.
+
+    The model goes to the GPU within the function, not before. That is advised against for large models, but
+    takes milliseconds for this one, and keeps it out of the emulation of CUDA in this process.
+
+    Visitors' own histories and adapters are not sent there. Their training and their answers stay on the CPU,
+    where they can be watched, cancelled and forgotten.
+    """
+    spaces = importlib.import_module("spaces")  # before anything that may touch CUDA
+    import gradio as gr
+    import torch
+    from oppu_demo import serve
+    from oppu_demo.engine import Engine
+
+    lent: list[Engine] = []
+    on_gpu: Callable[[Callable[..., Answered]], Callable[..., Answered]] = spaces.GPU(duration=GPU_SECONDS)
+
+    @on_gpu
+    def answer_there(task: str, name: str, user_id: str, query: "Query") -> "Answered":
+        engine = lent[0]
+        torch.set_num_threads(1)  # OpenMP's threads are not forked; waiting for them would never end
+        engine.base.model.to("cuda")  # the first time; the process may be asked again
+        return engine.answer(task, name, engine.users(task)[user_id], query)
+
+    class LentEngine(Engine):
+        """Answers there if it can, else here."""
+
+        def __init__(self, run: "Run", device: str) -> None:
+            super().__init__(run, device)
+            lent[:] = [Engine(run, device)]
+
+        def answer(
+            self,
+            task: str,
+            name: str,
+            user: "User",
+            query: "Query",
+            adapters: "Mapping[str, State] | None" = None,
+        ) -> "Answered":
+            """See :meth:`Engine.answer`."""
+            if self.users(task).get(user.user_id) is user:
+                try:
+                    return answer_there(task, name, user.user_id, query)
+                except gr.Error:  # no GPU is free, the visitor's quota is used up, or it failed there
+                    pass
+            return super().answer(task, name, user, query, adapters)
+
+    vars(serve)["Engine"] = LentEngine
+
+
+def main() -> None:
+    """Serve the page where the Hub expects it."""
+    if ZERO_GPU:
+        use_lent_gpus()
+    from oppu_core.cli import main as oppu
+
+    os.chdir(HERE)  # for runs/
+    host, port = os.getenv("GRADIO_SERVER_NAME", "0.0.0.0"), os.getenv("GRADIO_SERVER_PORT", "7860")
+    sys.argv = ["oppu", "demo", "--host", host, "--port", port, "--no-browser"]
+    if not ZERO_GPU:
+        oppu()
+        return
+    # Here "auto" would take the emulated GPU, and everything on this thread would go through the emulation.
+    sys.argv += ["--device", "cpu"]
+    page = threading.Thread(target=oppu)
+    page.start()
+    page.join()
+
+
+if __name__ == "__main__":
+    main()
