@@ -21,6 +21,7 @@ QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 def build(page: Page) -> gr.Blocks:
     """The page for a run."""
     tasks = [(task.title, name) for name, task in page.engine.tasks.items()]
+    gr.set_static_paths([page.sessions.root])  # Gradio would keep copies of downloads
     with gr.Blocks(title=TITLE, analytics_enabled=False) as blocks:
         add_api(page)  # first: a control's function of the same name would take the endpoint's
         gr.HTML(render("head.html.j2"))

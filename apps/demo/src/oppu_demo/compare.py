@@ -67,8 +67,12 @@ def title_of(method: str) -> str:
 def tagline_of(method: str) -> str:
     """What a method knows of the person, in one line."""
     parsed = parse_method(method)
-    items = {"random": "others’ past items", "recent": "their latest past", "bm25": "their most similar past"}
-    seen = [f"{items[parsed.retriever]}"] if parsed.retriever else []
+    items = {
+        "random": "some others’ item",
+        "recent": "their latest item",
+        "bm25": "their most similar item",
+    }
+    seen = [f"{items[parsed.retriever]}{'s' * (parsed.k > 1)}"] if parsed.retriever else []
     if parsed.profile:
         seen.append("a text about them")
     prompt = f"sees {' and '.join(seen)}" if seen else ""
@@ -118,7 +122,7 @@ def _card(task: Task, column: Column, plain: str | None, gold: str | None) -> di
         return card
     differs = plain is not None and answered.text != plain
     card |= {
-        "words": _marked(answered.text, plain) if differs else [(answered.text, False)],
+        "words": _marked(answered.text, plain) if differs else [(answered.text, False)] * bool(answered.text),
         "seconds": _seconds(answered.seconds),
         "items": [task.history_line(item.fields) for item in answered.prompt.retrieved],
     }

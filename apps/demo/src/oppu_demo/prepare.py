@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import gradio as gr
@@ -42,6 +42,19 @@ class Status:
     ready: bool = False
 
 
+class _PageStage(Stage):
+    """A stage that also tells how much of it is done."""
+
+    def __init__(self, stage: Stage, on_move: Callable[[float], None], total: float) -> None:
+        self._stage, self._on_move, self._total, self._moved = stage, on_move, total, 0.0
+
+    def advance(self, amount: float = 1, *, loss: float | None = None, tokens: int = 0) -> None:
+        """See :meth:`Stage.advance`."""
+        self._moved += amount
+        self._on_move(min(self._moved / max(self._total, 1), 1))
+        self._stage.advance(amount, loss=loss, tokens=tokens)
+
+
 class PageWatch(Watch):
     """Tells the page as well as the terminal.
 
@@ -61,18 +74,13 @@ class PageWatch(Watch):
         """See :meth:`Watch.stage`."""
         self._status.title = title
         with super().stage(title, total, unit) as stage:
-            advance, moved = stage.advance, 0.0
-
-            def tell(amount: float = 1, *, loss: float | None = None, tokens: int = 0) -> None:
-                nonlocal moved
-                moved += amount
-                self._status.share = min((self._done + min(moved / max(total, 1), 1)) / self._stages, 1)
-                advance(amount, loss=loss, tokens=tokens)
-
-            stage.advance = tell  # type: ignore[method-assign]
-            yield stage
+            yield _PageStage(stage, self._move, total)
         self._done += 1
-        self._status.share = min(self._done / self._stages, 1)
+        self._move(0)
+
+    def _move(self, share: float) -> None:
+        """So much of the stage is done."""
+        self._status.share = min((self._done + share) / self._stages, 1)
 
 
 def ready(path: Path) -> bool:
