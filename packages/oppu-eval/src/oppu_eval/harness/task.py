@@ -14,6 +14,7 @@ from lm_eval.api.task import ConfigurableTask
 from oppu_core.data.types import Query, User
 from oppu_core.errors import ConfigError, DataError
 from oppu_core.files import content_id
+from oppu_core.generate import Sampling
 from oppu_core.pipeline import prompt_maker
 from oppu_core.prompts import PromptMaker, TokenCounter, parse_method
 from oppu_core.tasks import get_task
@@ -66,7 +67,9 @@ class LampTask(ConfigurableTask):
             "until": ["\n"], "max_gen_toks": lamp.max_answer_tokens, "do_sample": False,
         }  # fmt: skip
         if (run := self.source.run) is not None and run.config.sample:
-            generation |= {"do_sample": True, "temperature": 0.1, "top_k": 10, "top_p": 0.9}
+            paper = Sampling()
+            generation |= {"do_sample": True, "temperature": paper.temperature}
+            generation |= {"top_k": paper.top_k, "top_p": paper.top_p}
         super().__init__(
             config={
                 **{name: value for name, value in config.items() if name != "class"},
