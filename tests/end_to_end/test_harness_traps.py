@@ -757,6 +757,9 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "method": ({"run": "RUN", "method": "magic"}, r"There is no method 'magic'"),
     "no run": ({"run": "RUN/nowhere"}, r"nowhere is no run"),
     "batch size": ({"run": "RUN", "batch_size": 0}, r"batch_size=0: write auto"),
+    "auto what": ({"run": "RUN", "batch_size": "auto:x"}, r"batch_size=auto:x: write auto"),
+    "no batch": ({"run": "RUN", "max_batch_size": -3}, r"max_batch_size=-3: it is how many"),
+    "GPU": ({"run": "RUN", "device": "cuda:77"}, r"--device cuda:77: there is no such device"),
     "device": ({"run": "RUN", "device": "abacus"}, r"--device 'abacus' is no device"),
     "two data": ({"run": "RUN", "data": "DATA"}, r"brings its own data; leave data="),
     "no store there": ({"pretrained": "tiny", "store": "DATA", "data": "DATA"}, r"is no store of weights"),
@@ -781,6 +784,57 @@ def test_wrong_arguments_say_what_is_wrong(run: Path, twins: Dataset, case: str,
     assert not asked.batches
 
 
+WRONG: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "typo": ({"methd": "rag_k1"}, {}, r"--metadata methd: .*Did you mean method"),
+    "seed": ({"seed": "x"}, {}, r"seed='x': it is a whole number"),
+    "length": ({"max_length": 0}, {}, r"max_length=0: it is a whole number, from 1"),
+    "tokenizer": ({"tokenizer": 7}, {}, r"tokenizer=7: it is a folder"),
+    "profiles": ({"profiles": 5}, {}, r"profiles=5: it is a file"),
+    "empty data": ({"data": ""}, {}, r"data=\. is no dataset folder"),
+    "other profiles": ({"profiles": "PROFILES", "method": "pag_k0"}, {}, r"there are none of lamp_2m"),
+    "limit": ({}, {"limit": 0}, r"--limit 0: it is how many"),
+    "samples": ({}, {"samples": {"lamp_2m": [3, 99]}}, r"lamp_2m has no query 99; its 9 queries"),
+    "tokens": ({}, {"gen_kwargs": {"max_gen_toks": -5}}, r"max_gen_toks=-5: it is a number of tokens"),
+    "no tokens": ({}, {"gen_kwargs": {"max_new_tokens": "abc"}}, r"max_new_tokens=abc"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_metadata_and_options_say_what_is_wrong(run: Path, twins: Dataset, case: str) -> None:
+    metadata, options, expected = WRONG[case]
+    places = {"data": str(twins.path), **metadata}
+    if metadata.get("profiles") == "PROFILES":
+        places["profiles"] = str(run / "lamp_4" / "profiles.jsonl")
+    with pytest.raises(OppuError, match=expected):
+        ask({}, ["lamp_2m"], "dummy", places, **options)
+
+
+GENERATION = {
+    "temperature": ({"do_sample": True, "temperature": "hot"}, r"--gen_kwargs .*hot"),
+    "top_k": ({"do_sample": True, "temperature": 1.0, "top_k": -2}, r"top_k are not below 0"),
+    "until": ({"until": [7]}, r"until=\[7\]: write texts"),
+}
+
+
+@pytest.mark.parametrize("case", GENERATION)
+def test_our_model_refuses_settings_that_cannot_be_meant(run: Path, case: str) -> None:
+    settings, expected = GENERATION[case]
+    with pytest.raises(ConfigError, match=expected):
+        ask({"run": str(run)}, ["lamp_2m"], gen_kwargs=settings)
+
+
+def test_two_methods_at_once_are_refused(run: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--model_args says method=rag_k1, --metadata method=oppu_k0"):
+        ask({"run": str(run), "method": "rag_k1"}, ["lamp_2m"], metadata={"method": "oppu_k0"})
+
+
+def test_a_store_that_is_gone_is_named(copied: Path) -> None:
+    (copied.parent / "store").rename(copied.parent / "elsewhere")
+    with pytest.raises(StoreError, match=r"are not at .*store any more.*oppu personal train"):
+        ask({"run": str(copied), "method": "oppu_k0"}, ["lamp_2m"])
+    assert not (copied.parent / "store").exists(), "nothing is made in its place"
+
+
 def test_a_task_that_the_run_does_not_have_is_refused(run: Path) -> None:
     with pytest.raises(ConfigError, match=r"has no lamp_3; it has lamp_2m, lamp_4.*--tasks lamp_2m,lamp_4"):
         ask({"run": str(run)}, ["lamp_2m", "lamp_3"])
@@ -789,7 +843,7 @@ def test_a_task_that_the_run_does_not_have_is_refused(run: Path) -> None:
 def test_the_data_of_somebody_else_are_refused(run: Path, twins: Dataset) -> None:
     """The same data, but not through the run: retrieval and profiles might be others."""
     loaded = task_manager({"data": str(twins.path)}).load(["lamp_2m"])
-    with pytest.raises(ConfigError, match=r"The data are those of .*Leave data out of --metadata"):
+    with pytest.raises(ConfigError, match=r"The data are those of .*Take both from one run"):
         evaluate(OppuLM(str(run)), loaded, bootstrap_iters=0)
 
 

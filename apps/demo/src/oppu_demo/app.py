@@ -22,7 +22,7 @@ def build(page: Page) -> gr.Blocks:
     """The page for a run."""
     tasks = [(task.title, name) for name, task in page.engine.tasks.items()]
     gr.set_static_paths([page.sessions.root])  # Gradio would keep copies of downloads
-    with gr.Blocks(title=TITLE, analytics_enabled=False) as blocks:
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
         add_api(page)  # first: a control's function of the same name would take the endpoint's
         gr.HTML(render("head.html.j2"))
         with gr.Tabs() as tabs:
@@ -53,6 +53,14 @@ def build(page: Page) -> gr.Blocks:
 
         def left(request: gr.Request) -> None:
             page.forget(request.session_hash)
+            blocks.state_holder.session_data.pop(request.session_hash, None)
+
+        def forget_values(visit: str) -> None:
+            """Gradio remembers every control's last value, for each visit, until the server ends."""
+            if visit in blocks.state_holder:
+                blocks.state_holder.session_data[visit].config_values.clear()
+
+        page.on_forget = forget_values
 
         both = [compare.task, compare.user]
         blocks.load(**person.meet)

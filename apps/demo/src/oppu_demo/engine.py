@@ -109,6 +109,7 @@ class Engine:
     def __init__(self, run: Run, device: str = "auto") -> None:
         self.run = run
         self._turns = Turns()
+        self._prompting = threading.Lock()  # retrievers and tokenizers keep what they met
         self._methods = {name: parse_method(name) for name in run.config.methods}
         with contextlib.closing(Store(run.store_path)) as store:
             watch = Watch(Console(quiet=True))
@@ -198,8 +199,9 @@ class Engine:
         stage = self._stages[task, method.variant]
         private = self._users[task].get(user.user_id) is not user
         maker = self._maker(task, method, private)
-        profile = self.profile(task, user) if method.profile else ""
-        prompt = maker.query_prompt(method, user, query, profile)
+        with self._prompting:
+            profile = self.profile(task, user) if method.profile else ""
+            prompt = maker.query_prompt(method, user, query, profile)
         states = None
         if method.personal:
             own = adapters[method.variant] if adapters is not None else self._adapter(

@@ -1,5 +1,6 @@
 """The tab "Your own history": paste, train, take along, forget."""
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,6 +75,8 @@ class _Handlers:
             return [gr.skip(), problem(error)]
         finally:
             Path(file).unlink(missing_ok=True)  # nothing of it stays on the disk
+            with contextlib.suppress(OSError):
+                Path(file).parent.rmdir()  # Gradio's, named by a hash of the file
         return [content, self.check(task, content)]
 
     def learn(self, task: str, content: str, request: gr.Request) -> Iterator[list[Any]]:

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from oppu_core.data.types import Query, User
@@ -51,6 +51,8 @@ class Page:
         self._by_visit: dict[str, Session] = {}
         self._asked: dict[str, Asked] = {}
         self._lock = threading.Lock()
+        # Told of every visit that is forgotten: whatever shows the page may keep texts of its own.
+        self.on_forget: Callable[[str], object] = lambda visit: None
         self.everybody = functools.cache(self._everybody)
         self._ending = threading.Event()
         threading.Thread(target=self._expire, name="expire sessions", daemon=True).start()
@@ -64,15 +66,18 @@ class Page:
         while not self._ending.wait(60):
             self.sessions.expire(UNUSED_SECONDS)
             with self._lock:
-                self._by_visit = {visit: one for visit, one in self._by_visit.items() if not one.ended}
-                self._asked = {visit: one for visit, one in self._asked.items() if visit in self._by_visit}
+                over = [visit for visit, one in self._by_visit.items() if one.ended]
+            for visit in over:
+                self.forget(visit)
 
     def session(self, visit: str | None) -> Session:
-        """A visitor's session, a new one if there is none or it is over."""
+        """A visitor's session, a new one if there is none or it is over; nobody else's without a visit."""
+        if visit is None:
+            return self.sessions.new()
         with self._lock:
-            session = self._by_visit.get(visit or "")
+            session = self._by_visit.get(visit)
             if session is None or session.ended:
-                session = self._by_visit[visit or ""] = self.sessions.new()
+                session = self._by_visit[visit] = self.sessions.new()
             session.touch()
             return session
 
@@ -83,6 +88,7 @@ class Page:
             self._asked.pop(visit or "", None)
         if session:
             self.sessions.forget(session)
+        self.on_forget(visit or "")
 
     def task(self, name: str) -> Task:
         """A task of the run.

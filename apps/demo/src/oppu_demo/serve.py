@@ -1,6 +1,8 @@
 """From the command line's options to a page that is served until Ctrl-C."""
 
+import signal
 import socket
+import sys
 import time
 from pathlib import Path
 
@@ -91,6 +93,7 @@ def serve(
     console.print(f"The page: [bold]{address}[/]   (Ctrl-C ends it)")
     if auth is None and host not in ("127.0.0.1", "localhost", "::1"):
         console.print("[yellow]Anybody who reaches this machine can use it; --auth asks for a password.[/]")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # visitors' files go, as with Ctrl-C
     try:
         while True:
             time.sleep(3600)

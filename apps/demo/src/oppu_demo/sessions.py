@@ -137,10 +137,10 @@ class Session:
         """Take over what was trained, in the place of what there was.
 
         Raises:
-            CancelledError: the training was cancelled, or the session is over.
+            CancelledError: the training was cancelled, as all are when a session ends.
         """
         with self._lock:
-            if training.cancelled or self.ended:
+            if training.cancelled:
                 own.clear()
                 raise CancelledError
             self.touch()

@@ -233,7 +233,10 @@ def _scored_queries(task: Task, test_users: Sequence[User]) -> dict[str, tuple[Q
         if queries:
             scored[user.user_id] = queries
     if not scored:
-        raise DataError(f"task {task.name}: no query of a test user has a gold answer; nothing to score.")
+        raise DataError(
+            f"task {task.name}: no query of a test user has a gold answer; nothing to score. "
+            "`oppu evaluate --export lamp` writes the answers for LaMP's leaderboard."
+        )
     return scored
 
 

@@ -49,5 +49,5 @@ def lm_eval(context: typer.Context) -> None:
     sys.argv = ["lm_eval", *arguments]
     try:
         cli_evaluate()
-    except (ValueError, FileNotFoundError) as error:  # how the harness refuses its arguments
+    except (ValueError, FileNotFoundError, AssertionError) as error:  # how the harness refuses its arguments
         raise ConfigError(f"lm_eval: {error}") from error

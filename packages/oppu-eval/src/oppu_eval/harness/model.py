@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import itertools
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -59,7 +60,7 @@ class OppuLM(LM):
         run: str | None = None,
         pretrained: str | None = None,
         store: str | None = None,
-        method: str = "non_personalized",
+        method: str | None = None,
         data: str | None = None,
         profiles: str | Sequence[str] | None = None,
         seed: int | None = None,
@@ -77,7 +78,7 @@ class OppuLM(LM):
                 f"--model oppu has no argument {', '.join(map(repr, unknown))}. It has run, method; or "
                 "pretrained, store, method, data, dtype, quantize; and device, batch_size."
             )
-        parse_method(str(method))
+        self._method = parse_method(str(method)) if method is not None else None
         if (run is None) == (pretrained is None) or (store is None) == (run is None):
             raise ConfigError(
                 "--model oppu needs --model_args run=FOLDER,method=… (a run of `oppu run` or "
@@ -97,7 +98,7 @@ class OppuLM(LM):
                 )
         self._batch_size, self._auto = _batch_size(batch_size, max_batch_size)
         # The harness asks for cuda:0 where nobody has asked for anything.
-        absent = device is not None and str(device).startswith("cuda") and not torch.cuda.is_available()
+        absent = str(device) in ("cuda", "cuda:0") and not torch.cuda.is_available()
         self._torch_device = "auto" if device is None or absent else str(device)
         self._seed = torch.initial_seed()  # the harness's --seed
         self._rank = Rank(0)
@@ -132,6 +133,11 @@ class OppuLM(LM):
             ConfigError: the task's data are not the run's.
             StoreError: see :func:`oppu_eval.harness.standing.stand`.
         """
+        if self._method is not None and method != self._method:
+            raise ConfigError(
+                f"--model_args says method={self._method.name}, --metadata method={method.name}; "
+                "leave one of them out."
+            )
         standing = stand(self._run_of(source, method), source, method, self._torch_device, self._batch_size)
         self._standings[standing.key] = standing
         return standing
@@ -152,7 +158,7 @@ class OppuLM(LM):
         if source.run is None or source.run.path.resolve() != self._run.path.resolve():
             raise ConfigError(
                 f"The data are those of {source.dataset.path}, the adapters those of the run "
-                f"{self._run.path}. Leave data out of --metadata: the run brings its own."
+                f"{self._run.path}. Take both from one run: run=… without data, and tasks loaded with it."
             )
         return self._run
 
@@ -223,7 +229,18 @@ class OppuLM(LM):
     ) -> "_Generation":
         """The harness's ``gen_kwargs`` as ours."""
         run, task = standing.work.run, standing.work.dataset.task
-        known = normalize_gen_kwargs(dict(settings), task.max_answer_tokens)
+        try:
+            known = normalize_gen_kwargs(dict(settings), task.max_answer_tokens)
+            known["temperature"], known["top_k"] = float(known["temperature"]), int(known.get("top_k", 50))
+            known["top_p"] = float(known.get("top_p", 1.0))
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"--gen_kwargs {dict(settings)}: {error}.") from error
+        if not all(isinstance(end, str) for end in known["until"]):
+            raise ConfigError(f"--gen_kwargs until={known['until']}: write texts, e.g. until=['.'].")
+        if known["top_k"] < 0 or not 0 < known["top_p"] <= 1 or known["temperature"] < 0:
+            raise ConfigError(
+                "--gen_kwargs: temperature and top_k are not below 0, top_p is above 0 and at most 1."
+            )
         if unknown := sorted(set(known) - _SETTINGS):
             raise ConfigError(
                 f"--gen_kwargs {', '.join(unknown)}: --model oppu knows {', '.join(sorted(_SETTINGS))}."
@@ -232,8 +249,8 @@ class OppuLM(LM):
         if known["do_sample"] and known["temperature"] > 0:
             sampling = Sampling(
                 temperature=known["temperature"],
-                top_k=int(known.get("top_k", 50)),
-                top_p=float(known.get("top_p", 1.0)),
+                top_k=known["top_k"],
+                top_p=known["top_p"],
                 seed=run.config.seed if run.config.sample else self._seed,
             )
         codec = base.codec.ending(known["until"], chat)
@@ -336,7 +353,9 @@ class _Generation:
 
 def _batch_size(size: int | str, most: int | None) -> tuple[int, bool]:
     """(prompts at a time, whether fewer will do)."""
-    if str(size).partition(":")[0] == "auto":
+    if most is not None and (not str(most).isdecimal() or int(most) < 1):
+        raise ConfigError(f"max_batch_size={most}: it is how many prompts are answered at a time, at most.")
+    if re.fullmatch(r"auto(:[0-9]+)?", str(size)):
         return int(most or BATCH_SIZE), True
     if not str(size).isdecimal() or int(size) < 1:
         raise ConfigError(f"batch_size={size}: write auto, or how many prompts to answer at a time.")

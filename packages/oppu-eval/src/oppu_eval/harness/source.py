@@ -5,6 +5,7 @@ sample world of ``oppu quickstart``.
 """
 
 import dataclasses
+import difflib
 import functools
 import logging
 import sys
@@ -24,6 +25,7 @@ from oppu_core.runs import Run, open_run
 from oppu_eval.quickstart import quickstart_data
 
 SAMPLE = "sample"
+_NAMES = ("data", "run", "method", "profiles", "seed", "tokenizer", "max_length", "max_model_len")
 log = logging.getLogger(__name__)
 
 
@@ -60,10 +62,11 @@ def open_source(task: str, method: Method, metadata: Mapping[str, Any]) -> Sourc
         ConfigError: the data are of another task, or are named twice.
         DataError: there are none at that place.
     """
+    _check(metadata)
     run, data = metadata.get("run"), metadata.get("data")
     if run is not None and data is not None and Path(str(data)).resolve() != Path(str(run)).resolve():
         raise ConfigError(f"run={run} brings its own data; leave data={data} out.")
-    place = Path(str((data or SAMPLE) if run is None else run))
+    place = Path(str(run if run is not None else SAMPLE if data is None else data))
     if run is not None or (place / "run.json").is_file():
         return _of_run(task, open_run(place), metadata)
     dataset = _sample(task) if data in (None, SAMPLE) else _dataset(task, place)
@@ -71,18 +74,43 @@ def open_source(task: str, method: Method, metadata: Mapping[str, Any]) -> Sourc
         raise ConfigError(f"{dataset.path} has data of {dataset.task.name}, not of {task}.")
     users = list(dataset.users("test"))
     files = _profile_files(metadata)
-    given = read_profiles(files).get(task)
+    texts = read_profiles(files)
+    if files and task not in texts:
+        raise ConfigError(f"profiles={', '.join(map(str, files))}: there are none of {task} in it.")
+    given = texts.get(task)
     missing = [user.user_id for user in users if given is not None and user.user_id not in given]
     if missing and method.profile:
         raise ConfigError(
             f"profiles={', '.join(map(str, files))}: {len(missing)} test users of {dataset.path} have none, "
             f"e.g. {missing[0]!r}. Give everyone one, or leave profiles out: then they are computed."
         )
-    return Source(dataset, users, Profiles(dataset.task, given), files, int(metadata.get("seed", 0)), None)
+    seed = metadata.get("seed") or 0
+    return Source(dataset, users, Profiles(dataset.task, given), files, seed, None)
+
+
+def _check(metadata: Mapping[str, Any]) -> None:
+    """Refuse values that cannot be meant, and names that are nearly ours: they would be left unread.
+
+    Raises:
+        ConfigError: naming the one that is wrong.
+    """
+    for name in metadata:
+        close = difflib.get_close_matches(str(name), _NAMES, n=1, cutoff=0.8)
+        if close and name not in (*_NAMES, "model"):
+            raise ConfigError(f"--metadata {name}: nothing is called so here. Did you mean {close[0]}?")
+    for name, least in (("seed", 0), ("max_length", 1), ("max_model_len", 1)):
+        value = metadata.get(name)
+        if value is not None and (type(value) is not int or value < least):
+            raise ConfigError(f"--metadata {name}={value!r}: it is a whole number, from {least}.")
+    if not isinstance(metadata.get("tokenizer"), str | None):
+        raise ConfigError(f"--metadata tokenizer={metadata['tokenizer']!r}: it is a folder or a hub id.")
+    profiles = metadata.get("profiles") or []
+    if not isinstance(profiles, str | list) or not all(isinstance(name, str) for name in profiles):
+        raise ConfigError(f"--metadata profiles={profiles!r}: it is a file, or a list of files.")
 
 
 def _of_run(task: str, run: Run, metadata: Mapping[str, Any]) -> Source:
-    if "profiles" in metadata or "seed" in metadata:
+    if metadata.get("profiles") is not None or metadata.get("seed") is not None:
         raise ConfigError(f"The run {run.path} has its own profiles and seed; leave profiles and seed out.")
     if task not in run.config.data:
         raise ConfigError(
@@ -97,7 +125,7 @@ def _of_run(task: str, run: Run, metadata: Mapping[str, Any]) -> Source:
 
 def _profile_files(metadata: Mapping[str, Any]) -> tuple[Path, ...]:
     """``profiles``: one file's name, or several."""
-    named = metadata.get("profiles", ())
+    named = metadata.get("profiles") or ()
     return tuple(Path(str(name)) for name in ([named] if isinstance(named, str) else named))
 
 

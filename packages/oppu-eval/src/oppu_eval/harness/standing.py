@@ -63,6 +63,11 @@ def stand(run: Run, source: Source, method: Method, device: str, batch_size: int
     Raises:
         StoreError: the task base or adapters are missing or damaged; the message names users and what to run.
     """
+    if not (run.store_path / "manifest.sqlite").is_file():
+        raise StoreError(
+            f"The weights of {run.path} are not at {run.store_path} any more. Put the store back, or train "
+            f"again: `oppu personal train --run {run.path}`."
+        )
     work = VariantWork(
         run, Store(run.store_path), source.dataset, source.users, source.profiles, method.variant, device,
         batch_size, Watch(Console(stderr=True)),

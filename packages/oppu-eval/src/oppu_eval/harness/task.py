@@ -49,9 +49,14 @@ class LampTask(ConfigurableTask):
         Raises:
             OppuError: the metadata name no method, or no data of this task.
         """
+        if "dataset_name" not in config or config.get("output_type") != "generate_until":
+            raise ConfigError(
+                f"The task {config.get('task')!r} needs dataset_name, e.g. lamp_2m, and output_type: "
+                "generate_until."
+            )
         lamp = get_task(config["dataset_name"])
         metadata = config.get("metadata") or {}
-        self.method = parse_method(str(metadata.get("method", "non_personalized")))
+        self.method = parse_method(str(metadata.get("method") or "non_personalized"))
         self.source = open_source(lamp.name, self.method, metadata)
         self.metrics = {metric.name: metric for metric in metrics_for(lamp)}
         self._everything: dict[tuple[str, str], tuple[User, Query]] = {
@@ -145,6 +150,7 @@ class LampTask(ConfigurableTask):
                 "none. Use --model oppu --model_args run=…, or a prompt method: non_personalized, "
                 "random_kN, rag_kN, recent_kN, pag_kN."
             )
+        self._check_chosen(arguments)
         if "bypass" not in self._metric_fn_list and all(q.gold is None for _, q in self._asked.values()):
             raise ConfigError(
                 f"No query of {self.source.dataset.path} has a gold answer; there is nothing to score. "
@@ -160,6 +166,23 @@ class LampTask(ConfigurableTask):
                 f"{arguments.get('tokenizer_name', '')}-{self._fingerprint(arguments)}"
             )
         super().build_all_requests(**arguments)
+
+    def _check_chosen(self, arguments: Mapping[str, Any]) -> None:
+        """See that --limit and --samples choose queries that are there.
+
+        Raises:
+            ConfigError: they do not.
+        """
+        limit, samples = arguments.get("limit"), arguments.get("samples") or ()
+        if limit is not None and limit < 1:
+            raise ConfigError(
+                f"--limit {limit}: it is how many queries are asked, or a share between 0 and 1."
+            )
+        if strangers := [one for one in samples if not 0 <= one < len(self._everything)]:
+            raise ConfigError(
+                f"--samples: {self.task_name} has no query {strangers[0]}; its "
+                f"{len(self._everything)} queries are numbered from 0."
+            )
 
     def _set_aside(self, failed: Mapping[str, str], arguments: Mapping[str, Any]) -> None:
         """Leave out the users whose training failed, as ``oppu evaluate`` does.
@@ -224,7 +247,9 @@ class LampTask(ConfigurableTask):
         """What leaves room in the context for the answer and for what stands around a prompt."""
         source, settings = self.source, self.config.generation_kwargs
         maker = prompt_maker(source.dataset, self._counter, source.profiles, [self.method], source.seed)
-        longest = next(int(settings[name]) for name in _LENGTHS if name in settings)
+        name = next(name for name in _LENGTHS if name in settings)
+        if not str(settings[name]).isdecimal() or (longest := int(settings[name])) < 1:
+            raise ConfigError(f"--gen_kwargs {name}={settings[name]}: it is a number of tokens, from 1.")
         task = dataclasses.replace(maker.task, max_answer_tokens=self._taken + longest)
         return dataclasses.replace(maker, task=task)
 
