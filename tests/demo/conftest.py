@@ -1,0 +1,97 @@
+"""A small run of the sample world, with its task bases trained, and one engine for all tests.
+
+For the tests of the page, a finished run as well, and one server of it.
+"""
+
+from collections.abc import Iterator
+
+import pytest
+from browser_pages import Served
+from oppu_core.data.dataset import write_dataset
+from oppu_core.data.sample import sample_users
+from oppu_core.pipeline import execute
+from oppu_core.progress import Watch
+from oppu_core.run_config import resolve_config
+from oppu_core.runs import Run, start_run
+from oppu_core.tasks import get_task
+from oppu_demo.app import build
+from oppu_demo.engine import Engine
+from oppu_demo.launch import launch
+from oppu_demo.page import Page
+from oppu_demo.sessions import Session, Sessions
+from oppu_eval.run_results import evaluate_run
+from rich.console import Console
+
+TASKS = ("lamp_2m", "lamp_7")
+METHODS = ("non_personalized", "rag_k1", "oppu_k0", "oppu_rag_k1")
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Two tasks, two variants, one quick epoch; nobody's adapter is trained."""
+    folder = tmp_path_factory.mktemp("demo")
+    for name in TASKS:
+        users = sample_users(get_task(name), test_users=2, other_users=6, history=(6, 9), queries=2, seed=0)
+        write_dataset(folder / "data" / name, get_task(name), users, {"kind": "sample world"})
+    config = resolve_config(
+        data=[folder / "data" / name for name in TASKS], model="tiny", methods=METHODS, preset="auto",
+        overrides=["personal.epochs=1", "task_lora.epochs=1"], dtype="float32", seed=0, users=None,
+        sample=False,
+    )  # fmt: skip
+    made = start_run(folder / "run", config)
+    execute(made, Watch(Console(quiet=True)), ["bases"], "cpu")
+    return made
+
+
+@pytest.fixture(scope="session")
+def engine(run: Run) -> Engine:
+    """The run's engine; it is never changed by what is asked of it."""
+    return Engine(run, "cpu")
+
+
+@pytest.fixture
+def sessions() -> Iterator[Sessions]:
+    """No sessions yet."""
+    made = Sessions()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def session(sessions: Sessions) -> Session:
+    """A new one."""
+    return sessions.new()
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The quickstart in small: what adapters learn shows in the answers, and everything is scored."""
+    folder = tmp_path_factory.mktemp("finished")
+    for name, people, others, history in (("lamp_2m", 3, 6, (16, 28)), ("lamp_4", 2, 4, (6, 9))):
+        users = sample_users(
+            get_task(name), test_users=people, other_users=others, history=history, queries=4, seed=0
+        )
+        write_dataset(folder / "data" / name, get_task(name), users, {"kind": "sample world"})
+    config = resolve_config(
+        data=[folder / "data" / "lamp_2m", folder / "data" / "lamp_4"], model="tiny",
+        methods=("non_personalized", "rag_k1", "pag_k0", "oppu_k0", "oppu_rag_k1"), preset="auto",
+        overrides=["personal.epochs=4"], dtype="float32", seed=0, users=None, sample=False,
+    )  # fmt: skip
+    made = start_run(folder / "run", config)
+    execute(made, Watch(Console(quiet=True)), ["bases", "personal", "answers"], "cpu")
+    evaluate_run(made)
+    return made
+
+
+@pytest.fixture(scope="session")
+def served(finished: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """The page of the finished run."""
+    cache = tmp_path_factory.mktemp("gradio")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(cache))
+        page = Page(Engine(finished, "cpu"))
+        blocks = build(page)
+        address = launch(blocks, prevent_thread_lock=True)
+        yield Served(page, address.rstrip("/"), cache)
+        blocks.close(verbose=False)
+        page.close()
