@@ -99,7 +99,7 @@ class Server:
     def __init__(self, run: Path, folder: str) -> None:
         spawn = multiprocessing.get_context("spawn")
         self._pipe, theirs = spawn.Pipe()
-        self._process = spawn.Process(target=serve, args=(run, folder, theirs))
+        self._process = spawn.Process(target=serve, args=(run, folder, theirs), daemon=True)
         self._process.start()
         theirs.close()  # so that its end is heard of
         self.address: str = self._pipe.recv()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import gradio as gr
 import pytest
-from browser_pages import FAINT_TEXT, Served, Visitor, eventually, files, squeezed
+from browser_pages import CUT_TEXT, FAINT_TEXT, Served, Visitor, eventually, files, squeezed
 from oppu_core.ownership.bundle import NAMES
 from oppu_core.runs import Run
 from oppu_demo.launch import launch
@@ -44,7 +44,7 @@ def visit(browser: Browser, served: Served) -> Iterator[Callable[..., Visitor]]:
 
     yield come
     for visitor in visitors:
-        hacked = visitor.page.evaluate("window.hacked")
+        hacked = None if visitor.page.is_closed() else visitor.page.evaluate("window.hacked")
         visitor.page.context.close()
         assert hacked is None
         assert visitor.errors == []
@@ -104,7 +104,11 @@ def test_what_is_wrong_with_the_looks_is_seen(visit: Callable[..., Visitor]) -> 
     assert (text, ratio, colour) == ("One model, many people", "2.32", "170,170,170")
     page.evaluate("document.querySelector('main').append(document.createElement('button'))")
     assert len(visitor.nameless()) == 1
-    page.evaluate("document.body.style.minWidth = '2000px'")
+    page.evaluate("document.querySelector('h1').style.minWidth = '1500px'")
+    assert page.evaluate(CUT_TEXT) == ["One model, many people"]
+    page.evaluate("document.querySelector('main').append(document.createElement('input'))")
+    page.evaluate("document.querySelector('main > input').placeholder = 'a word'")
+    assert len(visitor.nameless()) == 2
     with pytest.raises(AssertionError):
         visitor.looks()
 
@@ -369,7 +373,7 @@ def test_whoever_leaves_leaves_nothing(visit: Callable[..., Visitor], served: Se
     before = set(root.iterdir())
     visitor.train()
     assert files(root) and before <= set(root.iterdir())
-    visitor.page.goto("about:blank")
+    visitor.page.close()
     eventually(lambda: files(root) == [])
     assert files(served.cache) == []
 

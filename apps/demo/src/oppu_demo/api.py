@@ -3,7 +3,7 @@
 from typing import Any
 
 import gradio as gr
-from oppu_core.errors import OppuError
+from oppu_core.errors import ConfigError, OppuError
 
 from oppu_demo.own_history import read_items, train_own
 from oppu_demo.page import YOU, Page
@@ -15,6 +15,7 @@ def add_api(page: Page) -> None:
     def users(task: str) -> list[dict[str, Any]]:
         """The people of a task: their ids, how many items their history has, their questions."""
         with _Refusing():
+            _check(task=(task, str))
             page.task(task)
             return [
                 {
@@ -36,6 +37,10 @@ def add_api(page: Page) -> None:
         """Every method's answer, prompt and seconds: to one of the user's questions (`query` is its id) or to
         new `fields`. `user` may be "me" behind /train."""
         with _Refusing():
+            _check(task=(task, str), user=(user, str), query=(query, str))
+            _check(fields=(fields or {}, dict), methods=(methods or [], list))
+            _check(**{f"fields.{name}": (text, str) for name, text in (fields or {}).items()})
+            _check(**{f"methods.{place}": (name, str) for place, name in enumerate(methods or [])})
             session = page.session(request.session_hash)
             known = user in page.engine.users(task) if task in page.engine.tasks else False
             person = page.person(page.task(task).name, user if known or user != "me" else YOU, session)
@@ -57,6 +62,7 @@ def add_api(page: Page) -> None:
         """Train the caller's own adapters on a history (JSON lines, CSV or one item a line); they are the
         caller's alone. Returns each adapter's first and last loss and seconds."""
         with _Refusing():
+            _check(task=(task, str), history=(history, str))
             session = page.session(request.session_hash)
             for _ in train_own(page.engine, session, task, read_items(page.task(task), history, None).items):
                 pass
@@ -76,9 +82,20 @@ def add_api(page: Page) -> None:
         return "forgotten"
 
     gr.api(users, api_name="users")
-    gr.api(compare, api_name="compare", concurrency_id="compare")
+    gr.api(compare, api_name="compare", concurrency_id="compare", concurrency_limit=2)
     gr.api(train, api_name="train", concurrency_id="train")
     gr.api(forget, api_name="forget")
+
+
+def _check(**given: tuple[Any, type]) -> None:
+    """See that arguments are of their types; Gradio does not.
+
+    Raises:
+        ConfigError: one is not.
+    """
+    for name, (value, kind) in given.items():
+        if not isinstance(value, kind):
+            raise ConfigError(f"{name} has to be of the type {kind.__name__}, not {type(value).__name__}.")
 
 
 class _Refusing:

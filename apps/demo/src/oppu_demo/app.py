@@ -38,9 +38,13 @@ def build(page: Page) -> gr.Blocks:
                 gr.HTML(about_view())
 
         def choose_task(task: str, request: gr.Request) -> list[Any]:
+            if compare.shows(task, None, request.session_hash):
+                return [gr.skip()] * len(compare.outputs)
             return compare.open(task, None, request.session_hash)
 
         def choose_user(task: str, user_id: str, request: gr.Request) -> list[Any]:
+            if compare.shows(task, user_id, request.session_hash):  # a list that was opened and left
+                return [gr.skip()] * len(compare.outputs)
             return compare.open(task, user_id, request.session_hash)
 
         def came_or_went(task: str, here: str, trained: int, request: gr.Request) -> list[Any]:

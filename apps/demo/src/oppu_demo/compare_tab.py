@@ -33,6 +33,11 @@ class CompareTab:
         """What :meth:`open` sets, in its order."""
         return [self.task, self.user, self.source, self.query, *self.words, self.result]
 
+    def shows(self, task: str, user_id: str | None, visit: str | None) -> bool:
+        """Whether the visitor has this task, and this person if one is named, before them already."""
+        before = self.page.facing(visit)
+        return before[0] == task and user_id in (None, before[1])
+
     def open(self, task: str, user_id: str | None, visit: str | None) -> list[Any]:
         """Turn to a task and a person; None is whoever tells most."""
         page, session = self.page, self.page.session(visit)
@@ -43,6 +48,7 @@ class CompareTab:
             person = page.person(task, who, session)
         except OppuError:  # forgotten meanwhile
             who, person = told, page.person(task, told, session)
+        page.turn_to(visit, task, who)
         queries = page.queries(task, person)
         if who != told:
             query_id = queries[0][1] if queries else ""

@@ -9,6 +9,7 @@ from typing import Any
 
 from oppu_core.data.types import Query, User
 from oppu_core.errors import ConfigError, DataError, OppuError
+from oppu_core.process import release_memory
 from oppu_core.prompts import parse_method
 from oppu_core.store import WEIGHTS_FILE, Store
 from oppu_core.tasks import Task
@@ -50,6 +51,7 @@ class Page:
         self.sessions = Sessions()
         self._by_visit: dict[str, Session] = {}
         self._asked: dict[str, Asked] = {}
+        self._facing: dict[str, tuple[str, str]] = {}
         self._lock = threading.Lock()
         # Told of every visit that is forgotten: whatever shows the page may keep texts of its own.
         self.on_forget: Callable[[str], object] = lambda visit: None
@@ -69,6 +71,7 @@ class Page:
                 over = [visit for visit, one in self._by_visit.items() if one.ended]
             for visit in over:
                 self.forget(visit)
+            release_memory()
 
     def session(self, visit: str | None) -> Session:
         """A visitor's session, a new one if there is none or it is over; nobody else's without a visit."""
@@ -86,9 +89,13 @@ class Page:
         with self._lock:
             session = self._by_visit.pop(visit or "", None)
             self._asked.pop(visit or "", None)
+            self._facing.pop(visit or "", None)
         if session:
+            trained = session.own is not None
             self.sessions.forget(session)
         self.on_forget(visit or "")
+        if session and trained:
+            release_memory()
 
     def task(self, name: str) -> Task:
         """A task of the run.
@@ -214,6 +221,17 @@ class Page:
                 self._asked[visit] = asked
             else:
                 self._asked.pop(visit or "", None)
+
+    def turn_to(self, visit: str | None, task: str, user_id: str) -> None:
+        """Note whom a visitor has before them."""
+        with self._lock:
+            if visit in self._by_visit:
+                self._facing[visit] = task, user_id
+
+    def facing(self, visit: str | None) -> tuple[str, str]:
+        """The task and the person that a visitor has before them."""
+        first = next(iter(self.engine.tasks))
+        return self._facing.get(visit or "") or (first, self.telling(first)[0])
 
     def latest(self, visit: str | None) -> Asked | None:
         """A visitor's latest comparison."""
