@@ -104,6 +104,12 @@ def test_an_adapter_is_its_callers_alone_until_it_is_forgotten(client: Client, s
         ("/compare", {"task": "lamp_2m", "user": "test-000", "fields": ASKED, "methods": ["oppu_k9"]},
          "There is no method 'oppu_k9' here; there are non_personalized, rag_k1"),
         ("/train", {"task": "lamp_9", "history": HISTORY}, "There is no task 'lamp_9' here"),
+        ("/users", {"task": ["lamp_2m"]}, "task has to be of the type str, not list"),
+        ("/compare", {"task": "lamp_2m", "user": "test-000", "fields": "x"},
+         "fields has to be of the type dict"),
+        ("/compare", {"task": "lamp_2m", "user": "test-000", "fields": ASKED, "methods": "oppu_k0"},
+         "methods has to be of the type list, not str"),
+        ("/train", {"task": "lamp_2m", "history": 5}, "history has to be of the type str, not int"),
         ("/train", {"task": "lamp_2m", "history": " "}, "The text is empty. Write one item a line"),
         ("/train", {"task": "lamp_2m", "history": "A cat."}, "There is no item to learn from"),
         ("/train", {"task": "lamp_2m", "history": "A cat. => comedy\n" * 2001}, "more than 2,000 items"),
@@ -136,3 +142,21 @@ def test_a_password_keeps_everybody_else_out(served: Served) -> None:
         allowed.close()
     finally:
         blocks.close(verbose=False)
+
+
+@pytest.mark.parametrize("endpoint", ["train", "forget"])
+def test_nobody_trains_or_is_forgotten_without_a_name(served: Served, endpoint: str) -> None:
+    data = ["lamp_2m", HISTORY] if endpoint == "train" else []
+    before = set(served.page.sessions.root.iterdir())
+    answer = httpx.post(f"{served.address}/gradio_api/run/{endpoint}", json={"data": data}, timeout=30)
+    assert answer.status_code == 500 and "session_hash" in answer.text
+    asked = {"data": ["lamp_2m", "nobody", "", ASKED, None]}
+    assert httpx.post(f"{served.address}/gradio_api/run/compare", json=asked).status_code == 500
+    assert set(served.page.sessions.root.iterdir()) == before, "no folder for whoever only asks"
+
+
+def test_another_site_cannot_ask_through_a_visitors_browser(served: Served) -> None:
+    """A name of another site that is made to mean this machine (DNS rebinding)."""
+    call = {"url": f"{served.address}/gradio_api/run/users", "json": {"data": ["lamp_2m"]}}
+    assert httpx.post(**call).status_code == 200
+    assert httpx.post(**call, headers={"Host": "evil.example:7860"}).status_code == 400

@@ -209,6 +209,11 @@ def test_own_words_are_answered_and_none_are_asked_for(visit: Callable[..., Visi
     expect(page.locator(".oppu-card pre").first).to_contain_text(text)
     expect(page.locator("#oppu-result img, #oppu-result script")).to_have_count(0)
     expect(visitor.box("Which question")).to_have_count(0)
+    visitor.box("Person").click()  # to look, and go on
+    page.keyboard.press("Escape")
+    visitor.box("description").click()
+    expect(visitor.box("description")).to_have_value(text)
+    expect(page.locator(".oppu-question")).to_contain_text(text)
 
 
 # The user, the scoreboard, and how it works

@@ -41,7 +41,7 @@ def add_api(page: Page) -> None:
             _check(fields=(fields or {}, dict), methods=(methods or [], list))
             _check(**{f"fields.{name}": (text, str) for name, text in (fields or {}).items()})
             _check(**{f"methods.{place}": (name, str) for place, name in enumerate(methods or [])})
-            session = page.session(request.session_hash)
+            session = page.known(request.session_hash)
             known = user in page.engine.users(task) if task in page.engine.tasks else False
             person = page.person(page.task(task).name, user if known or user != "me" else YOU, session)
             texts = [(fields or {}).get(name, "") for name in page.task(task).input_fields]
@@ -78,12 +78,14 @@ def add_api(page: Page) -> None:
 
     def forget(request: gr.Request) -> str:
         """Remove everything of the caller's from memory and disk."""
-        page.forget(request.session_hash)
+        with _Refusing():
+            page.session(request.session_hash)
+            page.forget(request.session_hash)
         return "forgotten"
 
     gr.api(users, api_name="users")
     gr.api(compare, api_name="compare", concurrency_id="compare", concurrency_limit=2)
-    gr.api(train, api_name="train", concurrency_id="train")
+    gr.api(train, api_name="train", concurrency_id="train", concurrency_limit=2)
     gr.api(forget, api_name="forget")
 
 

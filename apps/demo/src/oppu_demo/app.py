@@ -68,6 +68,7 @@ def build(page: Page) -> gr.Blocks:
 
         both = [compare.task, compare.user]
         blocks.load(**person.meet)
+        blocks.load(**board.score)
         for event in (
             compare.task.input(choose_task, compare.task, compare.outputs, **QUIET),
             compare.user.input(choose_user, both, compare.outputs, **QUIET),
@@ -113,13 +114,16 @@ def _person_tab(page: Page, compare: CompareTab) -> _PersonTab:
 
 @dataclasses.dataclass(frozen=True)
 class _ScoreboardTab:
+    """`score` are the arguments of an event that shows the results of today."""
+
     task: gr.Dropdown
     people: gr.Dataframe
+    score: dict[str, Any]
 
 
 def _scoreboard_tab(page: Page, tasks: list[tuple[str, str]]) -> _ScoreboardTab:
     """The run's results, and everybody's."""
-    results, run = page.results(), str(page.engine.run.path)
+    results, run = page.results(), str(page.engine.run.path)  # as they are now; a page reads them anew
     task = gr.Dropdown(tasks, value=tasks[0][1], label="Task")
     board = gr.HTML(scoreboard_view(results, tasks[0][1], run))
     headers, rows = per_user_rows(results, tasks[0][1])
@@ -131,8 +135,9 @@ def _scoreboard_tab(page: Page, tasks: list[tuple[str, str]]) -> _ScoreboardTab:
     )
 
     def score(name: str) -> list[Any]:
+        results = page.results()
         names, values = per_user_rows(results, name)
         return [scoreboard_view(results, name, run), gr.update(value=values, headers=names)]
 
     task.input(score, task, [board, people], **QUIET)
-    return _ScoreboardTab(task, people)
+    return _ScoreboardTab(task, people, {"fn": score, "inputs": task, "outputs": [board, people], **QUIET})

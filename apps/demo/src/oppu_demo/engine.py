@@ -111,6 +111,8 @@ class Engine:
         self._turns = Turns()
         self._prompting = threading.Lock()  # retrievers and tokenizers keep what they met
         self._methods = {name: parse_method(name) for name in run.config.methods}
+        if not (run.store_path / "manifest.sqlite").is_file():
+            raise StoreError(f"The weights of {run.path} are not at {run.store_path}; put the store back.")
         with contextlib.closing(Store(run.store_path)) as store:
             watch = Watch(Console(quiet=True))
             self._stages = {

@@ -3,9 +3,12 @@
 from typing import Any
 
 import gradio as gr
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from oppu_demo.pages import styles
 
+LOOPBACK = ("127.0.0.1", "localhost")
 FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif"]
 MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
 
@@ -29,6 +32,9 @@ def theme() -> gr.themes.Base:
 def launch(blocks: gr.Blocks, host: str = "127.0.0.1", port: int | None = None, **options: Any) -> str:
     """Serve the page; its address."""
     blocks.queue(max_size=200)
+    if host in LOOPBACK:  # other names for this machine are another site's way into a visitor's browser
+        hosts = Middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK))
+        options["app_kwargs"] = {"middleware": [hosts]}
     _, address, _ = blocks.launch(
         server_name=host,
         server_port=port,

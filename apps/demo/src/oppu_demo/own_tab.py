@@ -158,7 +158,7 @@ def own_tab(page: Page, tasks: list[tuple[str, str]]) -> OwnTab:
     upload.upload(do.take_file, [task, upload], [text, preview], **quiet)
     train.click(
         do.learn, [task, text], [progress, train, cancel, *done],
-        concurrency_id="train", concurrency_limit=1, api_visibility="private", show_progress="minimal",
+        concurrency_id="train", concurrency_limit=2, api_visibility="private", show_progress="minimal",
         show_progress_on=[progress],
     )  # fmt: skip
     cancel.click(do.cancel, queue=False, **quiet)

@@ -74,15 +74,23 @@ class Page:
             release_memory()
 
     def session(self, visit: str | None) -> Session:
-        """A visitor's session, a new one if there is none or it is over; nobody else's without a visit."""
-        if visit is None:
-            return self.sessions.new()
+        """A visitor's session, a new one if there is none or it is over.
+
+        Raises:
+            ConfigError: nobody says whose.
+        """
+        if not visit:
+            raise ConfigError("Send a session_hash of your own, which nobody can guess; gradio_client does.")
         with self._lock:
             session = self._by_visit.get(visit)
             if session is None or session.ended:
                 session = self._by_visit[visit] = self.sessions.new()
             session.touch()
             return session
+
+    def known(self, visit: str | None) -> Session | None:
+        """A visitor's session, if there is one."""
+        return self._by_visit.get(visit or "")
 
     def forget(self, visit: str | None) -> None:
         """Remove everything of a visitor's."""
@@ -107,13 +115,13 @@ class Page:
             raise ConfigError(f"There is no task {name!r} here; there are {', '.join(self.engine.tasks)}.")
         return self.engine.tasks[name]
 
-    def person(self, task: str, user_id: str, session: Session) -> User:
+    def person(self, task: str, user_id: str, session: Session | None) -> User:
         """One of the run's users, or the visitor.
 
         Raises:
             DataError: there is nobody of this id.
         """
-        own = session.own
+        own = session.own if session else None
         if user_id == YOU:
             if own is None or own.task != task:
                 raise DataError("You have no adapter for this task; train one in “Your own history”.")
@@ -197,10 +205,10 @@ class Page:
         ]
 
     def compare(
-        self, task: str, user: User, query: Query, methods: Sequence[str], session: Session
+        self, task: str, user: User, query: Query, methods: Sequence[str], session: Session | None
     ) -> Iterator[Asked]:
         """A comparison as its answers come in."""
-        own = session.own
+        own = session.own if session else None
         adapters = own.adapters if own is not None and own.user is user else None
         columns = {name: Column(name) for name in methods}
         asked = Asked(task, query.fields[self.task(task).long_field], query.gold, tuple(columns.values()))

@@ -68,6 +68,7 @@ def serve(
     Raises:
         OppuError: the run cannot be shown, or the address cannot be had.
     """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # visitors' files go, as with Ctrl-C
     console = Console(stderr=True, highlight=False)
     port = free_port(host, port)
     name, _, password = (auth or "").partition(":")
@@ -93,7 +94,6 @@ def serve(
     console.print(f"The page: [bold]{address}[/]   (Ctrl-C ends it)")
     if auth is None and host not in ("127.0.0.1", "localhost", "::1"):
         console.print("[yellow]Anybody who reaches this machine can use it; --auth asks for a password.[/]")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # visitors' files go, as with Ctrl-C
     try:
         while True:
             time.sleep(3600)
