@@ -13,7 +13,7 @@ from oppu_core.data.types import HistoryItem, Query, User
 from oppu_core.profiles import compute_profile
 from oppu_core.tasks import Task, get_task
 from oppu_demo.about import about_view
-from oppu_demo.person import Adapter, habit_line, habits, history_rows, loss_curve, person_view
+from oppu_demo.person import Adapter, habit_line, habits, history_view, loss_curve, person_view
 from oppu_demo.scoreboard import per_user_rows, scoreboard_view
 from oppu_eval.evaluate import evaluate, results_dict
 from oppu_eval.table import number
@@ -126,9 +126,7 @@ def test_every_task_of_the_sample_world_has_a_page_of_each_person(name: str) -> 
         line = habit_line(task, user)
         assert line.startswith(f"{len(user.history)} items · ")
         assert len(line) <= 60
-        headers, rows = history_rows(task, user)
-        assert len(rows) == len(user.history)
-        assert all(len(row) == len(headers) for row in rows)
+        assert f"{len(user.history)} of {len(user.history)} items" in history_view(user, None)
 
 
 def test_shares_of_labels_stand_beside_everybodys() -> None:
@@ -192,17 +190,20 @@ def test_nothing_after_the_first_query_is_shown() -> None:
     assert "2 history items" in page.text
     assert "violence" not in page.text
     assert "violence" not in habit_line(MOVIES, ann)
-    assert "violence" not in str(history_rows(MOVIES, ann))
+    assert "violence" not in history_view(ann, "")
 
 
-def test_history_is_newest_first_and_long_texts_are_cut() -> None:
-    ann = person("ann", ["first", "word " * 100], HEADLINES)
-    headers, rows = history_rows(HEADLINES, ann)
-    assert headers == ["text", "title"]  # nothing has a date
-    assert rows[1] == ["a scene", "first"]
-    assert len(rows[0][1]) <= 300
-    assert rows[0][1].endswith("…")
-    assert history_rows(HEADLINES, person("ann", ["one"], HEADLINES, date="2024-05-01T10:00"))[0][0] == "date"
+def test_history_is_newest_first_searched_and_long_texts_are_cut() -> None:
+    ann = person("ann", ["alpha", "word " * 100, "<b>last</b>"], HEADLINES, date="2024-05-01T10:00")
+    whole = history_view(ann, None)
+    assert "3 of 3 items" in whole and "<time" in whole and "2024-05-01" in whole and "10:00" not in whole
+    assert whole.index("last") < whole.index("word") < whole.index("alpha") and "…" in whole
+    assert whole.count("word") < 100 and "<b>" not in whole and "&lt;b&gt;last" in whole
+    found = history_view(ann, "ALPHA scene")
+    assert "1 of 3 items" in found and "word" not in found
+    assert "0 of 3 items" in history_view(ann, "alpha word")
+    many = history_view(person("bob", ["comedy"] * 101), "comedy")
+    assert "101 of 101 items" in many and "The first 100 are shown" in many and many.count("<li>") == 100
 
 
 def test_nobody_without_history_breaks_the_page() -> None:
@@ -217,7 +218,7 @@ def test_nobody_without_history_breaks_the_page() -> None:
         ):
             assert words in page.text
         assert habit_line(task, ann) == "0 items"
-        assert history_rows(task, ann)[1] == []
+        assert "0 of 0 items" in history_view(ann, "")
         somebody = person("bob", ["comedy"], task)  # everybody else has none
         assert "everybody (1 person, 0 items)" in view(task, somebody, [ann]).text
 

@@ -12,6 +12,7 @@ from oppu_demo.compare_tab import CompareTab, compare_tab
 from oppu_demo.own_tab import own_tab
 from oppu_demo.page import YOU, Page
 from oppu_demo.pages import problem, render
+from oppu_demo.person import history_view
 from oppu_demo.scoreboard import per_user_rows, scoreboard_view
 
 TITLE = "OPPU: one model, many people"
@@ -99,11 +100,11 @@ def _person_tab(page: Page, compare: CompareTab) -> _PersonTab:
             person = page.person(task, user_id, session)
         except OppuError as error:
             return [problem(error), ""]
-        return [page.portrait(task, person, session), page.history(person, words)]
+        return [page.portrait(task, person, session), history_view(person, words)]
 
     def look(task: str, user_id: str, words: str, request: gr.Request) -> str:
         try:
-            return page.history(page.person(task, user_id, page.session(request.session_hash)), words)
+            return history_view(page.person(task, user_id, page.session(request.session_hash)), words)
         except OppuError as error:
             return problem(error)
 

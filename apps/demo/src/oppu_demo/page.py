@@ -19,14 +19,12 @@ from oppu_eval.run_results import read_results, results_path
 
 from oppu_demo.compare import Column, compare_view, default_methods
 from oppu_demo.engine import Engine
-from oppu_demo.pages import render
 from oppu_demo.person import Adapter, Habits, habit_line, habits, person_view
 from oppu_demo.sessions import Session, Sessions
 
 # Stands for the visitor among the people of a run, whose ids may be any text.
 YOU = "you-e6f0b1d2c3a94857"
 UNUSED_SECONDS = 3600.0
-SHOWN_ITEMS = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -265,18 +263,6 @@ class Page:
         profile = self.engine.profile(task, user)
         named = user if of_the_run else dataclasses.replace(user, user_id="You")
         return person_view(self.task(task), named, self.everybody(task), profile, adapters)
-
-    def history(self, user: User, words: str | None) -> str:
-        """The items of a history that hold some words, the newest first."""
-        wanted = (words or "").casefold().split()  # of an untouched box it is None
-        items = [
-            item
-            for item in user.training_history[::-1]
-            if all(word in " ".join([*item.fields.values(), item.date or ""]).casefold() for word in wanted)
-        ]
-        return render(
-            "history.html.j2", items=items[:SHOWN_ITEMS], found=len(items), count=len(user.training_history)
-        )
 
     def _stored(self, task: str, user: User) -> list[Adapter]:
         adapters = []

@@ -23,7 +23,7 @@ from rich.filesize import decimal
 from oppu_demo.pages import render
 
 _LINE_CHARS = 60
-_CELL_CHARS = 300
+_SHOWN_ITEMS = 100
 _BARS = 15
 _WORDS = 8
 _WORD = re.compile(r"[#@]?\w+(?:[-'’]\w+)*")
@@ -147,16 +147,16 @@ def habit_line(task: Task, user: User) -> str:
     return line
 
 
-def history_rows(task: Task, user: User) -> tuple[list[str], list[list[str]]]:
-    """The history as a table of plain texts, newest first: its headers and its rows."""
-    items = user.training_history[::-1]
-    dated = any(item.date for item in items)
-    headers = [*(["date"] if dated else []), *(name.replace("_", " ") for name in task.history_fields)]
-    return headers, [
-        [*([(item.date or "")[:10]] if dated else []),
-         *(shorten(item.fields[name], _CELL_CHARS) for name in task.history_fields)]
-        for item in items
-    ]  # fmt: skip
+def history_view(user: User, words: str | None) -> str:
+    """The items of a history that hold all of some words, the newest first; None is of an untouched box."""
+    wanted = (words or "").casefold().split()
+    items = [
+        item
+        for item in user.training_history[::-1]
+        if all(word in " ".join([*item.fields.values(), item.date or ""]).casefold() for word in wanted)
+    ]
+    count = len(user.training_history)
+    return render("history.html.j2", items=items[:_SHOWN_ITEMS], found=len(items), count=count)
 
 
 def person_view(
