@@ -56,15 +56,15 @@ Answers = dict[str, dict[str, Any]]  # of a comparison, by method
 def kept_texts() -> int:
     """How many texts with a session's mark can still be reached in this process."""
     gc.collect()
-    found, seen, todo = 0, set[int](), gc.get_objects()
-    while todo:
-        for one in gc.get_referents(todo.pop()):
+    found, seen, ahead = 0, set[int](), gc.get_objects()
+    while ahead:
+        for one in gc.get_referents(ahead.pop()):
             if id(one) not in seen:
                 seen.add(id(one))
                 if isinstance(one, str | bytes):
                     found += bool(MARK.search(one if isinstance(one, str) else one.decode("latin-1")))
                 else:
-                    todo.append(one)
+                    ahead.append(one)
     return found
 
 

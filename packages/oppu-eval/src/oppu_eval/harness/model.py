@@ -18,6 +18,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import simple_parse_args_string
+from oppu_core.cli import BATCH_SIZE
 from oppu_core.errors import ConfigError, ModelError
 from oppu_core.files import content_id
 from oppu_core.generate import AnswerSet, Sampling
@@ -32,7 +33,6 @@ from oppu_eval.harness.source import Source
 from oppu_eval.harness.standing import KEY, Key, Standing, stand
 from oppu_eval.harness.task import REQUEST, Rank
 
-BATCH_SIZE = 64
 _SETTINGS = {"until", "max_gen_toks", "do_sample", "temperature", "top_k", "top_p"}
 
 
