@@ -139,24 +139,24 @@ def _labels(facts: "Facts") -> Table:
 
 def picture(facts: "Facts", title: str) -> str:
     """Lengths of the histories and, where there are labels, how often each is the answer, as SVG text."""
-    from oppu_eval.figures import _panels, _svg, _title
+    from oppu_eval.drawing import heading, make_panels, svg_text
 
     series = _series(facts)
     labels = _label_names(series)
     height = max(2.7, 0.24 * len(labels) + 0.95)
     count = 2 if labels else 1
-    figure, panels = _panels(count, height, left=1.5, right=0.2, top=0.55, bottom=0.5)
+    figure, panels = make_panels(count, height, left=1.5, right=0.2, top=0.55, bottom=0.5)
     _lengths_panel(panels[0], facts)
-    _title(panels[0], f"{title}: history items of a user", lift=20)
+    heading(panels[0], f"{title}: history items of a user", lift=20)
     if labels:
         _labels_panel(panels[1], series, labels)
-        _title(panels[1], "Answers", lift=20)
-    return _svg(figure, "description", f"{title}: lengths of histories, and answers")
+        heading(panels[1], "Answers", lift=20)
+    return svg_text(figure, "description", f"{title}: lengths of histories, and answers")
 
 
 def _lengths_panel(axes: Any, facts: "Facts") -> None:
     """Shares of users in bins that double: 0, 1, 2–3, 4–7, … items."""
-    from oppu_eval.figures import ACCENT, INK, MUTED, _note
+    from oppu_eval.drawing import ACCENT, INK, MUTED, remark
 
     top = max((length for one in facts.values() for length in one.history_lengths), default=0)
     bins = top.bit_length() + 1
@@ -167,7 +167,7 @@ def _lengths_panel(axes: Any, facts: "Facts") -> None:
         axes.bar(
             [at + 0.4 * (place - 0.5) for at in range(bins)], shares, width=0.38, color=colour, linewidth=0
         )
-        _note(axes, 0.25 * place, f"{facts[split].users:,} {split}", colour)
+        remark(axes, 0.25 * place, f"{facts[split].users:,} {split}", colour)
     names = ["0", "1", *(f"{2**power}–{2 ** (power + 1) - 1}" for power in range(1, bins - 1))][:bins]
     axes.set_xticks(range(bins), names, rotation=30 if bins > 7 else 0, color=INK)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
@@ -175,7 +175,7 @@ def _lengths_panel(axes: Any, facts: "Facts") -> None:
 
 
 def _labels_panel(axes: Any, series: Mapping[str, Mapping[str, float]], labels: list[str]) -> None:
-    from oppu_eval.figures import ACCENT, GRID, INK, MUTED, _note
+    from oppu_eval.drawing import ACCENT, GRID, INK, MUTED, remark
 
     looks = {"others' golds": ("D", MUTED), "test histories": ("s", INK), "test golds": ("o", ACCENT)}
     rows = [-place for place in range(len(labels))]
@@ -184,7 +184,7 @@ def _labels_panel(axes: Any, series: Mapping[str, Mapping[str, float]], labels: 
         marker, colour = looks[name]
         axes.plot([shares.get(label, 0.0) for label in labels], rows, marker, color=colour, markersize=5)
         sign = {"D": "◆", "s": "■", "o": "●"}[marker]
-        _note(axes, 0.36 * place, f"{sign} {name}", colour)
+        remark(axes, 0.36 * place, f"{sign} {name}", colour)
     axes.set_yticks(rows, labels)
     axes.set_ylim(0.6 - len(labels), 0.6)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")

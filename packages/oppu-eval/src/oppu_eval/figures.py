@@ -1,47 +1,13 @@
-"""The report's pictures, as SVG text made from ``results.json`` alone.
+"""The report's pictures, as SVG text made from ``results.json`` alone (style: :mod:`.drawing`)."""
 
-Text stays text in the reader's own sans-serif. Colours are CSS variables with mid-tone fallbacks, so that a
-page can set them for light and dark, and a picture that stands alone reads on either. The palette (blue,
-orange, grey) is safe for colour-blind readers, and no meaning is in colour alone. Same input, same bytes.
-"""
-
-import html
-import io
-import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from oppu_eval.drawing import ACCENT, GRID, INK, MUTED, WORSE, heading, make_panels, remark, svg_text
 from oppu_eval.evaluate import same_prompt, split_model
 from oppu_eval.table import methods_of
-
-INK, MUTED, GRID, ACCENT, WORSE = "#737b86", "#8d949e", "#a9afb8", "#3f7ae0", "#cf6a1f"
-_VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid", ACCENT: "accent", WORSE: "worse"}
-STYLE = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "oppu",
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 9.5,
-    "text.color": INK,
-    "axes.edgecolor": GRID,
-    "axes.labelcolor": INK,
-    "axes.labelsize": 9.5,
-    "xtick.color": GRID,
-    "ytick.color": GRID,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "xtick.labelsize": 9,
-    "ytick.labelsize": 9.5,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "figure.facecolor": "none",
-    "axes.facecolor": "none",
-    "savefig.transparent": True,
-}
-_WIDTH = 5.2  # inches of one panel
 
 
 def draw_figures(results: Mapping[str, Any]) -> dict[str, str]:
@@ -81,12 +47,12 @@ def comparison(results: Mapping[str, Any], tasks: Sequence[str] | None = None) -
     height = 0.27 * rows + 0.85
     labels = [_label(next(iter(by_metric.values()))) for task in methods for by_metric in task.values()]
     left = max(1.5, *(0.2 + _room(label) for label in labels))
-    figure, panels = _panels(
+    figure, panels = make_panels(
         len(tasks), height, left=left, right=0.55, top=0.35, bottom=0.5, extra=left - 1.5
     )
     for axes, task in zip(panels, tasks, strict=True):
         _comparison_panel(axes, results, task, rows)
-    return _svg(figure, "comparison-" + "-".join(tasks), "Methods with 95 % intervals")
+    return svg_text(figure, "comparison-" + "-".join(tasks), "Methods with 95 % intervals")
 
 
 def _comparison_panel(axes: Any, results: Mapping[str, Any], task: str, slots: int) -> None:
@@ -128,7 +94,7 @@ def _comparison_panel(axes: Any, results: Mapping[str, Any], task: str, slots: i
     axes.tick_params(axis="y", length=0, pad=8)
     direction = "" if rows[0]["higher_is_better"] else ", lower is better"
     axes.set_xlabel(f"{title}{direction}")
-    _title(axes, results["tasks"][task]["title"])
+    heading(axes, results["tasks"][task]["title"])
 
 
 def _label(row: Mapping[str, Any]) -> str:
@@ -151,7 +117,7 @@ def differences(results: Mapping[str, Any], task: str) -> str:
     scores = results["per_user"][task]
     sign = _sign(results, task)
     values = sorted((sign * (scores[method][u] - scores[baseline][u]) for u in users), reverse=True)
-    figure, (axes,) = _panels(1, 2.7, left=0.6, right=0.1, top=0.55, bottom=0.3)
+    figure, (axes,) = make_panels(1, 2.7, left=0.6, right=0.1, top=0.55, bottom=0.3)
     positions = np.arange(len(values))
     colours = [ACCENT if value > 0 else WORSE for value in values]
     axes.bar(positions, values, width=0.72 if len(values) <= 60 else 1.0, color=colours, linewidth=0)
@@ -173,7 +139,7 @@ def differences(results: Mapping[str, Any], task: str) -> str:
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:+.2g}".replace("-", "−") if value else "0")
     axes.margins(y=0.08)
     metric = next(iter(results["tasks"][task]["metrics"].values()))
-    _title(
+    heading(
         axes,
         f"{split_model(method)[0]} minus {baseline}, {metric}" + (" (sign turned)" if sign < 0 else ""),
         lift=20,
@@ -181,10 +147,10 @@ def differences(results: Mapping[str, Any], task: str) -> str:
     x = 0.0
     for count, word, colour in ((better, "better", ACCENT), (equal, "equal", MUTED), (worse, "worse", WORSE)):
         text = f"{count} {word}"
-        _note(axes, x, text, colour if count else MUTED)
+        remark(axes, x, text, colour if count else MUTED)
         x += 0.18 + 0.015 * len(str(count))
     axes.set_xlabel(f"{len(values)} users, each a bar", labelpad=4)
-    return _svg(figure, f"differences-{task}", "Difference for each user")
+    return svg_text(figure, f"differences-{task}", "Difference for each user")
 
 
 def against_history(results: Mapping[str, Any], task: str) -> str:
@@ -199,7 +165,7 @@ def against_history(results: Mapping[str, Any], task: str) -> str:
     x = np.array([max(lengths[user], 1) for user in users], dtype=float)
     with_adapter, without = (np.array([scores[name][user] for user in users]) for name in (method, baseline))
     right = max(1.3, _room(method), _room(baseline))
-    figure, (axes,) = _panels(1, 2.7, left=0.5, right=right, top=0.35, bottom=0.5, extra=right - 1.3)
+    figure, (axes,) = make_panels(1, 2.7, left=0.5, right=right, top=0.35, bottom=0.5, extra=right - 1.3)
     axes.vlines(x, without, with_adapter, color=GRID, linewidth=0.9, alpha=0.7, zorder=1)
     axes.plot(x, without, "o", color=INK, markersize=3.6, alpha=0.7, markeredgewidth=0)
     axes.plot(x, with_adapter, "o", color=ACCENT, markersize=4.2, alpha=0.8, markeredgewidth=0)
@@ -228,8 +194,8 @@ def against_history(results: Mapping[str, Any], task: str) -> str:
         )  # fmt: skip
     metric = next(iter(results["tasks"][task]["metrics"].values()))
     axes.set_xlabel("items in the user's history")
-    _title(axes, f"{metric} per user" + ("" if _sign(results, task) > 0 else ", lower is better"))
-    return _svg(figure, f"history-{task}", "Score against length of history")
+    heading(axes, f"{metric} per user" + ("" if _sign(results, task) > 0 else ", lower is better"))
+    return svg_text(figure, f"history-{task}", "Score against length of history")
 
 
 def _length_ticks(low: float, high: float) -> list[float]:
@@ -249,67 +215,3 @@ def _pair_users(results: Mapping[str, Any], task: str) -> tuple[str, str, list[s
 
 def _sign(results: Mapping[str, Any], task: str) -> int:
     return 1 if next(row for row in results["rows"] if row["task"] == task)["higher_is_better"] else -1
-
-
-def _panels(
-    count: int, height: float, *, left: float, right: float, top: float, bottom: float, extra: float = 0
-) -> tuple[Any, list[Any]]:
-    """A figure with panels, at most three side by side; all in inches, so that labels always fit.
-
-    A panel gives `extra` to its margins.
-    """
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    columns = min(count, 3)
-    rows = math.ceil(count / columns)
-    panel = _WIDTH + extra
-    width = panel * columns
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(width, height * rows))
-        panels = [
-            figure.add_axes(
-                (
-                    (index % columns * panel + left) / width,
-                    (rows - 1 - index // columns + bottom / height) / rows,
-                    (panel - left - right) / width,
-                    (height - top - bottom) / height / rows,
-                )
-            )
-            for index in range(count)
-        ]
-    return figure, panels
-
-
-def _title(axes: Any, text: str, lift: float = 8) -> None:
-    """A heading at the left edge of the panel, labels included."""
-    axes.annotate(
-        text, (0, 1), xycoords="axes fraction", xytext=(0, lift), textcoords="offset points",
-        fontsize=10.5, fontweight="bold", color=INK, annotation_clip=False,
-    )  # fmt: skip
-
-
-def _note(axes: Any, x: float, text: str, colour: str) -> None:
-    axes.annotate(
-        text, (x, 1), xycoords="axes fraction", xytext=(0, 4), textcoords="offset points",
-        color=colour, annotation_clip=False,
-    )  # fmt: skip
-
-
-def _svg(figure: Any, name: str, label: str) -> str:
-    """The figure as an SVG element: no prologue, no metadata, colours as variables, ids of its own."""
-    import matplotlib as mpl
-
-    buffer = io.StringIO()
-    with mpl.rc_context(STYLE):
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :].strip()
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    prefix = re.sub(r"[^A-Za-z0-9_-]", "-", name)
-    text = re.sub(r'\bid="', f'id="{prefix}-', text)
-    text = re.sub(r'(url\(|href=")#', rf"\1#{prefix}-", text)
-    text = text.replace("'DejaVu Sans'", "system-ui, 'DejaVu Sans'")
-    for colour, variable in _VARIABLES.items():
-        text = text.replace(colour, f"var(--fig-{variable}, {colour})")
-    return text.replace("<svg ", f'<svg role="img" aria-label="{html.escape(label)}" ', 1)

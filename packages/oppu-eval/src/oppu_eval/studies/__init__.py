@@ -1,0 +1,1 @@
+"""The paper's further experiments: `oppu study NAME` (docs/studies.md)."""
