@@ -17,7 +17,7 @@ from oppu_core.packing import tokenize
 from oppu_core.profiles import compute_profile
 from oppu_core.prompts import DEFAULT_METHODS, Method, PromptMaker, parse_method, variant_method
 from oppu_core.retrieval import BM25Retriever, RandomRetriever, RecentRetriever, top_k
-from oppu_core.tasks import TASKS, Task
+from oppu_core.tasks import TASKS, PersonalFormat, Task
 from rank_bm25 import BM25Okapi
 
 MOVIE, NEWS = TASKS["lamp_2m"], TASKS["lamp_4"]
@@ -645,3 +645,26 @@ def test_a_query_shows_both_references_and_cuts_the_title_alone() -> None:
     assert len(Letters(0).prompt_ids(text)) <= 600 - CITATION.max_answer_tokens
     assert "reference: [1] - First Work [2] - Second Work" in text
     assert "My Paper" not in text and text.rstrip().endswith("answer:")
+
+
+def test_items_without_the_querys_field_are_cut_at_their_own_text() -> None:
+    task = Task(
+        name="notes",
+        kind="generation",
+        input_fields=("question",),
+        history_fields=("note",),
+        instruction="Answer.",
+        query_template="question: {question} answer:",
+        history_template="note: {note}",
+        personal_formats=(PersonalFormat("note:", "{note}"),),
+        max_answer_tokens=2,
+    )
+    notes = (HistoryItem("0", {"note": "one two three four"}),)
+    asked = "Answer.\nquestion: how is it? answer:"
+    room = len(Words(0).prompt_ids(asked)) + task.max_answer_tokens
+    ends = {5: "note: one two three four\n", 4: "note: one two three\n", 2: "note: one\n", 0: ""}
+    for words, line in ends.items():
+        maker = maker_of(Words(room + words), task)
+        prompt = maker.prompt(parse_method("rag_k1"), {"question": "how is it?"}, notes, 1, "", "key")
+        assert prompt.text == line + asked
+        assert prompt.retrieved == (notes if line else ())

@@ -265,13 +265,15 @@ class PromptMaker:
         """The prompt, cut to the context: retrieved texts first, then the profile, then the query's text;
         never the instruction."""
         long = self.task.long_field
+        # A history without the task's format need not have the query's field.
+        cut = long if long in self.task.history_fields else self.task.text_field
         items = [_clean(item.fields) for item in retrieved]
 
         def render(item_chars: int | None, profile_chars: int | None, query_chars: int | None) -> Prompt:
             kept = _cut(profile, profile_chars)
             lines = [kept] if kept else []
             if item_chars != 0:
-                lines += [self.task.history_line({**i, long: _cut(i[long], item_chars)}) for i in items]
+                lines += [self.task.history_line({**i, cut: _cut(i[cut], item_chars)}) for i in items]
             query = self.task.query_text({**fields, long: _cut(fields[long], query_chars)})
             text = "\n".join([*lines, self.task.instruction, query])
             return Prompt(text, tuple(retrieved) if item_chars != 0 else (), kept)
@@ -282,7 +284,7 @@ class PromptMaker:
         if fits(whole := render(None, None, None)):
             return whole
         chars: list[int | None] = [None, None, None]
-        longest = max((len(item[long]) for item in items), default=0)
+        longest = max((len(item[cut]) for item in items), default=0)
         for stage, length in enumerate((longest, len(profile), len(fields[long]))):
             chars[stage] = 0
             if fits(best := render(*chars)):

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from oppu_eval.describe import describe
 from oppu_eval.harness import command as harness
+from oppu_eval.studies import command as studies
 
 if TYPE_CHECKING:
     from oppu_core.runs import Run
@@ -40,6 +41,7 @@ def register(app: typer.Typer) -> None:
         describe
     )
     harness.register(app)
+    app.add_typer(studies.app, name="study")
 
 
 def run(

@@ -12,7 +12,8 @@ import re
 from typing import Any
 
 INK, MUTED, GRID, ACCENT, WORSE = "#737b86", "#8d949e", "#a9afb8", "#3f7ae0", "#cf6a1f"
-_VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid", ACCENT: "accent", WORSE: "worse"}
+PAPER = "#fefefe"  # what an empty marker is filled with
+_VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid", ACCENT: "accent", WORSE: "worse", PAPER: "paper"}
 STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "oppu",
@@ -92,8 +93,15 @@ def remark(axes: Any, x: float, text: str, colour: str) -> None:
     )  # fmt: skip
 
 
-def svg_text(figure: Any, name: str, label: str) -> str:
-    """The figure as an SVG element: no prologue, no metadata, colours as variables, ids of its own."""
+def svg_text(figure: Any, name: str, label: str, description: str = "") -> str:
+    """The figure as an SVG element: no prologue, no metadata, colours as variables, ids of its own.
+
+    Args:
+        figure: Made with :func:`make_panels`.
+        name: Keeps its ids apart from other pictures' on a page.
+        label: What it shows, for whoever cannot see it.
+        description: More about it, e.g. how its numbers came about.
+    """
     import matplotlib as mpl
 
     buffer = io.StringIO()
@@ -108,11 +116,18 @@ def svg_text(figure: Any, name: str, label: str) -> str:
     text = text.replace("'DejaVu Sans'", "system-ui, 'DejaVu Sans'")
     for colour, variable in _VARIABLES.items():
         text = text.replace(colour, f"var(--fig-{variable}, {colour})")
+    if description:
+        text = re.sub(
+            r"(<svg [^>]*>)", lambda tag: f"{tag[1]}<desc>{html.escape(description)}</desc>", text, count=1
+        )
     return text.replace("<svg ", f'<svg role="img" aria-label="{html.escape(label)}" ', 1)
 
 
-def png_bytes(figure: Any) -> bytes:
-    """The figure as a PNG on white, for slides and pages that show no SVG; same figure, same bytes."""
+def png_bytes(figure: Any, description: str = "") -> bytes:
+    """The figure as a PNG on white, for slides and pages that show no SVG; same figure, same bytes.
+
+    `description` goes into the file's metadata.
+    """
     import matplotlib as mpl
 
     buffer = io.BytesIO()
@@ -123,6 +138,6 @@ def png_bytes(figure: Any) -> bytes:
             dpi=160,
             facecolor="white",
             transparent=False,
-            metadata={"Software": None},
+            metadata={"Software": None, "Description": description or None},
         )
     return buffer.getvalue()

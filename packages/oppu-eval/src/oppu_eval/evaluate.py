@@ -140,7 +140,7 @@ def evaluate(
         DataError: nothing can be scored; an answer belongs to no query; a method has answered only a part of
             a user's queries, or nobody's.
     """
-    scored = _scored_queries(task, test_users)
+    scored = queries_with_gold(task, test_users)
     _check_predictions(test_users, predictions, again)
     references = reference_answers(task, scored, test_users, other_users)
     answers: dict[str, Mapping[tuple[str, str], str]] = {**references}
@@ -152,7 +152,7 @@ def evaluate(
     per_user: dict[str, dict[str, float]] = {}
     for metric in metrics:
         by_query = {
-            method: {user_id: _statistics(metric, user_id, scored, answers[method]) for user_id in users}
+            method: {user_id: query_statistics(metric, user_id, scored, answers[method]) for user_id in users}
             for method, users in covered.items()
         }
         statistics = {
@@ -215,7 +215,7 @@ def _jsonable(value: Any) -> Any:
     return value
 
 
-def _scored_queries(task: Task, test_users: Sequence[User]) -> dict[str, tuple[Query, ...]]:
+def queries_with_gold(task: Task, test_users: Sequence[User]) -> dict[str, tuple[Query, ...]]:
     """The queries with a gold answer, by user; users without one are left out."""
     scored: dict[str, tuple[Query, ...]] = {}
     for user in test_users:
@@ -284,7 +284,7 @@ def _covered_users(
     return covered
 
 
-def _statistics(
+def query_statistics(
     metric: Metric,
     user_id: str,
     scored: Mapping[str, Sequence[Query]],

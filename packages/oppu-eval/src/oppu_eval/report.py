@@ -4,15 +4,15 @@ Everything that users wrote (texts, ids) is untrusted and escaped by the templat
 :mod:`oppu_eval.figures` and go in as they are. The page loads nothing and forbids itself to.
 """
 
-import importlib.resources
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from oppu_eval.evaluate import split_model
 from oppu_eval.examples import Example
 from oppu_eval.findings import describe_method, finding
+from oppu_eval.pages import render_page
 from oppu_eval.paper import SOURCE, paper_value
-from oppu_eval.table import best_method, counts_text, methods_of, number, p_text, signed
+from oppu_eval.table import best_method, counts_text, methods_of
 
 
 def render_report(
@@ -22,6 +22,7 @@ def render_report(
     run: Mapping[str, Any],
     *,
     paper: bool = False,
+    studies: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """The report as HTML text.
 
@@ -32,20 +33,16 @@ def render_report(
         run: How the numbers came about (model, data, seed, versions, command): {what: value}; values may
             be lists and mappings.
         paper: Show the numbers that the OPPU paper published beside ours.
+        studies: What :func:`oppu_eval.studies.output.study_views` made of the run's further experiments.
 
     Returns:
         A whole page; the same input gives the same text.
     """
-    from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
-    source = importlib.resources.files("oppu_eval").joinpath("templates/report.html.j2")
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters.update(number=number, signed=signed, p_text=p_text)
     methods = {row["method"]: None for row in results["rows"]}
-    page = environment.from_string(source.read_text(encoding="utf-8")).render(
+    return render_page(
+        "report.html.j2",
         findings=[finding(results, task) for task in results["tasks"]],
         tasks=[
             {
@@ -62,9 +59,8 @@ def render_report(
         glossary=[(method, describe_method(method)) for method in methods],
         run=[(_label(key), _lines(value)) for key, value in run.items()],
         paper_source=SOURCE if paper else None,
+        studies=studies,
     )
-    # Lone surrogates (possible in JSON texts) cannot be written as UTF-8.
-    return page.encode("utf-8", "replace").decode("utf-8")
 
 
 def _task_view(results: Mapping[str, Any], task: str, paper: bool) -> dict[str, Any]:

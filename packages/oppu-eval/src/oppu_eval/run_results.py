@@ -19,6 +19,9 @@ from oppu_eval.harness.files import HarnessResult, read_harness, scored_queries
 from oppu_eval.harness.results import HarnessRows, check_fits, harness_rows
 from oppu_eval.report import render_report
 from oppu_eval.significance import RESAMPLES
+from oppu_eval.studies.output import study_views
+
+STUDIES_FOLDER = "studies"  # of a run: its further experiments
 
 
 def evaluate_run(run: Run) -> dict[str, Any]:
@@ -214,7 +217,8 @@ def _write(
     for name, svg in {"comparison": comparison(results), **figures}.items():
         write_text(folder / "figures" / f"{name.replace('/', '-')}.svg", svg)
     path = folder / "report.html"
-    write_text(path, render_report(results, figures, examples, facts, paper=paper))
+    studies = study_views(folder / STUDIES_FOLDER, folder)
+    write_text(path, render_report(results, figures, examples, facts, paper=paper, studies=studies))
     return path
 
 

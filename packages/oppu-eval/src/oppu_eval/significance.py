@@ -12,7 +12,7 @@ Every comparison has a generator of its own, so that adding a method leaves the 
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -122,6 +122,58 @@ def paired(
     better, worse = int(np.sum(per_user_U > _TIE)), int(np.sum(per_user_U < -_TIE))
     p_value = hits / 2**users if exact else (hits + 1) / (resamples + 1)
     return Comparison(delta, ci95, p_value, better, users - better - worse, worse)
+
+
+def combined(
+    metric: Metric,
+    terms: Sequence[tuple[float, Array, str]],
+    rng: np.random.Generator,
+    resamples: int = RESAMPLES,
+) -> tuple[float, tuple[float, float] | None]:
+    """A sum of values with signs, e.g. a difference of differences, and its 95 % bootstrap interval.
+
+    Args:
+        metric: The metric that the statistics belong to.
+        terms: (factor, statistics [U, S], whose they are). Terms of the same people have the same users in
+            the same order, who are drawn together; different people are drawn apart.
+        rng: See :func:`generator`.
+        resamples: How many times users are drawn.
+
+    Returns:
+        The sum, positive where it is better, and its interval; None with fewer than two users anywhere.
+    """
+    value = metric.sign * sum(factor * float(metric.value(rows.sum(axis=0))) for factor, rows, _ in terms)
+    if any(len(rows) < 2 for _, rows, _ in terms):
+        return value, None
+    sums_R: Array | float = 0.0
+    for people in dict.fromkeys(people for _, _, people in terms):
+        own = [(factor, rows) for factor, rows, whose in terms if whose == people]
+        parts = [
+            sum(factor * metric.value(weights_RU @ rows_US) for factor, rows_US in own)
+            for weights_RU in _user_weights(len(own[0][1]), rng, resamples)
+        ]
+        sums_R = sums_R + metric.sign * np.concatenate(parts)
+    return value, _interval(np.asarray(sums_R), value)
+
+
+def rank_correlation(
+    one: Sequence[float], other: Sequence[float], rng: np.random.Generator, permutations: int = RESAMPLES
+) -> tuple[float, float]:
+    """Spearman's correlation over users, and its two-sided permutation p-value.
+
+    Returns:
+        (0, 1) where one of the two is the same for everybody, about whom nothing can be told apart.
+    """
+    from scipy.stats import rankdata
+
+    ranks = [rankdata(values) for values in (one, other)]
+    if any(np.ptp(values) == 0 for values in ranks):
+        return 0.0, 1.0
+    a_U, b_U = ((values - values.mean()) / (values.std() * np.sqrt(len(values))) for values in ranks)
+    rho = float(a_U @ b_U)
+    shuffled_RU = rng.permuted(np.tile(b_U, (permutations, 1)), axis=1)
+    hits = int(np.count_nonzero(np.abs(shuffled_RU @ a_U) >= abs(rho) - _TIE))
+    return rho, (hits + 1) / (permutations + 1)
 
 
 def _interval(values_R: Array, value: float) -> tuple[float, float]:

@@ -1,1 +1,8 @@
-"""The paper's further experiments: `oppu study NAME` (docs/studies.md)."""
+"""The paper's further experiments: ``oppu study NAME`` (docs/studies.md).
+
+A study asks for plain runs, which core trains and answers, and draws its conclusions from their answers and
+weights. One module a study; what they share is ``ground`` (what it stands on), ``scoring`` (users' scores),
+``result`` (what it returns) and ``output`` (files, terminal, report).
+"""
+
+STUDIES = ("main", "shift", "activity", "k", "format", "peft", "similarity", "cost", "cases")

@@ -3,6 +3,13 @@
 :mod:`world` is the mechanism; the grammars of the tasks plug into it.
 """
 
-from oppu_core.data.sample.world import GRAMMARS, sample_users, world_texts
+from oppu_core.data.sample.world import (
+    GRAMMARS,
+    Planted,
+    planted_likeness,
+    planted_preferences,
+    sample_users,
+    world_texts,
+)
 
-__all__ = ["GRAMMARS", "sample_users", "world_texts"]
+__all__ = ["GRAMMARS", "Planted", "planted_likeness", "planted_preferences", "sample_users", "world_texts"]

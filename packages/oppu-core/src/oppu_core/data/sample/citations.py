@@ -10,6 +10,7 @@ import random
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from oppu_core.data.sample.likeness import same_order
 from oppu_core.data.sample.words import NAMES, TOWNS
 from oppu_core.tasks import TASKS
 
@@ -128,6 +129,7 @@ class CitationGrammar:
     """The grammar of ``lamp_1``; preferences are a ranking of all fields, best first."""
 
     task = TASKS["lamp_1"]
+    all_subjects = tuple(FIELDS)
 
     def preferences(self, rng: random.Random) -> tuple[str, ...]:
         """A user's own order of the fields."""
@@ -145,6 +147,10 @@ class CitationGrammar:
         first, second = rng.sample((one, other), 2)
         return Scene(title, abstract, references, (first, second))
 
+    def subjects(self, scene: Scene) -> frozenset[str]:
+        """The fields that the paper touches, and those of a query's options."""
+        return frozenset(reference.field for reference in (*scene.references, *scene.options))
+
     def fields(self, scene: Scene) -> Mapping[str, str]:
         """The input fields of a query about this paper."""
         first, second = scene.options
@@ -159,6 +165,10 @@ class CitationGrammar:
         """``[1]`` or ``[2]``; without `rng`, without noise (the oracle)."""
         related = tuple(option for option in scene.options if option in scene.references)
         return self.task.labels[scene.options.index(self._preferred(related, preferences, rng))]
+
+    def likeness(self, one: tuple[str, ...], other: tuple[str, ...]) -> float:
+        """The share of the pairs of fields that two authors have in the same order."""
+        return same_order(one, other)
 
     def _preferred(
         self, references: tuple[Reference, ...], preferences: tuple[str, ...], rng: random.Random | None

@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from oppu_core.data.sample.likeness import same_parts
 from oppu_core.data.sample.words import NAMES, TOWNS, WHEN
 from oppu_core.tasks import TASKS
 
@@ -152,6 +153,7 @@ class HeadlineGrammar:
     """The grammar of ``lamp_4``."""
 
     task = TASKS["lamp_4"]
+    all_subjects = tuple(AGENTS)
 
     def preferences(self, rng: random.Random) -> Style:
         """A user's own style."""
@@ -177,6 +179,10 @@ class HeadlineGrammar:
             rng.choice(COMMENTS),
         )
 
+    def subjects(self, scene: Scene) -> frozenset[str]:
+        """The desk."""
+        return frozenset({EVENTS[scene.event].desk})
+
     def fields(self, scene: Scene) -> Mapping[str, str]:
         """The input fields of an item or query about this event."""
         event = EVENTS[scene.event]
@@ -200,3 +206,7 @@ class HeadlineGrammar:
         thing = f"{adjective} {scene.thing}".strip()
         phrase = f"{opener} {FORMS[form](scene.town, scene.agent, verb, participle, thing)}".strip()
         return CASINGS[preferences.casing](phrase) + closing
+
+    def likeness(self, one: Style, other: Style) -> float:
+        """How many parts of two users' styles are equal."""
+        return same_parts(one, other)

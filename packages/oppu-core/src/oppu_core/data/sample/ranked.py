@@ -9,6 +9,7 @@ import random
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from oppu_core.data.sample.likeness import same_order
 from oppu_core.data.sample.words import JOBS, NAMES, TOWNS
 from oppu_core.tasks import Task
 
@@ -41,6 +42,11 @@ class RankedGrammar:
     opening: str
     titles: tuple[str, ...] = ()
 
+    @property
+    def all_subjects(self) -> tuple[str, ...]:
+        """The labels."""
+        return self.task.labels
+
     def preferences(self, rng: random.Random) -> tuple[str, ...]:
         """A user's own order of the labels."""
         return tuple(rng.sample(self.task.labels, len(self.task.labels)))
@@ -52,6 +58,10 @@ class RankedGrammar:
         sentences = tuple(rng.choice(self.sentences[label]) for label in labels)
         title = rng.choice(self.titles).format(**words) if self.titles else ""
         return Scene(self.opening.format(**words), labels, sentences, title)
+
+    def subjects(self, scene: Scene) -> frozenset[str]:
+        """The evoked labels."""
+        return frozenset(scene.labels)
 
     def fields(self, scene: Scene) -> Mapping[str, str]:
         """The input field of an item or query about this text."""
@@ -72,3 +82,7 @@ class RankedGrammar:
         if rng is not None and rng.random() < NOISE:
             return rng.choice([label for label in scene.labels if label != best])
         return best
+
+    def likeness(self, one: tuple[str, ...], other: tuple[str, ...]) -> float:
+        """The share of the pairs of labels that two users have in the same order."""
+        return same_order(one, other)

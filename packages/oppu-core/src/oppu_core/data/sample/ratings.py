@@ -8,6 +8,7 @@ import random
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from oppu_core.data.sample.likeness import same_parts
 from oppu_core.data.sample.words import TOWNS
 from oppu_core.tasks import TASKS
 
@@ -142,6 +143,7 @@ ASPECTS: dict[str, Aspect] = {
 class Scene(NamedTuple):
     """A review without a reviewer: the aspects that it mentions, and what it says of each (-1, 0 or 1)."""
 
+    product: str
     opening: str
     aspects: tuple[str, ...]
     sentiments: tuple[int, ...]
@@ -159,6 +161,7 @@ class RatingGrammar:
     """The grammar of ``lamp_3``."""
 
     task = TASKS["lamp_3"]
+    all_subjects = PRODUCTS
 
     def preferences(self, rng: random.Random) -> Scale:
         """A user's own scale."""
@@ -168,14 +171,22 @@ class RatingGrammar:
         """A review that nobody has put stars to yet."""
         aspects = tuple(rng.sample(list(ASPECTS), MENTIONED))
         sentiments = tuple(rng.choice((-1, 0, 1)) for _ in aspects)
-        opening = rng.choice(OPENINGS).format(product=rng.choice(PRODUCTS), town=rng.choice(TOWNS))
+        opening, product = rng.choice(OPENINGS), rng.choice(PRODUCTS)
+        opening = opening.format(product=product, town=rng.choice(TOWNS))
         said = tuple(
             rng.choice(
                 {1: ASPECTS[aspect].praise, 0: ASPECTS[aspect].neutral, -1: ASPECTS[aspect].blame}[way]
             )
             for aspect, way in zip(aspects, sentiments, strict=True)
         )
-        return Scene(opening, aspects, sentiments, said)
+        return Scene(product, opening, aspects, sentiments, said)
+
+    def subjects(self, scene: Scene) -> frozenset[str]:
+        """The product. Aspects would not do: every review mentions three of five.
+
+        A scale is the same for all products, so reviews of others are off the subject, yet tell as much.
+        """
+        return frozenset({scene.product})
 
     def fields(self, scene: Scene) -> Mapping[str, str]:
         """The input fields of an item or query about this review."""
@@ -196,3 +207,7 @@ class RatingGrammar:
         if rng is not None and rng.random() < NOISE:
             score = rng.choice([star for star in (score - 1, score + 1) if 1 <= star <= 5])
         return str(score)
+
+    def likeness(self, one: Scale, other: Scale) -> float:
+        """How many parts of two users' scales are equal."""
+        return same_parts(one, other)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from oppu_core.data.sample.headlines import CASINGS, own_or_slip
+from oppu_core.data.sample.likeness import same_parts
 from oppu_core.data.sample.words import TOWNS
 from oppu_core.tasks import TASKS
 
@@ -125,6 +126,7 @@ class TitleGrammar:
     """The grammar of ``lamp_5``."""
 
     task = TASKS["lamp_5"]
+    all_subjects = tuple(REPORTS)
 
     def preferences(self, rng: random.Random) -> Style:
         """An author's own style."""
@@ -140,6 +142,10 @@ class TitleGrammar:
         about = (rng.choice(METHODS), rng.choice(PROBLEMS), rng.choice(DATA), rng.choice(TOWNS))
         return Scene(kind, *about, good, rng.choice(FINDINGS[good]))
 
+    def subjects(self, scene: Scene) -> frozenset[str]:
+        """The kind of paper: what an author calls a paper depends on it, not on the problem."""
+        return frozenset({scene.kind})
+
     def fields(self, scene: Scene) -> Mapping[str, str]:
         """The input fields of an item or query about this paper."""
         return {"abstract": f"{REPORTS[scene.kind].format(**scene._asdict())} {scene.finding}"}
@@ -154,3 +160,7 @@ class TitleGrammar:
         form = own_or_slip(preferences.forms[scene.kind], FORMS[scene.kind], rng)
         closing = own_or_slip(preferences.closing, CLOSINGS, rng)
         return CASINGS["sentence"](f"{hook}: {form.format(**scene._asdict())} {closing}")
+
+    def likeness(self, one: Style, other: Style) -> float:
+        """How many parts of two authors' styles are equal."""
+        return same_parts(one, other)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from oppu_core.data.sample.headlines import own_or_slip
+from oppu_core.data.sample.likeness import same_parts
 from oppu_core.data.sample.words import TOWNS, WHEN
 from oppu_core.tasks import TASKS
 
@@ -125,6 +126,7 @@ class TweetGrammar:
     """The grammar of ``lamp_7``."""
 
     task = TASKS["lamp_7"]
+    all_subjects = tuple(TOPICS)
 
     def preferences(self, rng: random.Random) -> Style:
         """An author's own style."""
@@ -146,6 +148,10 @@ class TweetGrammar:
         event = rng.randrange(len(EVENTS))
         thing = rng.choice(TOPICS[EVENTS[event].topic].things)
         return Scene(event, thing, rng.choice(TOWNS), rng.choice(WHEN), rng.choice(COMPANIONS))
+
+    def subjects(self, scene: Scene) -> frozenset[str]:
+        """The event's topic."""
+        return frozenset({EVENTS[scene.event].topic})
 
     def fields(self, scene: Scene) -> Mapping[str, str]:
         """The input fields of a query about this event."""
@@ -172,3 +178,7 @@ class TweetGrammar:
             company=f"{style.company} my {scene.companion}",
         )
         return f"{opener} {phrase}, {closing} {hashtag}"
+
+    def likeness(self, one: Style, other: Style) -> float:
+        """How many parts of two authors' styles are equal."""
+        return same_parts(one, other)

@@ -5,13 +5,17 @@ active users are, dates, splits, who may see which text) is the same for every t
 
 Texts are split by their own hash: a text that belongs to the test users can never be drawn for the others
 or for pretraining, whatever the seeds. So no base can have read a test user's text.
+
+What a study looks for can be planted into the test users' data (:class:`Planted`). Its draws are made beside
+those of the plain world, so that only what is planted differs from it.
 """
 
+import dataclasses
 import datetime
 import hashlib
 import math
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 from oppu_core.data.sample.categories import CATEGORIES
@@ -22,11 +26,44 @@ from oppu_core.data.sample.tagging import TAGGING
 from oppu_core.data.sample.titles import TitleGrammar
 from oppu_core.data.sample.tweets import TweetGrammar
 from oppu_core.data.types import SPLITS, HistoryItem, Query, Split, User
+from oppu_core.errors import ConfigError
 from oppu_core.tasks import Task
 
 Audience = Literal["others", "test", "pretraining"]
 _SHARE: Mapping[Audience, range] = {"test": range(0, 8), "others": range(8, 12), "pretraining": range(12, 16)}
 _FIRST_DAY = datetime.date(2020, 1, 1)
+_INACTIVE = (2, 6)
+
+
+@dataclasses.dataclass(frozen=True)
+class Planted:
+    """What is planted into the test users' data for a study to find; by default nothing.
+
+    Attributes:
+        shift: The share of each history, its oldest items, that was answered with other preferences; in
+            [0, 1). Texts, dates and queries stay as they are.
+        inactive: The share of the users who keep only their latest 2 to 6 history items; in [0, 1]. Their
+            queries stay as they are.
+        irrelevant: The share of each history's items that are about subjects that the user's queries never
+            touch; in [0, 1). All other items, and the queries, are about the other half of the subjects.
+
+    Raises:
+        ConfigError: If a share is out of its range.
+    """
+
+    shift: float = 0.0
+    inactive: float = 0.0
+    irrelevant: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("shift", "irrelevant"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"planted {name} is {getattr(self, name)}; give a share in [0, 1)")
+        if not 0 <= self.inactive <= 1:
+            raise ConfigError(f"planted inactive is {self.inactive}; give a share in [0, 1]")
+
+
+NOTHING = Planted()
 
 
 class Grammar(Protocol):
@@ -36,11 +73,18 @@ class Grammar(Protocol):
     def task(self) -> Task:
         """The task whose items, queries and answers it makes."""
 
+    @property
+    def all_subjects(self) -> tuple[str, ...]:
+        """What a scene can be about; every half of them has scenes of its own."""
+
     def preferences(self, rng: random.Random) -> Any:
         """Draw a user's planted preferences."""
 
     def scene(self, rng: random.Random) -> Any:
         """Draw something to be answered; no user is involved."""
+
+    def subjects(self, scene: Any) -> frozenset[str]:
+        """The subjects that a scene is about."""
 
     def fields(self, scene: Any) -> Mapping[str, str]:
         """The task's input fields for a scene; no user is involved, so a query gives nothing away."""
@@ -50,6 +94,9 @@ class Grammar(Protocol):
 
     def answer(self, scene: Any, preferences: Any, rng: random.Random | None) -> str:
         """How the user answers; without `rng` the most probable answer (the oracle)."""
+
+    def likeness(self, one: Any, other: Any) -> float:
+        """How alike two users' preferences are, in [0, 1]; 1 for the same."""
 
 
 GRAMMARS: dict[str, Grammar] = {
@@ -66,10 +113,17 @@ GRAMMARS: dict[str, Grammar] = {
 }
 
 
-def _scene_for(grammar: Grammar, audience: Audience, rng: random.Random) -> tuple[Any, str]:
-    """Draw scenes until one belongs to this audience: the scene, and the text that decides it."""
+def _scene_for(
+    grammar: Grammar, audience: Audience, rng: random.Random, about: frozenset[str] | None = None
+) -> tuple[Any, str]:
+    """Draw scenes until one belongs to this audience: the scene, and the text that decides it.
+
+    With `about` the scene has no subjects but these.
+    """
     while True:
         scene = grammar.scene(rng)
+        if about is not None and not grammar.subjects(scene) <= about:
+            continue
         fields = grammar.fields(scene)
         # The part of a query that a history holds too: a paper's title without the options of a query.
         text = "\n".join(fields[name] for name in fields if name in grammar.task.history_fields)
@@ -77,34 +131,80 @@ def _scene_for(grammar: Grammar, audience: Audience, rng: random.Random) -> tupl
             return scene, text
 
 
+def _user_id(split: Split, index: int) -> str:
+    return f"{split}-{index:03d}"
+
+
+def _user_key(task: Task, split: Split, index: int, seed: int) -> str:
+    """The seed of all that is drawn for a user; what is planted has keys of its own below it."""
+    return f"sample world/{seed}/{task.name}/{split}/{index}"
+
+
+def _chosen(index: int, share: float) -> bool:
+    """Whether a user is among this share of all; those chosen are spread evenly."""
+    # A little more than nothing, or 100 * 0.29 would be below 29.
+    return math.floor((index + 1) * share + 1e-9) > math.floor(index * share + 1e-9)
+
+
+def _halves(subjects: tuple[str, ...], rng: random.Random) -> tuple[frozenset[str], frozenset[str]]:
+    """The subjects of a user's queries, about half of all, and the other subjects."""
+    near = frozenset(rng.sample(subjects, math.ceil(len(subjects) / 2)))
+    return near, frozenset(subjects) - near
+
+
 def _world_user(
-    grammar: Grammar, split: Split, index: int, seed: int, items: tuple[int, int], queries: int
+    grammar: Grammar,
+    split: Split,
+    index: int,
+    seed: int,
+    items: tuple[int, int],
+    queries: int,
+    plant: Planted = NOTHING,
 ) -> User:
-    """One planted user; all that is drawn depends on (seed, task, split, index) alone."""
-    rng = random.Random(f"sample world/{seed}/{grammar.task.name}/{split}/{index}")
+    """One planted user; all that is drawn depends on (seed, task, split, index) and `plant` alone."""
+    key = _user_key(grammar.task, split, index, seed)
+    rng = random.Random(key)
     preferences = grammar.preferences(rng)
     # Activity is log-uniform: many users with short histories, few with long ones, as in real data.
     length = round(math.exp(rng.uniform(math.log(items[0]), math.log(items[1]))))
+    kept = length
+    if _chosen(index, plant.inactive):
+        kept = min(length, random.Random(f"{key}/inactive").randint(*_INACTIVE))
+    places = range(length - kept, length)
+
+    former_rng = random.Random(f"{key}/shift")
+    former = grammar.preferences(former_rng)
+    while former == preferences:
+        former = grammar.preferences(former_rng)
+    shifted = places[: round(plant.shift * kept)]
+
+    irrelevant_rng = random.Random(f"{key}/irrelevant")
+    irrelevant = irrelevant_rng.sample(places, round(plant.irrelevant * kept))
+    near, far = _halves(grammar.all_subjects, irrelevant_rng) if plant.irrelevant else (None, None)
+
     day = _FIRST_DAY + datetime.timedelta(days=rng.randrange(200))
     seen: set[str] = set()
     history: list[HistoryItem] = []
     asked: list[Query] = []
     while len(asked) < queries:
-        scene, text = _scene_for(grammar, split, rng)
+        place = len(history)
+        scene, text = _scene_for(grammar, split, rng, far if place in irrelevant else near)
         if text in seen:
             continue
         seen.add(text)
         number = len(seen)
         day += datetime.timedelta(days=rng.randrange(1, 4))
-        item_id = f"{split}-{index:03d}-{number:04d}"
-        if len(history) < length:
+        item_id = f"{_user_id(split, index)}-{number:04d}"
+        if place < length:
             item = grammar.item(scene, preferences, rng)
+            if place in shifted:  # after the draw above, so that those to come do not depend on the shift
+                item = grammar.item(scene, former, former_rng)
             history.append(HistoryItem(item_id, item, day.isoformat()))
         else:
             gold = grammar.answer(scene, preferences, rng)
             oracle = grammar.answer(scene, preferences, None)
-            asked.append(Query(item_id, grammar.fields(scene), gold, length, oracle))
-    return User(f"{split}-{index:03d}", split, tuple(history), tuple(asked))
+            asked.append(Query(item_id, grammar.fields(scene), gold, kept, oracle))
+    return User(_user_id(split, index), split, tuple(history[length - kept :]), tuple(asked))
 
 
 def sample_users(
@@ -115,6 +215,7 @@ def sample_users(
     history: tuple[int, int] = (40, 120),
     queries: int = 10,
     seed: int = 0,
+    plant: Planted = NOTHING,
 ) -> Iterator[User]:
     """The users of a planted dataset, others first.
 
@@ -125,6 +226,7 @@ def sample_users(
         history: The range of the test users' history lengths (log-uniform).
         queries: Queries of each test user.
         seed: The same seed gives the same users.
+        plant: What is planted into the test users' data; the others never depend on it.
     """
     grammar = GRAMMARS[task.name]
     for split in SPLITS:
@@ -132,7 +234,44 @@ def sample_users(
             if split == "others":
                 yield _world_user(grammar, split, index, seed, (4, 12), 4)
             else:
-                yield _world_user(grammar, split, index, seed, history, queries)
+                yield _world_user(grammar, split, index, seed, history, queries, plant)
+
+
+def planted_preferences(task: Task, user_id: str, seed: int) -> Any:
+    """The preferences by which a test user's queries are answered, of the grammar's own type.
+
+    Args:
+        task: A task of :data:`GRAMMARS`.
+        user_id: A test user of :func:`sample_users`, e.g. ``test-003``.
+        seed: The seed given to :func:`sample_users`.
+
+    Raises:
+        ConfigError: If the task has no grammar, or no test user has such an id.
+    """
+    if task.name not in GRAMMARS:
+        raise ConfigError(f"task {task.name}: the sample world has only {', '.join(GRAMMARS)}")
+    index = user_id.removeprefix("test-")
+    if not (index.isdecimal() and user_id == _user_id("test", int(index))):
+        raise ConfigError(f"user {user_id!r} is no test user of the sample world; give one like 'test-003'")
+    return GRAMMARS[task.name].preferences(random.Random(_user_key(task, "test", int(index), seed)))
+
+
+def planted_likeness(task: Task, user_ids: Sequence[str], seed: int) -> list[list[float]]:
+    """How alike each two test users' planted preferences are.
+
+    Args:
+        task: A task of :data:`GRAMMARS`.
+        user_ids: Test users of :func:`sample_users`.
+        seed: The seed given to :func:`sample_users`.
+
+    Returns:
+        likeness_UU: ``[users, users]`` in the given order, in [0, 1], symmetric, and 1 on the diagonal.
+
+    Raises:
+        ConfigError: If the task has no grammar, or no test user has such an id.
+    """
+    planted = [planted_preferences(task, user_id, seed) for user_id in user_ids]
+    return [[GRAMMARS[task.name].likeness(one, other) for other in planted] for one in planted]
 
 
 def world_texts(task: Task, rng: random.Random, items: int) -> User:

@@ -1,0 +1,258 @@
+"""How alike users' adapters are (OPPU Figure 7, Appendix F), and whether alike adapters mean alike habits.
+
+The paper takes the cosine of two users' tensors one by one and averages. For LoRA that depends on more than
+what an adapter does: (B M, M⁻¹ A) is the same update BA for every invertible M. So there are the cosines of
+the updates too. A zero tensor has no direction: its cosines are NaN, and means leave them out.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from oppu_core.data.types import User
+from oppu_core.errors import DataError
+from oppu_core.tasks import Task
+
+from oppu_eval.metrics import Array
+
+State = Mapping[str, torch.Tensor]
+
+_A, _B = ".lora_A.weight", ".lora_B.weight"
+_CHUNK = 1_000_000  # numbers permuted at once
+_TIE = 1e-9  # differences smaller than this are rounding
+
+
+def tensor_cosines(states: Sequence[State]) -> dict[str, Array]:
+    """The cosine of every two users' flattened tensors, as in the paper's pseudo-code (Appendix F).
+
+    Args:
+        states: The users' adapters, as :meth:`oppu_core.store.Store.load` returns them.
+
+    Returns:
+        {tensor name: [U, U]}, 1 on the diagonal; NaN where one of the two is zero or absent.
+
+    Raises:
+        DataError: a tensor has another shape in another adapter.
+    """
+    return {name: _cosines(_gram(_stacked(states, name))) for name in _names(states)}
+
+
+def update_cosines(states: Sequence[State]) -> dict[str, Array]:
+    """The cosine of every two users' LoRA updates BA, without forming them.
+
+    It stands on <B₁A₁, B₂A₂> = tr((B₁ᵀB₂)(A₂A₁ᵀ)) = Σ (B₁ᵀB₂) ∘ (A₁A₂ᵀ), which has the size of the rank.
+
+    Args:
+        states: As for :func:`tensor_cosines`.
+
+    Returns:
+        {name of the projection: [U, U]}, 1 on the diagonal; NaN where one of the two is zero or absent. Empty
+        where there is no LoRA.
+
+    Raises:
+        DataError: a tensor has another shape in another adapter.
+    """
+    result = {}
+    for name in _names(states):
+        projection = name.removesuffix(_A)
+        if projection == name:
+            continue
+        A_Urd, B_Udr = _stacked(states, name), _stacked(states, projection + _B)
+        users, rank = A_Urd.shape[:2]
+        inner = _gram(A_Urd.reshape(users * rank, -1)) * _gram(B_Udr.swapaxes(1, 2).reshape(users * rank, -1))
+        result[projection] = _cosines(inner.reshape(users, rank, users, rank).sum(axis=(1, 3)))
+    return result
+
+
+def average(cosines: Mapping[str, Array], containing: str = "") -> Array:
+    """The mean [U, U] over the tensors whose name contains a part, e.g. ``lora_A``; by default over all.
+
+    Unlike in the paper's pseudo-code, a NaN of one tensor (see :func:`tensor_cosines`) is left out of the
+    mean; where all are NaN, so is the mean.
+
+    Raises:
+        DataError: no tensor has such a name.
+    """
+    chosen = [values for name, values in cosines.items() if containing in name]
+    if not chosen:
+        raise DataError(
+            f"No tensor to average: of {len(cosines)} names, none contains {containing!r} "
+            f"(first: {next(iter(cosines), 'none')}). Was the adapter trained with another PEFT method?"
+        )
+    stack = np.stack(chosen)
+    known = np.count_nonzero(~np.isnan(stack), axis=0)
+    unknown = np.full(known.shape, np.nan)
+    mean: Array = np.divide(np.nansum(stack, axis=0), known, out=unknown, where=known > 0)
+    return mean
+
+
+def cluster_order(similarity: Array) -> tuple[list[int], Array]:
+    """The users in an order that puts alike ones side by side.
+
+    Average linkage on 1 - similarity with optimal leaf ordering (Bar-Joseph et al. 2001). A NaN counts as
+    the least similarity there is.
+
+    Args:
+        similarity: Symmetric [U, U].
+
+    Returns:
+        The order, and scipy's linkage [U - 1, 4].
+    """
+    from scipy.cluster.hierarchy import leaves_list, linkage
+    from scipy.spatial.distance import squareform
+
+    users = len(similarity)
+    if users < 2:
+        return list(range(users)), np.empty((0, 4))
+    distance = 1 - (similarity + similarity.T) / 2
+    distance = np.maximum(np.nan_to_num(distance, nan=np.nanmax(distance, initial=0)), 0)
+    tree: Array = linkage(squareform(distance, checks=False), "average", optimal_ordering=True)
+    return [int(user) for user in leaves_list(tree)], tree
+
+
+def mantel(
+    one: Array, other: Array, rng: np.random.Generator, permutations: int = 9999
+) -> tuple[float, float]:
+    """Whether two likenesses of the same users go together (Mantel 1967).
+
+    Pairs of users are not independent, users are: the null hypothesis is that the users of one matrix could
+    be exchanged. Users with NaNs are left out, those with most first, until no NaN is left.
+
+    Args:
+        one: Symmetric [U, U].
+        other: Symmetric [U, U], the same users in the same order.
+        rng: See :func:`oppu_eval.significance.generator`.
+        permutations: How many times the users of `other` are permuted.
+
+    Returns:
+        Pearson's r between the upper triangles, and its two-sided p-value (hits + 1) / (permutations + 1);
+        (NaN, 1.0) where one of the two has no spread, and so with fewer than three users.
+    """
+    kept = _complete(one + other)
+    one, other = one[np.ix_(kept, kept)], other[np.ix_(kept, kept)]
+    first, second = np.triu_indices(len(kept), 1)
+    x, y = (_standardized(matrix[first, second]) for matrix in (one, other))
+    if x is None or y is None:
+        return float("nan"), 1.0
+    r = float(x @ y)
+    y_UU = np.zeros_like(other)
+    y_UU[first, second] = y_UU[second, first] = y  # permuted users leave mean and spread alone
+    hits = 0
+    size = max(1, _CHUNK // len(first))
+    for start in range(0, permutations, size):
+        chunk = min(size, permutations - start)
+        users_RU = rng.permuted(np.tile(np.arange(len(kept)), (chunk, 1)), axis=1)
+        r_R = y_UU[users_RU[:, first], users_RU[:, second]] @ x
+        hits += int(np.count_nonzero(np.abs(r_R) >= abs(r) - _TIE))
+    return float(np.clip(r, -1, 1)), (hits + 1) / (permutations + 1)
+
+
+def user_interval(values: Array, rng: np.random.Generator, resamples: int = 2000) -> tuple[float, float]:
+    """The 95 % interval of the mean over pairs of users when users (not pairs) are drawn again.
+
+    A user who is drawn twice makes no pair with himself. NaNs are left out, and so are the resamples
+    without any pair.
+
+    Args:
+        values: Symmetric [U, U]; the diagonal is not read.
+        rng: See :func:`oppu_eval.significance.generator`.
+        resamples: How many times U users are drawn, with replacement.
+
+    Returns:
+        (low, high); NaN with fewer than three users, about whose spread nothing is known.
+    """
+    known = ~np.isnan(values)
+    np.fill_diagonal(known, False)
+    some = known.any(axis=1)
+    values, known = values[np.ix_(some, some)], known[np.ix_(some, some)]
+    users = len(values)
+    if users < 3:
+        return float("nan"), float("nan")
+    drawn_RU = rng.multinomial(users, np.full(users, 1 / users), size=resamples).astype(np.float64)
+    sums_R, pairs_R = (
+        np.einsum("ru,uv,rv->r", drawn_RU, matrix, drawn_RU, optimize=True)
+        for matrix in (np.where(known, values, 0.0), known.astype(np.float64))
+    )
+    low, high = np.percentile(sums_R[pairs_R > 0] / pairs_R[pairs_R > 0], (2.5, 97.5))
+    return float(low), float(high)
+
+
+def habits(task: Task, users: Sequence[User]) -> tuple[Array, str]:
+    """How alike users are, measured in what personal training may see of them.
+
+    Where a history holds answers out of a list of labels: the cosine between the users' shares of the labels.
+    Else the cosine of TF-IDF vectors of character n-grams of the users' own texts (a user is a document).
+
+    Returns:
+        [U, U], 1 on the diagonal, NaN for users without a history; and a phrase that says what it is.
+    """
+    if task.labels and task.output_field:
+        answers = [_texts(user, task.output_field) for user in users]
+        labels = sorted({answer for own in answers for answer in own})
+        shares_UL = np.array([[own.count(label) for label in labels] for own in answers], dtype=np.float64)
+        return _cosines(_gram(shares_UL)), f"cosine between the users' shares of each {task.output_field}"
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    phrase = f"cosine between the users' own texts ({task.text_field}; TF-IDF of 3 to 5 characters)"
+    texts = ["\n".join(_texts(user, task.text_field)) for user in users]
+    if not any(texts):
+        return np.full((len(users), len(users)), np.nan), phrase
+    vectors_UN = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5)).fit_transform(texts)
+    return _cosines((vectors_UN @ vectors_UN.T).toarray()), phrase
+
+
+def _texts(user: User, field: str) -> list[str]:
+    """What stands in a field of the history that personal training may see, without empty ones."""
+    return [text for item in user.training_history if (text := item.fields[field].strip())]
+
+
+def _names(states: Sequence[State]) -> list[str]:
+    """The names of all tensors, in the order of their first appearance."""
+    return list(dict.fromkeys(name for state in states for name in state))
+
+
+def _stacked(states: Sequence[State], name: str) -> Array:
+    """A tensor of every user [U, ...]; zeros, which have no direction either, where a user lacks it."""
+    shapes = {tuple(state[name].shape) for state in states if name in state}
+    if len(shapes) != 1:
+        raise DataError(
+            f"The users' tensors {name} cannot be compared: shapes {sorted(shapes) or 'missing'}. "
+            "Compare adapters that were trained with the same settings."
+        )
+    zeros = torch.zeros(shapes.pop(), dtype=torch.float64)
+    tensors = [state[name].detach().to("cpu", torch.float64) if name in state else zeros for state in states]
+    return torch.stack(tensors).numpy()
+
+
+def _gram(vectors: Array) -> Array:
+    """All inner products of the rows, each flattened."""
+    flat = vectors.reshape(len(vectors), -1)
+    return flat @ flat.T
+
+
+def _cosines(gram: Array) -> Array:
+    """Cosines out of inner products; 1 on the diagonal, NaN where a vector is zero."""
+    norms = np.sqrt(np.maximum(np.diag(gram), 0))
+    norms[norms == 0] = np.nan
+    cosines: Array = np.clip(gram / norms[:, None] / norms, -1, 1)
+    np.fill_diagonal(cosines, np.where(np.isnan(norms), np.nan, 1.0))
+    return cosines
+
+
+def _complete(matrix: Array) -> list[int]:
+    """Users among whom every pair is known."""
+    unknown = np.isnan(matrix)
+    np.fill_diagonal(unknown, False)
+    kept = list(range(len(matrix)))
+    while (missing := unknown[np.ix_(kept, kept)].sum(axis=1)).any():
+        del kept[int(missing.argmax())]
+    return kept
+
+
+def _standardized(values: Array) -> Array | None:
+    """The values with mean 0 and length 1; None where they do not differ."""
+    if len(values) == 0 or np.ptp(values) <= _TIE:
+        return None
+    centred = values - values.mean()
+    result: Array = centred / np.linalg.norm(centred)
+    return result

@@ -1,0 +1,83 @@
+"""Figure 5: the queries on which the methods differ most, as a page that a person reads."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+from oppu_core.models import TextCodec, base_codec
+from oppu_core.pipeline import prompt_maker
+from oppu_core.prompts import PromptMaker, parse_method
+from oppu_core.runs import Run
+
+from oppu_eval.studies.case_pages import Case, Counts, build, cases_page, draw, table
+from oppu_eval.studies.ground import Done, Ground, Work
+from oppu_eval.studies.result import Picture, Result
+from oppu_eval.studies.study import FOUR, Plain
+
+
+@dataclasses.dataclass(frozen=True)
+class Cases(Plain):
+    """Cases to read.
+
+    Attributes:
+        cases: At most so many a task.
+    """
+
+    cases: int = 8
+
+    name: ClassVar[str] = "cases"
+    title: ClassVar[str] = "Cases to read"
+    question: ClassVar[str] = "What does it look like when an adapter changes the answer?"
+    paper: ClassVar[str] = (
+        "Paper, Figure 5: one case in which the adapter has learnt a favourite tag that the retrieved item "
+        "does not show. Ours are chosen by rule, half of them cases where adapters harm."
+    )
+
+    def works(self, ground: Ground) -> Sequence[Work]:
+        """The four methods."""
+        return [ground.work("four", FOUR)]
+
+    def conclude(self, ground: Ground, done: Mapping[str, Done]) -> Result:
+        """The cases, and how often adapters helped and harmed over all queries."""
+        run = done["four"].run
+        cases: dict[str, list[Case]] = {}
+        counts: dict[str, Counts] = {}
+        codec = base_codec(run.config.model)
+        for task in ground.tasks:
+            dataset = run.dataset(task)
+            profiles = run.profiles(dataset)
+            answers = {m: found for m in FOUR if (found := run.predictions(task, m))}
+            maker_of = functools.partial(_maker, run, task, codec)
+            cases[task], counts[task] = build(
+                dataset.task, run.test_users(dataset), answers, maker_of, profiles, cases=self.cases
+            )
+        facts = {
+            "base": run.config.model,
+            "seed": run.config.seed,
+            "versions": run.provenance["versions"],
+            "data": {task: run.dataset(task).source for task in ground.tasks},
+        }
+        picture = Picture(
+            "cases",
+            "The cases, a row each, and every method's answer",
+            "A row is a case: whose, and what this user really answered. A column is a method.",
+            draw(cases),
+        )
+        findings = [
+            f"{task}: of {one.queries} queries, {pair.method} is better than {pair.baseline} on "
+            f"{pair.better}, equal on {pair.equal} and worse on {pair.worse}."
+            for task, one in counts.items()
+            for pair in one.pairs
+        ]
+        notes = ["Cases are extremes, not samples: half are the largest gains, half the largest losses."]
+        page = cases_page(cases, counts, facts)
+        return Result(findings, table(cases), [picture], notes, pages={"cases.html": page})
+
+
+def _maker(run: Run, task: str, codec: TextCodec, method: str) -> PromptMaker:
+    """What made a method's prompts; a personal one leaves room for the adapter's own tokens."""
+    parsed = parse_method(method)
+    dataset = run.dataset(task)
+    counter = codec.leaving(run.config.personal[task].prefix) if parsed.personal else codec
+    return prompt_maker(dataset, counter, run.profiles(dataset), [parsed], run.config.seed)

@@ -1,0 +1,92 @@
+"""Figure 8 and Appendix B: how training time grows with the items of a history and with their words."""
+
+import contextlib
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from oppu_core.files import append_jsonl, content_id, read_appended
+from oppu_core.pipeline import VariantWork, variant_works
+from oppu_core.progress import Watch
+from oppu_core.store import Store
+from rich.console import Console
+
+from oppu_eval.studies.cost import ITEMS, SIZES, WORDS, Point, data_words, measure, result
+from oppu_eval.studies.ground import Done, Ground, Work
+from oppu_eval.studies.result import Result
+
+_TOKENS_A_WORD, _INSTRUCTION = 1.6, 90  # roughly, for the expected time
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """Measured trainings of one user.
+
+    Attributes:
+        repeats: Trainings of each size.
+    """
+
+    repeats: int = 3
+
+    name: ClassVar[str] = "cost"
+    title: ClassVar[str] = "What a training costs"
+    question: ClassVar[str] = "How does the time of one user's training grow with the history?"
+    paper: ClassVar[str] = (
+        "Paper, Figure 8: time grows linearly with the number of items, and about linearly with the words of "
+        "an item. It prints no numbers."
+    )
+
+    def works(self, ground: Ground) -> Sequence[Work]:
+        """The task bases; the trainings are measured apart."""
+        return [ground.work("bases", ("oppu_k0",), jobs=("bases",))]
+
+    def own_tokens(self, ground: Ground, done: Mapping[str, Done]) -> float:
+        """What is not measured yet; all sizes of a task, once a repeat and once to warm up."""
+        words = sum(size * WORDS for size in SIZES) + sum(ITEMS * size for size in SIZES)
+        items = sum(SIZES) + ITEMS * len(SIZES)
+        total = words * _TOKENS_A_WORD + items * _INSTRUCTION
+        tokens = 0.0
+        for task in ground.tasks:
+            measured = len(self._points(ground, done["bases"], task))
+            left = max(0.0, 1 - measured / (2 * len(SIZES) * self.repeats))
+            tokens += total * left * (self.repeats + 0.3) * ground.config.personal[task].epochs
+        return tokens
+
+    def conclude(self, ground: Ground, done: Mapping[str, Done]) -> Result:
+        """Measure what has not been measured; medians and lines."""
+        one = done["bases"]
+        points: list[Point] = []
+        watch = Watch(Console(stderr=True), one.run.log_path)
+        with contextlib.closing(Store(one.run.store_path)) as store:
+            for work in variant_works(one.run, store, watch, ground.device, 1):
+                points += self._measured(ground, one, work, watch)
+        return result(points)
+
+    def _measured(self, ground: Ground, one: Done, work: VariantWork, watch: Watch) -> list[Point]:
+        task = work.dataset.task.name
+        points = self._points(ground, one, task)
+        total = 2 * len(SIZES) * self.repeats
+        if len(points) >= total:
+            return points
+        base, maker = work.task_base()
+        words = data_words(work.users)
+        with watch.stage(f"{task} trainings timed", total, "trainings") as stage:
+            stage.advance(len(points))
+            for point in measure(
+                base, maker, work.personal_config, words, repeats=self.repeats, done=tuple(points)
+            ):
+                append_jsonl(self._file(ground, one, task), [point.to_json()])
+                points.append(point)
+                stage.advance()
+        return points
+
+    def _file(self, ground: Ground, one: Done, task: str) -> Path:
+        """Where times are kept: of one base, training, data and machine's device."""
+        provenance = {name: one.run.provenance[name] for name in ("base", "data", "versions")}
+        training = dataclasses.asdict(one.run.config.personal[task])
+        name = content_id([task, provenance, training, ground.device])[:12]
+        return ground.folder / self.name / f"times-{task}-{name}.jsonl"
+
+    def _points(self, ground: Ground, one: Done, task: str) -> list[Point]:
+        return [Point.from_json(values) for values in read_appended(self._file(ground, one, task))]

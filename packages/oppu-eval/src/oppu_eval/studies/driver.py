@@ -1,0 +1,80 @@
+"""Carries a study out: what it needs is run, by core; then it concludes, and its results are written."""
+
+import time
+from pathlib import Path
+
+from oppu_core.cli import work as do_run
+from oppu_core.files import read_json
+from oppu_core.models import base_codec
+from oppu_core.runs import Run, start_run
+from oppu_core.tasks import Task
+from rich.console import Console
+
+from oppu_eval.metrics import metrics_for
+from oppu_eval.run_results import read_results, results_path, write_report
+from oppu_eval.studies.estimate import expected_seconds
+from oppu_eval.studies.ground import Done, Ground, Work, provenance
+from oppu_eval.studies.output import STUDY_FILE, facts_of, terminal, write_studies_report, write_study
+from oppu_eval.studies.study import Study, options_of
+
+
+def carry_out(study: Study, ground: Ground, batch_size: int, cohort: str) -> Path:
+    """Do a study, or continue one; returns its folder.
+
+    Raises:
+        OppuError: what it stands on cannot be used, or nothing can be concluded.
+    """
+    console = Console(stderr=True, highlight=False)
+    console.print(f"[bold]{study.title}[/bold] ({study.name})")
+    with console.status("looking at what there is …"):
+        done = {work.label: Done(work, _start(work, ground)) for work in study.works(ground)}
+        runs = [(one.run, one.work.jobs) for one in done.values()]
+        codec = base_codec(ground.config.model)
+        seconds = expected_seconds(runs, codec, ground.device, study.own_tokens(ground, done))
+    console.print(_expected(seconds))
+    start = time.monotonic()
+    for run, jobs in runs:
+        do_run(run, list(jobs), ground.device, batch_size, cohort=cohort)
+    result = study.conclude(ground, done)
+    folder = ground.folder / study.name
+    facts = facts_of(provenance(list(done.values())), ground.config.seed, options_of(study))
+    titles = {task: _title(ground.dataset(task).task) for task in ground.tasks}
+    write_study(folder, study, result, facts, titles)
+    report = write_studies_report(ground.folder)
+    Console().print(terminal(read_json(folder / STUDY_FILE)))
+    if ground.run is not None and results_path(ground.run).exists():
+        report = write_report(ground.run, read_results(ground.run), paper=False)
+    console.print(f"Took {_clock(time.monotonic() - start)}.")
+    files = [f"{folder / picture.name}.svg" for picture in result.pictures]
+    files += [str(folder / name) for name in (*result.pages, "table.csv", STUDY_FILE)]
+    for file in files:
+        Console(soft_wrap=True, highlight=False).print(f"  {file}", markup=False)
+    Console(soft_wrap=True, highlight=False).print(f"Report: {report}", markup=False)
+    return folder
+
+
+def _start(work: Work, ground: Ground) -> Run:
+    return start_run(ground.folder / "runs" / work.folder, work.config, ground.store)
+
+
+def _title(task: Task) -> str:
+    """What a task is called, and its first metric."""
+    metric = metrics_for(task)[0]
+    direction = "" if metric.higher_is_better else ", lower is better"
+    return f"{task.title} ({task.name}), {metric.title}{direction}"
+
+
+def _expected(seconds: float) -> str:
+    if seconds < 1:
+        return "Everything is there: a few seconds."
+    return (
+        f"Expected time: about {_clock(seconds)} (from a short trial here; what is done is not done again)."
+    )
+
+
+def _clock(seconds: float) -> str:
+    """``45 s``, ``3 min``, ``1 h 20 min``."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

@@ -1,0 +1,162 @@
+"""How long a study will take, before it starts: what is missing, at the speed of a short trial here."""
+
+import contextlib
+import dataclasses
+import itertools
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from oppu_core.data.types import User
+from oppu_core.packing import tokenize
+from oppu_core.pipeline import Job, VariantWork, prompt_maker, variant_works
+from oppu_core.progress import Watch
+from oppu_core.prompts import PromptMaker, variant_method
+from oppu_core.runs import Run
+from oppu_core.store import Store
+from rich.console import Console
+
+_SAMPLE = 3  # users whose histories are looked at, and as many of the others for each of a batch
+_TRIAL_ROWS = 16
+_TRIAL_QUERIES = 32
+
+
+@dataclasses.dataclass
+class Missing:
+    """What a study still has to do.
+
+    Attributes:
+        tokens: To train on, epochs counted.
+        prompts: To answer.
+        loads: How often a base is loaded.
+    """
+
+    tokens: float = 0
+    prompts: int = 0
+    loads: int = 0
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to do."""
+        return self.loads > 0
+
+
+def missing(runs: Sequence[tuple[Run, Sequence[Job]]], codec: Any) -> tuple[Missing, VariantWork | None]:
+    """What these runs lack, each training counted once, and one of the works that have something to do."""
+    todo, some = Missing(), None
+    known: set[str] = set()
+    for run, jobs in runs:
+        store = Store(run.store_path)
+        for work in variant_works(run, store, Watch(Console(quiet=True)), "cpu", 1):
+            before = dataclasses.replace(todo)
+            maker = prompt_maker(work.dataset, codec, work.profiles, work.methods, run.config.seed)
+            if work.task_lora.folder not in known and not store.has(work.task_lora):
+                known.add(work.task_lora.folder)
+                todo.tokens += _query_tokens(work, maker, codec) * work.task_config.epochs
+            if "personal" in jobs and work.personal:
+                users = [u for u in work.users if not _has(store, work, u, known)]
+                todo.tokens += _history_tokens(work, maker, codec, users) * work.personal_config.epochs
+            if "answers" in jobs:
+                todo.prompts += sum(_open_queries(run, work, method.name) for method in work.methods)
+            if (before.tokens, before.prompts) != (todo.tokens, todo.prompts):
+                todo.loads += 1
+                some = some or work
+        store.close()
+    return todo, some
+
+
+def trial(work: VariantWork, device: str) -> tuple[float, float, float]:
+    """Seconds a token of training, a prompt of answering, and a loading of the base take here and now."""
+    from oppu_core.inference import write_answers
+    from oppu_core.packed_model import why_not
+    from oppu_core.training.cohort import Cohort
+    from oppu_core.training.loop import train_each
+    from oppu_core.training.peft_methods import adapter_state, attach
+
+    start = time.perf_counter()
+    base = dataclasses.replace(work, device=device).load_base()
+    load = time.perf_counter() - start
+    maker = prompt_maker(work.dataset, base.codec, work.profiles, work.methods, work.run.config.seed)
+    config = dataclasses.replace(
+        work.personal_config, epochs=1, method="lora", targets=work.task_config.targets
+    )
+    rows = _first(
+        (
+            row
+            for user in work.users
+            for row in tokenize(maker.history_examples(work.variant, user), base.codec)
+        ),
+        _TRIAL_ROWS,
+    )
+    texts = _first(_prompts(work, maker), _TRIAL_QUERIES)
+    packs = base.packs and why_not(base.model) is None
+    start = time.perf_counter()
+    write_answers(base, [texts], None, max_new_tokens=work.dataset.task.max_answer_tokens)
+    prompt = (time.perf_counter() - start) / max(1, len(texts))
+    model = attach(base.model, config)
+    fresh = adapter_state(model)
+    start = time.perf_counter()
+    for _ in range(2):  # the first is slower: what a model only does once
+        start = time.perf_counter()
+        if packs:
+            list(Cohort(model, fresh, config, base.codec.pad_id).train([rows] * 4, None))
+        else:
+            list(train_each(model, fresh, [rows] * 4, config, base.codec.pad_id, None))
+    token = (time.perf_counter() - start) / max(1, 4 * sum(len(row.ids) for row in rows))
+    return token, prompt, load
+
+
+def expected_seconds(
+    runs: Sequence[tuple[Run, Sequence[Job]]], codec: Any, device: str, tokens: float = 0
+) -> float:
+    """How long what is missing of these runs, and training on so many more tokens, will take."""
+    todo, work = missing(runs, codec)
+    if work is None and tokens:
+        with contextlib.closing(Store(runs[0][0].store_path)) as store:
+            quiet = Watch(Console(quiet=True))
+            work = next(variant_works(runs[0][0], store, quiet, device, 1))
+    if work is None:
+        return 0.0
+    token, prompt, load = trial(work, device)
+    return (todo.tokens + tokens) * token + todo.prompts * prompt + todo.loads * load
+
+
+def _has(store: Store, work: VariantWork, user: User, known: set[str]) -> bool:
+    key = work.key_of(user)
+    if key.folder in known or store.has(key):
+        return True
+    known.add(key.folder)
+    return False
+
+
+def _open_queries(run: Run, work: VariantWork, method: str) -> int:
+    done = run.predictions(work.dataset.task.name, method)
+    return sum((user.user_id, query.id) not in done for user in work.users for query in user.queries)
+
+
+def _query_tokens(work: VariantWork, maker: PromptMaker, codec: Any) -> float:
+    """Tokens of the others' queries, from some of them."""
+    others = _first(work.dataset.users("others"), 8 * _SAMPLE)
+    rows = [row for user in others for row in tokenize(maker.query_examples(work.variant, user), codec)]
+    queries = sum(len(user.queries) for user in others)
+    total = work.dataset.counts["others"]["queries"]
+    return sum(len(row.ids) for row in rows) * total / max(1, queries)
+
+
+def _history_tokens(work: VariantWork, maker: PromptMaker, codec: Any, users: Sequence[User]) -> float:
+    """Tokens of users' training examples, from some of them."""
+    by_length = sorted(users, key=lambda user: len(user.training_history))
+    some = by_length[:: max(1, len(by_length) // _SAMPLE)][:_SAMPLE]
+    rows = [row for user in some for row in tokenize(maker.history_examples(work.variant, user), codec)]
+    items = sum(len(user.training_history) for user in some)
+    return sum(len(row.ids) for row in rows) * sum(len(u.training_history) for u in users) / max(1, items)
+
+
+def _prompts(work: VariantWork, maker: PromptMaker) -> Iterator[str]:
+    method = variant_method(work.variant)
+    for user in work.users:
+        for query in user.queries:
+            yield maker.query_prompt(method, user, query, work.profiles(user)).text
+
+
+def _first(values: Iterable[Any], count: int) -> list[Any]:
+    return list(itertools.islice(values, count))

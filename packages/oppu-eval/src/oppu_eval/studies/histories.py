@@ -1,0 +1,163 @@
+"""Histories derived from a dataset's own: fewer items, and items of which only one side is left.
+
+Pure functions from users and tasks to users and tasks; nothing here reads, trains or answers.
+"""
+
+import dataclasses
+import random
+import re
+import urllib.parse
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from oppu_core.data.types import HistoryItem, User
+from oppu_core.errors import ConfigError
+from oppu_core.tasks import TASKS, PersonalFormat, Task
+
+from oppu_eval.metrics import Array
+
+Side = Literal["input", "output"]
+
+# A template in parts: marks, words (doubled braces are literal braces), then a field or the template's end.
+_PART = re.compile(r"([^\w\s{}]*)((?:[^{}]|\{\{|\}\})*)(?:\{([^{}]+)\}|$)")
+_ABOUT_ANSWERS = ("most_frequent_answer", "usual_scores")  # computed profiles that need the output side
+
+
+def keep(user: User, positions: Sequence[int]) -> User:
+    """The user with only these items of the training history, oldest first; every query sees all of them.
+
+    Args:
+        user: The user.
+        positions: Of items of :attr:`User.training_history`, in any order.
+
+    Raises:
+        IndexError: the training history has no such position.
+    """
+    items, chosen = user.training_history, sorted(set(positions))
+    if chosen and not 0 <= chosen[0] <= chosen[-1] < len(items):
+        raise IndexError(f"user {user.user_id!r} has {len(items)} training items, no {chosen}")
+    queries = tuple(dataclasses.replace(query, history_len=len(chosen)) for query in user.queries)
+    return dataclasses.replace(user, history=tuple(items[p] for p in chosen), queries=queries)
+
+
+def kept_count(length: int, items: int, share: float) -> int:
+    """How many items of a history of `length` are kept: `items`, or a share of a history that has no more.
+
+    At least one, unless there is none.
+    """
+    if length > items:
+        return items
+    return max(1, round(share * length)) if length else 0
+
+
+def least_relevant(relevance: Array, count: int) -> list[int]:
+    """The positions of the `count` least relevant items, in order; among equals the older item is taken."""
+    return sorted(int(position) for position in np.argsort(relevance, kind="stable")[:count])
+
+
+def drawn(length: int, count: int, seed: int, user_id: str) -> list[int]:
+    """`count` random positions of a history, in order; (seed, user id) decide the draw."""
+    rng = random.Random(f"drawn history/{seed}/{user_id}")
+    return sorted(rng.sample(range(length), min(count, length)))
+
+
+def oldest(length: int, count: int) -> list[int]:
+    """The positions of the `count` oldest items of a history."""
+    return list(range(min(count, length)))
+
+
+def per_query(user: User) -> list[User]:
+    """A user for each query, with the whole training history and that query alone.
+
+    Their ids differ from each other and from those that any other user's queries give; :func:`owner` leads
+    back.
+    """
+    items = user.training_history
+    return [
+        dataclasses.replace(
+            user,
+            user_id=f"{user.user_id}#{urllib.parse.quote(query.id, safe='')}",  # the last '#' is ours
+            history=items,
+            queries=(dataclasses.replace(query, history_len=len(items)),),
+        )
+        for query in user.queries
+    ]
+
+
+def owner(user_id: str) -> str:
+    """The id of the user whom :func:`per_query` made this user of."""
+    return user_id.rpartition("#")[0]
+
+
+def one_sided(task: Task, side: Side) -> Task:
+    """The same task with a history that has only its inputs, or only its outputs.
+
+    Such a history has not the task's format: personal training is next-token prediction on its text (OPPU
+    3.2), and items are rendered in the words of the task's own template. Queries and answers are the same.
+
+    Args:
+        task: A task whose history has an output field; fields that are no output are on the input side.
+        side: The side that is left.
+
+    Raises:
+        ConfigError: the task's history has no output field.
+    """
+    if task.output_field is None:
+        without = " and ".join(name for name, known in TASKS.items() if known.output_field is None)
+        raise ConfigError(
+            f"Task {task.name}: its history has no output_field, so it has no sides to leave out. The study "
+            f"needs a task whose history has an input and an output side ({without} have none)."
+        )
+    fields = tuple(name for name in task.history_fields if (name == task.output_field) == (side == "output"))
+    optional = tuple(name for name in task.optional_fields if name in fields)
+    text = next(name for name in (task.text_field, task.long_field, *fields) if name in fields)
+    template = _part_of(task.history_template, fields)
+    # An item without its optional fields is still read, without them.
+    required = _part_of(task.history_template, [name for name in fields if name not in optional])
+    profile = "style" if side == "input" and task.profile in _ABOUT_ANSWERS else task.profile
+    return dataclasses.replace(
+        task,
+        output_field=None,
+        history_fields=fields,
+        optional_fields=optional,
+        text_field=text,
+        history_template=template,
+        personal_formats=tuple(map(_as_format, dict.fromkeys((template, required)))),
+        profile=profile,
+    )
+
+
+def one_sided_user(task: Task, user: User, side: Side) -> User:
+    """The user with one side of every history item, for :func:`one_sided` of the same task.
+
+    Raises:
+        ConfigError: see :func:`one_sided`.
+    """
+    names = one_sided(task, side).history_fields
+    items = (
+        HistoryItem(item.id, {name: item.fields[name] for name in names}, item.date) for item in user.history
+    )
+    return dataclasses.replace(user, history=tuple(items))
+
+
+def _part_of(template: str, fields: Sequence[str]) -> str:
+    """What a template says of some of its fields: each with the words in front of it and the marks behind.
+
+    ``article: {text} headline: {title}`` says ``headline: {title}`` of the title.
+    """
+    kept, before = "", ""
+    for marks, words, name in _PART.findall(template):
+        if before in fields:
+            kept += marks if name else marks + words
+        if name in fields:
+            kept += f"{words if before else marks + words}{{{name}}}"
+        before = name
+    return kept.strip() or " ".join(f"{{{name}}}" for name in fields)
+
+
+def _as_format(template: str) -> PersonalFormat:
+    """A template as text to learn, from its first field on; something stands before it in any case."""
+    marks, words, name = _PART.findall(template)[0]
+    lead = marks + words
+    return PersonalFormat(lead.strip() or f"{name}:", template[len(lead) :])

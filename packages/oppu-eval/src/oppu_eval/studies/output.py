@@ -1,0 +1,263 @@
+"""A study's results as files, as a table in the terminal, and as a part of the report."""
+
+import csv
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from oppu_core.errors import DataError
+from oppu_core.files import content_id, read_json, write_bytes, write_json, write_text
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from oppu_eval.drawing import png_bytes, svg_text
+from oppu_eval.pages import render_page
+from oppu_eval.studies import STUDIES
+from oppu_eval.studies.result import Result, Table
+from oppu_eval.studies.study import Study, options_of
+from oppu_eval.table import number, p_text, signed
+
+FORMAT = 1
+STUDY_FILE = "study.json"
+
+
+def write_study(
+    folder: Path, study: Study, result: Result, facts: Mapping[str, Any], titles: Mapping[str, str]
+) -> None:
+    """Write ``study.json``, ``table.csv`` and the pictures as SVG and PNG.
+
+    Args:
+        folder: The study's own.
+        study: What was asked.
+        result: What came of it.
+        facts: The seed, and the runs with their settings, data and versions.
+        titles: What people call the values of the table's group column.
+    """
+    about = described(facts)
+    for picture in result.pictures:
+        name = f"{study.name}-{picture.name}"
+        svg = svg_text(picture.figure, f"study-{name}", picture.label, about)
+        write_text(folder / f"{picture.name}.svg", svg)
+        write_bytes(folder / f"{picture.name}.png", png_bytes(picture.figure, f"{picture.label}. {about}"))
+    for name, page in result.pages.items():
+        write_text(folder / name, page)
+    write_text(folder / "table.csv", table_csv(result.table, facts))
+    table = result.table
+    values = {
+        "format": FORMAT,
+        "study": study.name,
+        "title": study.title,
+        "question": study.question,
+        "paper": study.paper,
+        "options": options_of(study),
+        "findings": list(result.findings),
+        "notes": list(result.notes),
+        "table": {
+            "group": table.group,
+            "columns": [vars(column) for column in table.columns],
+            "rows": [{column.name: row.get(column.name) for column in table.columns} | _shown(row)
+                     for row in table.rows],
+        },
+        "titles": dict(titles),
+        "pictures": [
+            {"name": picture.name, "label": picture.label, "caption": picture.caption}
+            for picture in result.pictures
+        ],
+        "pages": list(result.pages),
+        "details": dict(result.details),
+        "provenance": dict(facts),
+    }  # fmt: skip
+    write_json(folder / STUDY_FILE, values)
+
+
+def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {"shown": row.get("shown", True)}
+
+
+def described(facts: Mapping[str, Any]) -> str:
+    """In a line: seed, settings and versions."""
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    return f"Seed {facts['seed']}, settings {facts['settings']}, {versions}."
+
+
+def facts_of(runs: Mapping[str, Any], seed: int, options: Mapping[str, Any]) -> dict[str, Any]:
+    """What goes into every output: the seed, the runs, their versions, and a short hash of all settings."""
+    versions = next(iter(runs.values()))["versions"]
+    plain = {name: {k: v for k, v in run.items() if k != "versions"} for name, run in runs.items()}
+    settings = content_id({"runs": plain, "options": dict(options)})[:12]
+    return {"seed": seed, "settings": settings, "versions": versions, "runs": dict(runs)}
+
+
+def table_csv(table: Table, facts: Mapping[str, Any]) -> str:
+    """The table as CSV: every column, intervals as two, and seed, settings and versions in each row."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    head: list[str] = []
+    for column in table.columns:
+        interval = column.kind in ("interval", "signed_interval")
+        head += [f"{column.name}_low", f"{column.name}_high"] if interval else [column.name]
+    versions = "; ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    writer.writerow([*head, "seed", "settings", "versions"])
+    for row in table.rows:
+        cells: list[Any] = []
+        for column in table.columns:
+            value = row.get(column.name)
+            if column.kind in ("interval", "signed_interval"):
+                cells += ["", ""] if value is None else list(value)
+            elif isinstance(value, list | tuple):
+                cells.append("/".join(map(str, value)))
+            else:
+                cells.append(_safe(value))
+        writer.writerow([*cells, facts["seed"], facts["settings"], versions])
+    return out.getvalue()
+
+
+def _safe(value: Any) -> Any:
+    """A text that no spreadsheet takes for a formula; None is empty."""
+    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
+        return "'" + value
+    return "" if value is None else value
+
+
+_SHOW: Mapping[str, Callable[[Any], str]] = {
+    "score": number,
+    "signed": signed,
+    "interval": lambda value: f"[{number(value[0])}, {number(value[1])}]",
+    "signed_interval": lambda value: f"[{signed(value[0])}, {signed(value[1])}]",
+    "p": lambda value: f"{p_text(value)}{'*' if value < 0.05 else ''}",
+    "count": lambda value: f"{value:,}",
+    "number": lambda value: f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}",
+    "bytes": lambda value: f"{value / 1000:,.1f} kB",
+    "text": lambda value: " / ".join(map(str, value)) if isinstance(value, list | tuple) else str(value),
+}
+
+
+def shown_text(column: Mapping[str, Any], value: Any) -> str:
+    """A value as people read it."""
+    return "–" if value is None else _SHOW[column["kind"]](value)
+
+
+def grouped(table: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
+    """The rows that people are shown, by the value of the group column."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for row in table["rows"]:
+        if row["shown"]:
+            groups.setdefault(str(row[table["group"]]), []).append(row)
+    return groups
+
+
+def shown_columns(table: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The columns that people are shown, without the group's own and those that are empty in these rows."""
+    return [
+        column
+        for column in table["columns"]
+        if column["shown"]
+        and column["name"] != table["group"]
+        and any(row[column["name"]] is not None for row in rows)
+    ]
+
+
+def merged(table: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
+    """The shown columns as people see them: an interval stands below its value, a p-value beside it."""
+    columns: list[list[Mapping[str, Any]]] = []
+    for column in shown_columns(table, rows):
+        if column["kind"] in ("interval", "signed_interval", "p") and columns:
+            columns[-1].append(column)
+        else:
+            columns.append([column])
+    return columns
+
+
+def cell(columns: Sequence[Mapping[str, Any]], row: Mapping[str, Any]) -> tuple[str, str]:
+    """(value with its p-value, interval); the interval is empty where there is none."""
+    first, *others = columns
+    value, below = shown_text(first, row[first["name"]]), ""
+    for column in others:
+        if row[column["name"]] is None:
+            continue
+        if column["kind"] == "p":
+            value += " " + shown_text(column, row[column["name"]])
+        else:
+            below = shown_text(column, row[column["name"]])
+    return value, below
+
+
+def terminal(values: Mapping[str, Any]) -> RenderableType:
+    """A study (``study.json``) for the terminal: what it says, its table, its notes."""
+    parts: list[RenderableType] = [Text(values["title"], style="bold"), Text(values["question"] + "\n")]
+    for group, rows in grouped(values["table"]).items():
+        title = Text(values["titles"].get(group, group), style="bold")
+        table = RichTable(
+            title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False
+        )
+        columns = merged(values["table"], rows)
+        for first, *_ in columns:
+            right = first["kind"] != "text"
+            table.add_column(Text(first["title"]), justify="right" if right else "left", overflow="fold")
+        for row in rows:
+            table.add_row(*(_cell(cell(column, row)) for column in columns))
+        parts += [table, ""]
+    parts += [Text(f"• {text}") for text in values["findings"]]
+    small = [*values["notes"], values["paper"], described(values["provenance"])]
+    parts.append(Text("\n" + "\n".join(small), style="dim"))
+    return Group(*parts)
+
+
+def _cell(texts: tuple[str, str]) -> Text:
+    value, below = texts
+    text = Text(value, style="dim" if value == "–" else "")
+    return text.append("\n" + below, style="dim") if below else text
+
+
+def read_studies(folder: Path) -> Iterator[dict[str, Any]]:
+    """The studies in a folder, in the order of the paper.
+
+    Raises:
+        DataError: a file is no study's.
+    """
+    order = {name: place for place, name in enumerate(STUDIES)}
+    files = sorted(folder.glob(f"*/{STUDY_FILE}"), key=lambda file: order.get(file.parent.name, len(order)))
+    for file in files:
+        values = read_json(file)
+        if not isinstance(values, dict) or values.get("format") != FORMAT:
+            raise DataError(f"{file} is no study's results. Run `oppu study {file.parent.name} …` again.")
+        values["folder"] = file.parent
+        yield values
+
+
+def study_views(folder: Path, root: Path) -> list[dict[str, Any]]:
+    """What the report's template needs of the studies in `folder`; links are relative to `root`."""
+    from markupsafe import Markup
+
+    views = []
+    for values in read_studies(folder):
+        where: Path = values["folder"]
+        groups = [
+            {
+                "title": values["titles"].get(group, group),
+                "columns": [first for first, *_ in columns],
+                "rows": [[cell(column, row) for column in columns] for row in rows],
+            }
+            for group, rows in grouped(values["table"]).items()
+            for columns in [merged(values["table"], rows)]
+        ]
+        pictures = [
+            {**picture, "svg": Markup((where / f"{picture['name']}.svg").read_text(encoding="utf-8"))}
+            for picture in values["pictures"]
+        ]
+        links = [(where / name).relative_to(root).as_posix() for name in (*values["pages"], "table.csv")]
+        about = described(values["provenance"])
+        options = ", ".join(f"{name} {value}" for name, value in values["options"].items())
+        views.append({**values, "groups": groups, "pictures": pictures, "links": links, "about": about,
+                      "asked": options})  # fmt: skip
+    return views
+
+
+def write_studies_report(folder: Path) -> Path:
+    """Write the page of all studies of a folder."""
+    path = folder / "report.html"
+    write_text(path, render_page("studies.html.j2", studies=study_views(folder, folder)))
+    return path

@@ -1,0 +1,175 @@
+"""Figure 6: LoRA, (IA)³ and prompt tuning as personal adapters."""
+
+import contextlib
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from oppu_core.models import base_folder, base_skeleton
+from oppu_core.pipeline import find_work
+from oppu_core.store import WEIGHTS_FILE, Store
+from oppu_core.training.config import Peft
+
+from oppu_eval.drawing import ACCENT, GRID, INK, MUTED, heading, make_panels
+from oppu_eval.metrics import metrics_for
+from oppu_eval.paper import paper_trainable_share
+from oppu_eval.studies.ground import Done, Ground, Work
+from oppu_eval.studies.picture import label_ends
+from oppu_eval.studies.result import Column, Picture, Result, Table
+from oppu_eval.studies.scoring import COUNT_COLUMNS, VALUE_COLUMNS, difference, difference_columns
+from oppu_eval.studies.settings import sure, told
+from oppu_eval.studies.study import Plain
+
+PEFT: Mapping[Peft, str] = {"lora": "LoRA", "ia3": "(IA)³", "prompt_tuning": "prompt tuning"}
+_MARKERS: Mapping[Peft, str] = {"lora": "o", "ia3": "s", "prompt_tuning": "^"}
+
+
+@dataclasses.dataclass(frozen=True)
+class PeftMethods(Plain):
+    """What a personal adapter is: score, size and time."""
+
+    name: ClassVar[str] = "peft"
+    title: ClassVar[str] = "Kinds of adapters"
+    question: ClassVar[str] = "What does each kind of adapter gain, and what does it cost?"
+    paper: ClassVar[str] = (
+        "Paper, Figure 6: LoRA first, then (IA)³, then prompt tuning; it names trainable shares of 0.01 %, "
+        "0.06 % and 0.001 % and prints no scores."
+    )
+
+    def works(self, ground: Ground) -> Sequence[Work]:
+        """Adapters without retrieval, of each kind."""
+        methods = ("non_personalized", "oppu_k0")
+        return [ground.work(peft, methods, config=ground.resolve(peft)) for peft in PEFT]
+
+    def conclude(self, ground: Ground, done: Mapping[str, Done]) -> Result:
+        """Scores against the task base and against LoRA; sizes and times from the store."""
+        seed = ground.config.seed
+        parameters = base_skeleton(base_folder(ground.config.model)).num_parameters()
+        rows: list[dict[str, Any]] = []
+        findings = []
+        for task in ground.tasks:
+            about = ground.dataset(task).task
+            costs = {peft: adapter_costs(done[peft], task) for peft in PEFT}
+            for number, metric in enumerate(metrics_for(about)):
+                plain = done["lora"].score(task, "non_personalized", metric)
+                scored = {peft: done[peft].score(task, "oppu_k0", metric, *_names(peft)) for peft in PEFT}
+                if plain:
+                    rows.append({"task": task, "peft": "none", "kind": "no adapter", **plain.row(seed),
+                                 "metric_title": metric.title, "shown": not number})  # fmt: skip
+                for peft, one in scored.items():
+                    if one is None:
+                        continue
+                    lora = scored["lora"] if peft != "lora" else None
+                    trained, size, seconds = costs[peft]
+                    change = one.against(lora, seed) if lora else None
+                    rows.append(
+                        {
+                            "task": task,
+                            "peft": peft,
+                            "kind": PEFT[peft],
+                            "metric_title": metric.title,
+                            **one.row(seed),
+                            **difference(one.against(plain, seed) if plain else None, "gain"),
+                            **difference(change, "to_lora"),
+                            "trainable": trained,
+                            "share": 100 * trained / parameters,
+                            "bytes": size,
+                            "seconds": seconds,
+                            "paper_share": _percent(paper_trainable_share(peft)),
+                            "shown": not number,
+                        }
+                    )
+                    if change and not number:
+                        findings.append(
+                            f"{task}: {PEFT[peft]} against LoRA {told(change.delta, change.ci95)} "
+                            f"{metric.title} ({sure(change.ci95)})."
+                        )
+        columns = [
+            Column("task", "task"),
+            Column("kind", "adapter"),
+            Column("peft", "peft", shown=False),
+            Column("metric_title", "metric", shown=False),
+            *VALUE_COLUMNS,
+            *difference_columns("to no\nadapter", "gain"),
+            *difference_columns("to LoRA", "to_lora"),
+            *COUNT_COLUMNS,
+            Column("trainable", "parameters trained", "count", shown=False),
+            Column("share", "trained,\n% of base", "number"),
+            Column("bytes", "file", "bytes"),
+            Column("seconds", "s a user", "number"),
+            Column("paper_share", "paper:\n% of base", "number"),
+        ]
+        picture = Picture(
+            "peft",
+            "Score of each kind of adapter against its size",
+            "The dotted line is the task base without an adapter. Whiskers are 95 % intervals over users.",
+            draw(ground, [row for row in rows if row["shown"]]),
+        )
+        notes = [
+            "Learning rates are each kind’s own (docs/presets.md); epochs and batches are the same. Seconds "
+            "are the median user’s share of its training, as the store has it from when it was trained: of "
+            "one machine, and not of one undisturbed measurement.",
+        ]
+        return Result(findings, Table(columns, rows), [picture], notes)
+
+
+def adapter_costs(done: Done, task: str) -> tuple[int, int, float]:
+    """(trained parameters, bytes of the weights file, median seconds of training) of a run's adapters."""
+    with contextlib.closing(Store(done.run.store_path)) as store:
+        work = find_work(done.run, store, task, "base", personal=True)
+        keys = [key for user in work.users if store.has(key := work.key_of(user))]
+        if not keys:
+            return 0, 0, 0.0
+        state = store.load(keys[0])
+        facts = {entry.folder: entry.facts for entry in store.entries(keys[0].config_id)}
+        seconds = [float(facts[key.folder]["seconds"]) for key in keys]
+        size = (store.path / keys[0].folder / WEIGHTS_FILE).stat().st_size
+    return sum(tensor.numel() for tensor in state.values()), size, float(np.median(seconds))
+
+
+def _names(peft: str) -> tuple[str, ...]:
+    """LoRA's numbers are those of `oppu evaluate`."""
+    return () if peft == "lora" else (peft,)
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else 100 * share
+
+
+def draw(ground: Ground, rows: Sequence[Mapping[str, Any]]) -> Any:
+    """A panel a task: score against the size of the adapter's file."""
+    figure, panels = make_panels(
+        len(ground.tasks), 2.9, left=0.55, right=1.25, top=0.4, bottom=0.5, extra=0.1, columns=2
+    )
+    for axes, task in zip(panels, ground.tasks, strict=True):
+        own = {row["peft"]: row for row in rows if row["task"] == task}
+        ends = {}
+        for peft, marker in _MARKERS.items():
+            if peft not in own:
+                continue
+            row = own[peft]
+            x = row["bytes"] / 1000
+            if row["ci95"] is not None:
+                axes.plot([x, x], row["ci95"], color=ACCENT, linewidth=1.1)
+            axes.plot(x, row["value"], marker, color=ACCENT, markersize=7)
+            axes.annotate(
+                PEFT[peft], (x, row["value"]), xytext=(8, -3), textcoords="offset points", color=INK,
+                annotation_clip=False,
+            )  # fmt: skip
+        if "none" in own:
+            value = own["none"]["value"]
+            axes.axhline(value, color=MUTED, linewidth=1.1, linestyle=(0, (1, 2)), zorder=0)
+            ends["no adapter"] = (value, MUTED)
+        axes.set_xscale("log")
+        axes.margins(x=0.25, y=0.1)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.xaxis.set_minor_formatter(lambda value, _: "")
+        axes.grid(axis="y", color=GRID, linewidth=0.5, alpha=0.6)
+        axes.set_axisbelow(True)
+        axes.set_xlabel("adapter file in kB (logarithmic)")
+        metric = metrics_for(ground.dataset(task).task)[0]
+        heading(axes, f"{ground.dataset(task).task.title}: {metric.title}"
+                + ("" if metric.higher_is_better else ", lower is better"))  # fmt: skip
+        label_ends(axes, ends)
+    return figure
