@@ -126,6 +126,8 @@ def test_the_rarer_side_gets_its_share_though_its_only_user_could_stand_for_both
     predictions = {method: dict(zip(keys, text, strict=True)) for method, text in marks.items()}
     chosen, _ = choose(rating, users, predictions, cases=2)
     assert [(one.user.user_id, one.gain) for one in chosen] == [("helped", 3), ("both", -1)]
+    chosen, _ = choose(rating, users, predictions, cases=4)  # the adapter's cases first, though of one user
+    assert [one.gain for one in chosen] == [4, 3, -1, 0]
 
 
 def test_among_equals_the_choice_is_arbitrary_and_repeatable(tagging: Task, make_user: MakeUser) -> None:
@@ -153,6 +155,10 @@ def test_largest_of_several_pairs_decides_and_is_told_as_one_of_them(
     }
     predictions = {method: {("u", "u-q0"): text} for method, text in said.items()}
     (case,), counts = built(headlines, users, predictions)
+    swapped = {"rag_k1": predictions["oppu_rag_k1"], "oppu_rag_k1": predictions["rag_k1"]}
+    swapped |= {"non_personalized": predictions["oppu_k0"], "oppu_k0": predictions["non_personalized"]}
+    (harmed,), _ = choose(headlines, users, swapped)
+    assert (harmed.pair, harmed.gain) == (("oppu_rag_k1", "rag_k1"), pytest.approx(-2 / 3))
     assert case.gain == pytest.approx(2 / 3)
     assert case.why == "The adapter helps with 1 of 2 prompts: oppu_rag_k1 .667, rag_k1 .000 (ROUGE-1)."
     assert [(pair.method, pair.better, pair.worse) for pair in counts.pairs] == [
@@ -408,6 +414,9 @@ def test_page_shows_every_answer_prompt_and_count(tagging: Task, make_user: Make
     assert parsed.below("dd").count("wrong") == 4
     assert "↑ the user’s answer here; said by oppu_k0" in parsed.below("dd")
     assert "↑ said by non_personalized, rag_k1" in parsed.below("dd")
+    lines = parsed.below("li")  # each user's three latest items and the one that was retrieved
+    assert len(lines) == 2 * (3 + 1)
+    assert {asked.retrieved[0] for case in cases for asked in case.asked if asked.retrieved} <= set(lines)
     # action twice, comedy once (the gold), violence never but answered
     assert [value for name, value in parsed.attributes if name == "style"] == [
         *("width:100.0%", "width:50.0%", "width:0.0%")
@@ -422,8 +431,7 @@ def test_page_without_cases_says_so(tagging: Task, make_user: MakeUser) -> None:
     assert "there is nothing to show" in page
     assert "No personal adapter was compared" in page
     assert Outline(page).open == []
-    with pytest.raises(ValueError, match="no cases"):
-        draw({"lamp_2m": cases})
+    assert "same score on every query" in svg_text(draw({"lamp_2m": cases}), "cases", "Cases")
 
 
 def test_picture_is_readable_without_colour_and_holds_any_text(study: Any) -> None:

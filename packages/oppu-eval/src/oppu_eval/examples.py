@@ -138,7 +138,7 @@ def _queries(
     shown = [query for query in user.queries if query.gold is not None][:count]
     return tuple(
         ExampleQuery(
-            input=shorten(_shown(task, query), _INPUT_CHARS),
+            input=shorten(query_text(task, query), _INPUT_CHARS),
             gold=shorten(query.gold or "", _ANSWER_CHARS),
             answers=tuple(
                 _answer(task, metric, method, predictions[method][user.user_id, query.id], query)
@@ -150,7 +150,7 @@ def _queries(
     )
 
 
-def _shown(task: Task, query: Query) -> str:
+def query_text(task: Task, query: Query) -> str:
     """A query's text; of several fields all, with their names."""
     if len(task.input_fields) == 1:
         return query.fields[task.long_field]

@@ -39,6 +39,9 @@ FORGOTTEN_FILE = "forgotten.json"
 # What is computed from all users of a run at once; `oppu run` makes it again without the one.
 RESULTS = ("results.json", "report.html", "figures", "leaderboard")
 
+# Names what `oppu study` has made in a folder.
+STUDIES_FILE = "studies.json"
+
 About = Callable[[Mapping[str, Any]], bool]
 
 
@@ -63,6 +66,7 @@ class Pending:
         answers: (run, task) where the user is one of the others, on whom every answer stands.
         task_loras: (store, id) of task LoRAs that were trained on the user's queries.
         given_profiles: Runs that were given the user's profile in a file.
+        studies: Folders of `oppu study` that the user has a part in.
     """
 
     user_id: str
@@ -71,6 +75,7 @@ class Pending:
     answers: list[list[str]] = dataclasses.field(default_factory=list)
     task_loras: list[list[str]] = dataclasses.field(default_factory=list)
     given_profiles: list[str] = dataclasses.field(default_factory=list)
+    studies: list[str] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,7 +179,8 @@ def find_traces(space: Workspace, user_id: str, task_bases: bool) -> Traces:
     def of_user(row: Mapping[str, Any]) -> bool:
         return row.get("user_id") == user_id
 
-    found = [trace for dataset in space.datasets for trace in _beside(dataset, of_user, user_id)]
+    found = list(_in_studies(space, pending))
+    found += [trace for dataset in space.datasets for trace in _beside(dataset, of_user, user_id)]
     found += [_in_dataset(dataset, user_id) for dataset in holders]
     for run in space.runs:
         given = [
@@ -287,6 +293,39 @@ def _in_run(run: Run, pending: Pending, of_user: About) -> Iterator[Trace]:
     )
 
 
+def _in_studies(space: Workspace, pending: Pending) -> Iterator[Trace]:
+    """What `oppu study` made of all users: histories cut in many ways, runs on them, results. The same
+    command makes it again without the one."""
+    places = [space.folder, *_folders(space.folder), *(run.path / "studies" for run in space.runs)]
+    for path in _distinct(places):
+        if not (path / STUDIES_FILE).is_file():
+            continue
+        inner = sorted(path.glob("runs/*/run.json"))
+        if _name(path) not in pending.studies and any(_stands_on(file, pending.user_id) for file in inner):
+            pending.studies.append(_name(path))
+        if _name(path) in pending.studies:
+            # The list of what is ours goes last: a killed call finds it again.
+            names = read_json(path / STUDIES_FILE)["made"]
+            made = [entry for entry in path.iterdir() if entry.name in names]
+            what = f"{_count(len(inner), 'run')} and the results of studies (made from all users)"
+            yield Trace(path, what, partial(_remove_all, [*made, path / STUDIES_FILE]))
+
+
+def _stands_on(run_file: Path, user_id: str) -> bool:
+    """Whether a study's run stands on a user's data; what cannot be read may."""
+    try:
+        paths = [Path(path) for path in open_run(run_file.parent).config.data.values()]
+        ids = {known for path in paths for split in SPLITS for known in Dataset.open(path).user_ids(split)}
+    except (ConfigError, DataError):
+        return True
+    return any(_is_of(known, user_id) for known in ids)
+
+
+def _is_of(known: str, user_id: str) -> bool:
+    """Whether an id is a user's, or that of one of their queries in a study that looks at each by itself."""
+    return known == user_id or known.startswith(f"{user_id}#")
+
+
 def _in_store(path: Path, pending: Pending, task_bases: bool) -> tuple[list[Trace], list[tuple[Path, int]]]:
     """The traces in a store, and the task LoRAs that have seen the user and are kept."""
     with contextlib.closing(Store(path)) as store:
@@ -297,7 +336,7 @@ def _in_store(path: Path, pending: Pending, task_bases: bool) -> tuple[list[Trac
             store.remove(folders)
 
     traces = []
-    own = [entry for entry in entries if entry.user_id == pending.user_id]
+    own = [entry for entry in entries if entry.user_id and _is_of(entry.user_id, pending.user_id)]
     if own:
         failed = sum(entry.status != "ok" for entry in own)
         what = _count(len(own) - failed, "adapter") + (

@@ -17,7 +17,7 @@ from oppu_core.tasks import Kind, Task
 
 from oppu_eval.drawing import ACCENT, GRID, INK, MUTED, WIDTH, heading, make_panels
 from oppu_eval.evaluate import Predictions, method_order, queries_with_gold, same_prompt
-from oppu_eval.examples import shorten
+from oppu_eval.examples import query_text, shorten
 from oppu_eval.findings import describe_method
 from oppu_eval.metrics import metrics_for
 from oppu_eval.pages import render_page
@@ -173,7 +173,8 @@ def choose(
 
     Queries rank by the absolute gain of the adapter, then by the spread over all methods, then by a hash, so
     that the choice among equals is arbitrary and repeatable. Half of the cases are such that the adapter
-    helps, half such that it harms, as far as there are any; nobody is shown twice while there are others.
+    helps, half such that it harms, as far as there are any; nobody is shown twice while there are others
+    for whom it does either. Only then come queries on which the methods differ for other reasons.
 
     Args:
         task: The task that was answered.
@@ -248,7 +249,7 @@ def _pick(candidates: Sequence[Chosen], cases: int) -> list[Chosen]:
         of_user[best.user.user_id] += 1
         of_side[best.gain > 0] += 1
         picked.append(best)
-    return sorted(picked, key=lambda one: (one.gain <= 0, one.gain == 0))
+    return sorted(picked, key=lambda one: (one.gain <= 0, one.gain == 0, -abs(one.gain)))
 
 
 def habits(task: Task, user: User) -> Habits:
@@ -319,7 +320,7 @@ def _case(
         kind=task.kind,
         user_id=user.user_id,
         query_id=query.id,
-        query=_question(task, query),
+        query=query_text(task, query),
         gold=(query.gold or "").strip(),
         spread=one.spread,
         gain=one.gain,
@@ -327,13 +328,6 @@ def _case(
         asked=tuple(asked),
         habits=habits(task, user),
     )
-
-
-def _question(task: Task, query: Query) -> str:
-    """A query's text; of several fields all, with their names."""
-    if len(task.input_fields) == 1:
-        return query.fields[task.long_field]
-    return "\n".join(f"{name.replace('_', ' ')}: {query.fields[name]}" for name in task.input_fields)
 
 
 def verdict(kind: Kind, score: float) -> str:
@@ -455,14 +449,14 @@ def draw(cases_by_task: Mapping[str, Sequence[Case]]) -> Any:
     """A panel for each task with cases: a row a case, a column a method.
 
     A filled circle is the user's own answer, an empty one another; for ratings the error stands beside it.
-    For texts the score stands above a bar of its length.
-
-    Raises:
-        ValueError: there are no cases.
+    For texts the score stands above a bar of its length. Without any case there is a sentence instead.
     """
     panels_of = {task: cases for task, cases in cases_by_task.items() if cases}
     if not panels_of:
-        raise ValueError("there are no cases to draw.")
+        figure, (axes,) = make_panels(1, 0.6, left=0.1, right=0.1, top=0.4, bottom=0.1)
+        axes.set_axis_off()
+        heading(axes, "All methods have the same score on every query", lift=0)
+        return figure
     methods = max(len(_methods(cases)) for cases in panels_of.values())
     rows = max(len(cases) + len({_side(case) for case in cases}) for cases in panels_of.values())
     beside = [text for cases in panels_of.values() for case in cases for text in (_label(case), _side(case))]

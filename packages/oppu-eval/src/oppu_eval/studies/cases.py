@@ -48,7 +48,7 @@ class Cases(Plain):
             dataset = run.dataset(task)
             profiles = run.profiles(dataset)
             answers = {m: found for m in FOUR if (found := run.predictions(task, m))}
-            maker_of = functools.partial(_maker, run, task, codec)
+            maker_of = functools.cache(functools.partial(_maker, run, task, codec))
             cases[task], counts[task] = build(
                 dataset.task, run.test_users(dataset), answers, maker_of, profiles, cases=self.cases
             )
@@ -70,7 +70,10 @@ class Cases(Plain):
             for task, one in counts.items()
             for pair in one.pairs
         ]
-        notes = ["Cases are extremes, not samples: half are the largest gains, half the largest losses."]
+        notes = [
+            "Cases are extremes, not samples: the largest gains and the largest losses, half and half where "
+            "there are enough of both."
+        ]
         page = cases_page(cases, counts, facts)
         return Result(findings, table(cases), [picture], notes, pages={"cases.html": page})
 

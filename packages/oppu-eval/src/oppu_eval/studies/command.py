@@ -156,6 +156,7 @@ def ground_of(stand: Stand) -> "Ground":
     from oppu_core.training.config import Peft
 
     from oppu_eval.studies import ground
+    from oppu_eval.studies.driver import own_folder
 
     if stand.run is not None:
         return _on_run(stand, open_run(stand.run))
@@ -167,6 +168,7 @@ def ground_of(stand: Stand) -> "Ground":
     else:
         tasks = [name.strip() for name in stand.task.split(",")] if stand.task else list(ground.SAMPLE_TASKS)
         users = stand.users or ground.SAMPLE_USERS
+        own_folder(out)
         data = ground.sample_data(out, tasks, users, stand.seed, _planted(stand.plant or []))
 
     def resolve(peft: Peft) -> Any:
@@ -174,7 +176,7 @@ def ground_of(stand: Stand) -> "Ground":
 
         settings = [
             text
-            for text in stand.settings or []
+            for text in (*(ground.SAMPLE_SETTINGS if not stand.data else ()), *(stand.settings or []))
             if ONLY_OF.get(text.partition("=")[0].strip().removeprefix("personal."), peft) == peft
         ]
         return resolve_config(

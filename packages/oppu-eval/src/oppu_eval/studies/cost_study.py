@@ -74,7 +74,13 @@ class Cost:
         with watch.stage(f"{task} trainings timed", total, "trainings") as stage:
             stage.advance(len(points))
             for point in measure(
-                base, maker, work.personal_config, words, repeats=self.repeats, done=tuple(points)
+                base,
+                maker,
+                work.personal_config,
+                words,
+                sizes=SIZES,
+                repeats=self.repeats,
+                done=tuple(points),
             ):
                 append_jsonl(self._file(ground, one, task), [point.to_json()])
                 points.append(point)
@@ -85,7 +91,7 @@ class Cost:
         """Where times are kept: of one base, training, data and machine's device."""
         provenance = {name: one.run.provenance[name] for name in ("base", "data", "versions")}
         training = dataclasses.asdict(one.run.config.personal[task])
-        name = content_id([task, provenance, training, ground.device])[:12]
+        name = content_id([task, provenance, training, ground.device, ground.config.users])[:12]
         return ground.folder / self.name / f"times-{task}-{name}.jsonl"
 
     def _points(self, ground: Ground, one: Done, task: str) -> list[Point]:

@@ -4,8 +4,10 @@ import time
 from pathlib import Path
 
 from oppu_core.cli import work as do_run
-from oppu_core.files import read_json
+from oppu_core.errors import ConfigError
+from oppu_core.files import read_json, write_json
 from oppu_core.models import base_codec
+from oppu_core.ownership.forget import STUDIES_FILE
 from oppu_core.runs import Run, start_run
 from oppu_core.tasks import Task
 from rich.console import Console
@@ -26,6 +28,7 @@ def carry_out(study: Study, ground: Ground, batch_size: int, cohort: str) -> Pat
     """
     console = Console(stderr=True, highlight=False)
     console.print(f"[bold]{study.title}[/bold] ({study.name})")
+    own_folder(ground.folder, study.name)
     with console.status("looking at what there is …"):
         done = {work.label: Done(work, _start(work, ground)) for work in study.works(ground)}
         runs = [(one.run, one.work.jobs) for one in done.values()]
@@ -51,6 +54,19 @@ def carry_out(study: Study, ground: Ground, batch_size: int, cohort: str) -> Pat
         Console(soft_wrap=True, highlight=False).print(f"  {file}", markup=False)
     Console(soft_wrap=True, highlight=False).print(f"Report: {report}", markup=False)
     return folder
+
+
+def own_folder(folder: Path, *names: str) -> None:
+    """Note what studies make in a folder, so that `oppu forget` removes that and nothing else.
+
+    Raises:
+        ConfigError: the folder holds something else.
+    """
+    marker = folder / STUDIES_FILE
+    if folder.exists() and not marker.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"{folder} exists and is no folder of studies; choose another --out.")
+    made = read_json(marker)["made"] if marker.exists() else []
+    write_json(marker, {"made": sorted({*made, "data", "runs", "report.html", *names})})
 
 
 def _start(work: Work, ground: Ground) -> Run:

@@ -30,6 +30,7 @@ SAMPLE_USERS = 20
 SAMPLE_OTHERS = 40
 SAMPLE_HISTORY = (8, 80)
 SAMPLE_QUERIES = 10
+SAMPLE_SETTINGS = ("personal.epochs=4",)  # a little less than the preset, as in the quickstart
 
 
 @dataclasses.dataclass(frozen=True)
