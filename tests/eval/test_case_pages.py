@@ -236,7 +236,7 @@ def test_labels_that_histories_do_not_have_are_no_habit() -> None:
     (case,), _ = built(task, [user], predictions)
     assert case.habits.labels == ()
     assert case.habits.latest == ("On parsing",)
-    assert case.query == "title: Trees\noption 1: Cats\noption 2: Parsing"
+    assert case.query == "title: Trees | option 1: Cats | option 2: Parsing"
 
 
 @pytest.mark.parametrize("task_name", ["lamp_2m", "lamp_4"])

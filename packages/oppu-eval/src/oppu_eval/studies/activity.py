@@ -131,7 +131,8 @@ def quantile_ranges(lengths: Sequence[int], groups: int) -> list[Range]:
     """Ranges that hold about as many users each; fewer where many users have the same length."""
     cuts = np.quantile(lengths, np.linspace(0, 1, groups + 1)[1:-1]).tolist()
     starts = sorted({min(lengths), *(int(np.floor(cut)) + 1 for cut in cuts if cut < max(lengths))})
-    return list(zip(starts, [*(start - 1 for start in starts[1:]), max(lengths)], strict=True))
+    ranges = zip(starts, [*(start - 1 for start in starts[1:]), max(lengths)], strict=True)
+    return [(low, high) for low, high in ranges if any(low <= length <= high for length in lengths)]
 
 
 def read_ranges(text: str) -> tuple[Range, ...]:

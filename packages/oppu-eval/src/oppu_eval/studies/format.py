@@ -25,6 +25,7 @@ from oppu_eval.studies.settings import (
     told,
 )
 from oppu_eval.studies.study import FOUR, Plain
+from oppu_eval.table import number
 
 SIDES: tuple[Side, ...] = ("input", "output")
 SETTINGS = {"input": "input only", "output": "output only", "both": "both sides"}
@@ -68,7 +69,7 @@ class Format(Plain):
         rows, findings, panels = [], [], []
         for task in ground.tasks:
             about = ground.dataset(task).task
-            for number, metric in enumerate(metrics_for(about)):
+            for place, metric in enumerate(metrics_for(about)):
                 cells = {
                     (setting, method): scored
                     for setting in SETTINGS
@@ -76,9 +77,9 @@ class Format(Plain):
                     if (scored := _run(done, setting).score(task, method, metric, *_names(setting)))
                 }
                 paper = functools.partial(_paper, about.paper_id)
-                new = setting_rows(task, cells, seed, shown=not number, reference="both", paper=paper)
+                new = setting_rows(task, cells, seed, shown=not place, reference="both", paper=paper)
                 rows += new
-                if not number:
+                if not place:
                     findings.append(_finding(task, metric, cells, seed))
                     series = each(FOUR[1:], list(SETTINGS))
                     panels.append(setting_panel(about, metric, new, SETTINGS, series, FOUR[0]))
@@ -94,7 +95,7 @@ class Format(Plain):
             "reduced alike, so that each task base has learnt the prompts that it answers.",
             "The query alone (non_personalized) does not depend on the history.",
         ]
-        columns = setting_columns("history", "both\nsides")
+        columns = setting_columns("history", "both\nsides", paper="text")
         return Result(findings, Table(columns, rows), [picture], notes)
 
 
@@ -115,8 +116,8 @@ def _names(setting: str) -> tuple[str, ...]:
     return () if setting == "both" else (setting,)
 
 
-def _paper(paper_id: str, setting: str, method: str, metric: str) -> tuple[float, ...] | None:
-    return paper_format(paper_id, setting, method, metric) or None
+def _paper(paper_id: str, setting: str, method: str, metric: str) -> str | None:
+    return " / ".join(map(number, paper_format(paper_id, setting, method, metric))) or None
 
 
 def _finding(task: str, metric: Metric, cells: Cells, seed: int) -> str:

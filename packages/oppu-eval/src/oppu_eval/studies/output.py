@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +108,7 @@ def table_csv(table: Table, facts: Mapping[str, Any]) -> str:
             if column.kind in ("interval", "signed_interval"):
                 cells += ["", ""] if value is None else list(value)
             elif isinstance(value, list | tuple):
-                cells.append("/".join(map(str, value)))
+                cells.append(_safe("/".join(map(str, value))))
             else:
                 cells.append(_safe(value))
         writer.writerow([*cells, facts["seed"], facts["settings"], versions])
@@ -122,10 +122,15 @@ def _safe(value: Any) -> Any:
     return "" if value is None else value
 
 
+def _score(value: float) -> str:
+    """Three decimals, a true minus; what rounds to zero has no sign."""
+    return signed(value).replace("+", "")
+
+
 _SHOW: Mapping[str, Callable[[Any], str]] = {
-    "score": number,
+    "score": _score,
     "signed": signed,
-    "interval": lambda value: f"[{number(value[0])}, {number(value[1])}]",
+    "interval": lambda value: f"[{_score(value[0])}, {_score(value[1])}]",
     "signed_interval": lambda value: f"[{signed(value[0])}, {signed(value[1])}]",
     "p": lambda value: f"{p_text(value)}{'*' if value < 0.05 else ''}",
     "count": lambda value: f"{value:,}",
@@ -161,10 +166,10 @@ def shown_columns(table: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -
 
 
 def merged(table: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
-    """The shown columns as people see them: an interval stands below its value, a p-value beside it."""
+    """The shown columns as people see them: a 95 % interval stands below its value, a p-value beside it."""
     columns: list[list[Mapping[str, Any]]] = []
     for column in shown_columns(table, rows):
-        if column["kind"] in ("interval", "signed_interval", "p") and columns:
+        if columns and (column["kind"] == "p" or column["name"].endswith("ci95")):
             columns[-1].append(column)
         else:
             columns.append([column])
@@ -212,48 +217,56 @@ def _cell(texts: tuple[str, str]) -> Text:
     return text.append("\n" + below, style="dim") if below else text
 
 
-def read_studies(folder: Path) -> Iterator[dict[str, Any]]:
-    """The studies in a folder, in the order of the paper.
+def study_views(folder: Path, root: Path) -> list[dict[str, Any]]:
+    """What the report's template needs of the studies in `folder`, in the paper's order.
+
+    Args:
+        folder: With a folder for each study.
+        root: The report's; links are relative to it.
 
     Raises:
-        DataError: a file is no study's.
+        DataError: a file is damaged, or no study's.
     """
     order = {name: place for place, name in enumerate(STUDIES)}
     files = sorted(folder.glob(f"*/{STUDY_FILE}"), key=lambda file: order.get(file.parent.name, len(order)))
+    views = []
     for file in files:
-        values = read_json(file)
-        if not isinstance(values, dict) or values.get("format") != FORMAT:
-            raise DataError(f"{file} is no study's results. Run `oppu study {file.parent.name} …` again.")
-        values["folder"] = file.parent
-        yield values
+        try:
+            views.append(_view(read_json(file), file.parent, root))
+        except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
+            raise DataError(
+                f"{file} cannot be shown ({error!r}). Run `oppu study {file.parent.name} …` again, or remove "
+                f"{file.parent}."
+            ) from error
+    return views
 
 
-def study_views(folder: Path, root: Path) -> list[dict[str, Any]]:
-    """What the report's template needs of the studies in `folder`; links are relative to `root`."""
+def _view(values: Mapping[str, Any], folder: Path, root: Path) -> dict[str, Any]:
     from markupsafe import Markup
 
-    views = []
-    for values in read_studies(folder):
-        where: Path = values["folder"]
-        groups = [
-            {
-                "title": values["titles"].get(group, group),
-                "columns": [first for first, *_ in columns],
-                "rows": [[cell(column, row) for column in columns] for row in rows],
-            }
-            for group, rows in grouped(values["table"]).items()
-            for columns in [merged(values["table"], rows)]
-        ]
-        pictures = [
-            {**picture, "svg": Markup((where / f"{picture['name']}.svg").read_text(encoding="utf-8"))}
-            for picture in values["pictures"]
-        ]
-        links = [(where / name).relative_to(root).as_posix() for name in (*values["pages"], "table.csv")]
-        about = described(values["provenance"])
-        options = ", ".join(f"{name} {value}" for name, value in values["options"].items())
-        views.append({**values, "groups": groups, "pictures": pictures, "links": links, "about": about,
-                      "asked": options})  # fmt: skip
-    return views
+    if values["format"] != FORMAT:
+        raise ValueError(f"its format is {values['format']}, this version reads {FORMAT}")
+    groups = [
+        {
+            "title": values["titles"].get(group, group),
+            "columns": [first for first, *_ in columns],
+            "rows": [[cell(column, row) for column in columns] for row in rows],
+        }
+        for group, rows in grouped(values["table"]).items()
+        for columns in [merged(values["table"], rows)]
+    ]
+    pictures = [
+        {**picture, "svg": Markup((folder / f"{picture['name']}.svg").read_text(encoding="utf-8"))}
+        for picture in values["pictures"]
+    ]
+    return {
+        **values,
+        "groups": groups,
+        "pictures": pictures,
+        "links": [(folder / name).relative_to(root).as_posix() for name in (*values["pages"], "table.csv")],
+        "about": described(values["provenance"]),
+        "asked": ", ".join(f"{name} {value}" for name, value in values["options"].items()),
+    }
 
 
 def write_studies_report(folder: Path) -> Path:

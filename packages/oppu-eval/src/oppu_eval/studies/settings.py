@@ -8,7 +8,7 @@ from oppu_core.tasks import Task
 from oppu_eval.evaluate import same_prompt
 from oppu_eval.metrics import Metric
 from oppu_eval.studies.picture import Panel, Series
-from oppu_eval.studies.result import Column
+from oppu_eval.studies.result import Column, Kind
 from oppu_eval.studies.scoring import COUNT_COLUMNS, VALUE_COLUMNS, Scored, difference, difference_columns
 
 Cells = Mapping[tuple[str, str], Scored]  # by (setting, method)
@@ -54,12 +54,13 @@ def setting_rows(
     return rows
 
 
-def setting_columns(setting: str, reference: str | None = None) -> list[Column]:
+def setting_columns(setting: str, reference: str | None = None, paper: Kind = "score") -> list[Column]:
     """The columns of :func:`setting_rows`.
 
     Args:
         setting: What the settings are.
         reference: What the settings are compared with, in words.
+        paper: How the paper's numbers are shown.
     """
     return [
         Column("task", "task"),
@@ -70,7 +71,7 @@ def setting_columns(setting: str, reference: str | None = None) -> list[Column]:
         *difference_columns("to same prompt,\nno adapter", "adapter"),
         *(difference_columns(f"to {reference}", "change") if reference else []),
         *COUNT_COLUMNS,
-        Column("paper", "paper", "score"),
+        Column("paper", "paper", paper),
     ]
 
 
@@ -123,7 +124,7 @@ def sure(interval: tuple[float, float] | None) -> str:
 
 
 def told(value: float, interval: tuple[float, float] | None) -> str:
-    """``+.123, 95 % interval [+.05, +.20]``."""
+    """``+.123 [+.050, +.196]``."""
     from oppu_eval.table import signed
 
     if interval is None:
