@@ -1,5 +1,6 @@
 """`oppu forget`: not a byte of the user is left, the others keep all, and a kill changes nothing."""
 
+import dataclasses
 import json
 import shutil
 import signal
@@ -8,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from oppu_core.data.dataset import Dataset
+from oppu_core.data.dataset import Dataset, write_dataset
 from oppu_core.data.types import User
 from oppu_core.runs import open_run
 from oppu_core.store import Store, adapter_key
@@ -39,6 +40,14 @@ KILL_BEFORE_THE_RUN_FOLLOWS = """
 import os, signal
 import oppu_core.ownership.forget as forget
 forget.follow_data = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+"""
+KILL_IN_STUDIES = """
+import os, shutil, signal
+import oppu_core.ownership.forget as forget
+def rmtree(path, **kwargs):
+    shutil.rmtree(path)
+    os.kill(os.getpid(), signal.SIGKILL)
+forget.shutil = type("", (), {"rmtree": staticmethod(rmtree)})
 """
 
 
@@ -281,3 +290,105 @@ def test_a_locked_run_and_places_that_are_none_are_refused(oppu, workspace: Path
         result = oppu("forget", name, "--runs", workspace / "runs", "--yes")
         assert result.returncode == 1 and "Traceback" not in result.stderr and len(result.stderr) < 500
     assert comparable(workspace) == before
+
+
+def test_studies_go_with_a_user_who_has_a_part_in_them(oppu, oppu_process, workspace: Path) -> None:
+    """Also what stands for the user's queries in a study that looks at each by itself."""
+    runs, data = workspace / "runs", workspace / "data" / "movies"
+    folders = [runs / "movies" / "studies", runs / "studies-movies"]
+    commands = [
+        ["study", "cases", "--run", runs / "movies"],
+        ["study", "shift", "--per-query", "--data", data, "--out", folders[1], *QUICK],
+    ]
+    for command in commands:
+        done = oppu(*command)
+        assert done.returncode == 0, done.stderr
+    for folder in folders:
+        (folder / "notes.txt").write_text("mine")
+    user = Dataset.open(data).user(USER)
+    store = Store(runs / "store")
+    entries = {entry.folder: str(entry.user_id) for entry in store.entries() if entry.kind == "adapter"}
+    store.close()
+    theirs = [folder.split("/")[-1] for folder, name in entries.items() if name.startswith(USER)]
+    assert sum(name.startswith(f"{USER}#") for name in set(entries.values())) == len(user.queries)
+    marks = [USER, *theirs, *texts(user)]
+    before = everything(workspace)
+    for folder in folders:
+        place = str(folder.relative_to(workspace))
+        assert any(USER.encode() in content for name, content in before.items() if name.startswith(place))
+    unlisted = adapter_key({"c": 2}, USER, "h").folder.split("/")[-1]
+    kept = {
+        name: content for name, content in adapters(workspace).items()
+        if not any(key in name for key in (*theirs, unlisted))
+    }  # fmt: skip
+
+    forget = ["forget", USER, "--runs", runs, "--yes"]
+    killed = oppu_process(*forget, code=KILL_IN_STUDIES)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    result = oppu(*forget)
+    assert result.returncode == 0, result.stderr
+    found = {
+        (mark, name)
+        for name, content in everything(workspace).items()
+        for mark in marks
+        if mark.encode() in name.encode() + content
+    }
+    assert found == set()
+    assert adapters(workspace) == kept
+    assert [sorted(path.name for path in folder.iterdir()) for folder in folders] == [["notes.txt"]] * 2
+
+    # The same study of the others finds its adapters again.
+    shutil.rmtree(folders[1])
+    again = oppu(*commands[1])
+    assert again.returncode == 0, again.stderr
+    assert adapters(workspace) == kept
+    assert not any(USER.encode() in content for content in everything(workspace).values())
+
+
+def readers(place: Path) -> Dataset:
+    """A dataset of people who are in no other."""
+    whole = sample_dataset(place / "drawn", "lamp_4", seed=7)
+    users = [dataclasses.replace(user, user_id=f"reader-{user.user_id}") for user in whole.users()]
+    data = write_dataset(place / "data" / "readers", whole.task, users, {"kind": "test"})
+    shutil.rmtree(whole.path)
+    return data
+
+
+def test_studies_without_the_user_are_left_alone(oppu, oppu_process, workspace: Path) -> None:
+    """And a study alone tells where its data and its store are, to a killed call as well."""
+    data, store = readers(workspace), workspace / "weights"
+    folder = workspace / "runs" / "studies-readers"
+    study = ["study", "similarity", "--data", data.path, "--out", folder, "--store", store, *QUICK]
+    done = oppu(*study)
+    assert done.returncode == 0, done.stderr
+    before = everything(workspace)
+    result = oppu("forget", USER, "--runs", workspace / "runs", "--yes")
+    assert result.returncode == 0 and "studies" not in result.stdout
+    after = everything(workspace)
+    theirs = ("runs/studies-readers", "data/readers", "weights/adapters")
+    ours = [name for name in before if name.startswith(theirs)]
+    assert len(ours) > 10 and all(after[name] == before[name] for name in ours)
+
+    forget = ["forget", "reader-test-000", "--runs", workspace / "runs", "--yes"]
+    killed = oppu_process(*forget, code=KILL_IN_SWAP)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert oppu(*forget).returncode == 0
+    assert not list(folder.iterdir())
+    assert not any(b"reader-test-000" in content for content in everything(workspace).values())
+    assert len(list((store / "adapters").rglob("adapter_model.safetensors"))) == 2
+
+
+def test_what_studies_have_taught_with_one_of_the_others_is_removed_when_asked(oppu, workspace: Path) -> None:
+    """`format` trains task bases on the others' data cut to one side."""
+    data, folder = readers(workspace), workspace / "runs" / "studies-readers"
+    done = oppu("study", "format", "--data", data.path, "--out", folder, *QUICK)
+    assert done.returncode == 0, done.stderr
+    store = Store(workspace / "runs" / "store")
+    before = {entry.folder for entry in store.entries() if entry.identity.get("task") == "lamp_4"}
+    assert before
+    forget = ["forget", "reader-others-002", "--runs", workspace / "runs", "--yes"]
+    result = oppu(*forget, "--task-bases")
+    assert result.returncode == 0, result.stderr
+    assert not before & {entry.folder for entry in store.entries()}
+    store.close()
+    assert not any(b"reader-others-002" in content for content in everything(workspace).values())

@@ -47,12 +47,17 @@ About = Callable[[Mapping[str, Any]], bool]
 
 @dataclasses.dataclass(frozen=True)
 class Workspace:
-    """Where a user's traces can be: a folder of runs, the runs' datasets, and stores."""
+    """Where a user's traces can be: a folder of runs, the runs' datasets, and stores.
+
+    Also folders of studies; `derived` are datasets that these made of others and keep to themselves.
+    """
 
     folder: Path
     runs: Sequence[Run]
     datasets: Sequence[Dataset]
     stores: Sequence[Path]
+    studies: Sequence[Path]
+    derived: Sequence[Dataset]
 
 
 @dataclasses.dataclass
@@ -137,16 +142,24 @@ def open_workspace(folder: Path, data: Sequence[Path] = (), stores: Sequence[Pat
     _restore_datasets(folder)
     folders = [folder, *_folders(folder)]
     runs = [open_run(path) for path in folders if (path / "run.json").is_file()]
-    named = [Path(path) for run in runs for path in run.config.data.values()]
+    places = [folder, *_folders(folder), *(run.path / "studies" for run in runs)]
+    studies = [path for path in _distinct(places) if (path / STUDIES_FILE).is_file()]
+    all_runs = [*runs, *(run for path in studies for run in _runs_of(path))]
+    named = [Path(path) for run in all_runs for path in run.config.data.values()]
     inside = [path for one in folders for path in (*_folders(one), *_folders(one / "own"))]
     datasets = [path for path in (*named, *inside) if (path / MANIFEST).is_file()]
-    kept = [path for path in (*(run.store_path for run in runs), *folders)
+    kept = [path for path in (*(run.store_path for run in all_runs), *folders)
             if (path / "manifest.sqlite").is_file()]  # fmt: skip
+    opened = [Dataset.open(path) for path in _distinct([*data, *datasets])]
+    inner = [path.resolve() / "data" for path in studies]
+    derived = [dataset for dataset in opened if dataset.path.resolve().parent in inner]
     return Workspace(
         folder,
         runs,
-        [Dataset.open(path) for path in _distinct([*data, *datasets])],
+        [dataset for dataset in opened if dataset not in derived],
         _distinct([*stores, *kept]),
+        studies,
+        derived,
     )
 
 
@@ -173,14 +186,13 @@ def find_traces(space: Workspace, user_id: str, task_bases: bool) -> Traces:
     seen_before = forgotten["users"].get(_id_hash(forgotten, user_id))
     pending.task_loras += [pair for pair in seen_before or [] if pair not in pending.task_loras]
     holders = [d for d in space.datasets if any(user_id in d.user_ids(split) for split in SPLITS)]
-    for dataset in holders:
+    for dataset in (*holders, *(d for d in space.derived if user_id in d.user_ids("others"))):
         _note(pending, space, dataset)
 
     def of_user(row: Mapping[str, Any]) -> bool:
         return row.get("user_id") == user_id
 
-    found = list(_in_studies(space, pending))
-    found += [trace for dataset in space.datasets for trace in _beside(dataset, of_user, user_id)]
+    found = [trace for dataset in space.datasets for trace in _beside(dataset, of_user, user_id)]
     found += [_in_dataset(dataset, user_id) for dataset in holders]
     for run in space.runs:
         given = [
@@ -195,6 +207,7 @@ def find_traces(space: Workspace, user_id: str, task_bases: bool) -> Traces:
         traces, bases = _in_store(path, pending, task_bases)
         found += traces
         kept += bases
+    found += _in_studies(space, pending)  # the last: they tell a killed call of their data and store
     if strays := list(_strays(space)):
         what = _count(len(strays), "temporary file or folder") + " that killed processes left"
         found.append(Trace(space.folder, what, partial(_remove_all, strays), personal=False))
@@ -296,10 +309,7 @@ def _in_run(run: Run, pending: Pending, of_user: About) -> Iterator[Trace]:
 def _in_studies(space: Workspace, pending: Pending) -> Iterator[Trace]:
     """What `oppu study` made of all users: histories cut in many ways, runs on them, results. The same
     command makes it again without the one."""
-    places = [space.folder, *_folders(space.folder), *(run.path / "studies" for run in space.runs)]
-    for path in _distinct(places):
-        if not (path / STUDIES_FILE).is_file():
-            continue
+    for path in space.studies:
         inner = sorted(path.glob("runs/*/run.json"))
         if _name(path) not in pending.studies and any(_stands_on(file, pending.user_id) for file in inner):
             pending.studies.append(_name(path))
@@ -309,6 +319,13 @@ def _in_studies(space: Workspace, pending: Pending) -> Iterator[Trace]:
             made = [entry for entry in path.iterdir() if entry.name in names]
             what = f"{_count(len(inner), 'run')} and the results of studies (made from all users)"
             yield Trace(path, what, partial(_remove_all, [*made, path / STUDIES_FILE]))
+
+
+def _runs_of(studies: Path) -> Iterator[Run]:
+    """A study's runs; what cannot be read is left out."""
+    for file in sorted(studies.glob("runs/*/run.json")):
+        with contextlib.suppress(ConfigError, DataError):
+            yield open_run(file.parent)
 
 
 def _stands_on(run_file: Path, user_id: str) -> bool:

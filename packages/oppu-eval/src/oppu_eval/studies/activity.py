@@ -12,6 +12,7 @@ from oppu_core.data.dataset import Dataset
 from oppu_core.data.types import User
 from oppu_core.errors import ConfigError, DataError
 
+from oppu_eval.evaluate import same_prompt
 from oppu_eval.metrics import Metric, metrics_for
 from oppu_eval.significance import combined, generator, rank_correlation
 from oppu_eval.studies.ground import Done, Ground, Work
@@ -81,7 +82,8 @@ class Activity(Plain):
                 rows += new
                 if number:
                     continue
-                for plain, personal in (("non_personalized", "oppu_k0"), ("rag_k1", "oppu_rag_k1")):
+                pairs = [(prompt, method) for method in FOUR if (prompt := same_prompt(method))]
+                for plain, personal in pairs:
                     whole = scored[plain], scored[personal]
                     ends = [names[one] for one in (min(chosen), max(chosen))]
                     pair = (plain, personal)

@@ -28,9 +28,9 @@ _LATEST = 4  # items of a user that a page shows
 _QUERY_CHARS = 900  # the prompts below have the whole text
 _CELL, _SLANT = 0.5, 0.95  # inches: a method's column in the picture, and the room of its slanted name
 _KEYS = {
-    "classification": "filled: the user's own answer; empty: another one",
-    "rating": "filled: the user's own rating; empty: off by so many points",
-    "generation": "ROUGE-1 with the user's own text; the full line is 1",
+    "classification": "filled: as the user; empty: another",
+    "rating": "filled: as the user; empty: off by so much",
+    "generation": "ROUGE-1; a full bar is 1",
 }
 
 
@@ -445,8 +445,8 @@ def _bars(case: Case) -> Iterator[dict[str, Any]]:
             }
 
 
-def draw(cases_by_task: Mapping[str, Sequence[Case]]) -> Any:
-    """A panel for each task with cases: a row a case, a column a method.
+def draw(cases_by_task: Mapping[str, Sequence[Case]], titles: Mapping[str, str] | None = None) -> Any:
+    """A panel for each task with cases (`titles` has their names): a row a case, a column a method.
 
     A filled circle is the user's own answer, an empty one another; for ratings the error stands beside it.
     For texts the score stands above a bar of its length. Without any case there is a sentence instead.
@@ -471,8 +471,8 @@ def draw(cases_by_task: Mapping[str, Sequence[Case]]) -> Any:
         extra=left + _CELL * methods + right - WIDTH,
         columns=2 if methods <= 8 else 1,
     )
-    for axes, cases in zip(panels, panels_of.values(), strict=True):
-        _panel(axes, cases, methods, rows)
+    for axes, (task, cases) in zip(panels, panels_of.items(), strict=True):
+        _panel(axes, cases, methods, rows, (titles or {}).get(task, task))
     return figure
 
 
@@ -488,7 +488,7 @@ def _side(case: Case) -> str:
     return "Adapter helps" if case.gain > 0 else "Adapter harms" if case.gain < 0 else "Other differences"
 
 
-def _panel(axes: Any, cases: Sequence[Case], columns: int, rows: int) -> None:
+def _panel(axes: Any, cases: Sequence[Case], columns: int, rows: int, title: str) -> None:
     methods = _methods(cases)
     axes.set_xlim(-0.5, columns - 0.5)
     axes.set_ylim(0.5 - rows, 0.5)
@@ -509,7 +509,7 @@ def _panel(axes: Any, cases: Sequence[Case], columns: int, rows: int) -> None:
         for asked in case.asked:
             _cell(axes, methods.index(asked.method), y, case.kind, asked)
         y -= 1
-    heading(axes, cases[0].task, lift=72 * _SLANT + 6)
+    heading(axes, title, lift=72 * _SLANT + 6)
     axes.annotate(
         _KEYS[cases[0].kind], (0, y + 0.5), xycoords=("axes fraction", "data"), xytext=(0, -12),
         textcoords="offset points", color=MUTED, fontsize=8.5, annotation_clip=False,

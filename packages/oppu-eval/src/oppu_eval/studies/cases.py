@@ -62,7 +62,7 @@ class Cases(Plain):
             "cases",
             "The cases, a row each, and every method's answer",
             "A row is a case: whose, and what this user really answered. A column is a method.",
-            draw(cases),
+            draw(cases, {task: one.title for task, one in counts.items()}),
         )
         findings = [
             f"{task}: of {one.queries} queries, {pair.method} is better than {pair.baseline} on "

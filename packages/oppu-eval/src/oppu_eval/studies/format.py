@@ -93,7 +93,8 @@ class Format(Plain):
             "A history with one side has not the task’s format: adapters learn to continue its text, as for "
             "tweets in the paper, and retrieved items show this side alone. The others’ histories are "
             "reduced alike, so that each task base has learnt the prompts that it answers.",
-            "The query alone (non_personalized) does not depend on the history.",
+            "Learning rates are those for both sides. The query alone (non_personalized) does not depend on "
+            "the history.",
         ]
         columns = setting_columns("history", "both\nsides", paper="text")
         return Result(findings, Table(columns, rows), [picture], notes)

@@ -136,7 +136,7 @@ def draw(tasks: Sequence[tuple[str, Metric, Mapping[str, Mapping[str, Any]]]]) -
     first.plot([], [], marker="o", linestyle="none", color=MUTED, markerfacecolor=PAPER, label="no adapter")
     first.plot([], [], marker="o", linestyle="none", color=ACCENT, label="with adapter")
     first.legend(
-        loc="lower right", bbox_to_anchor=(1.02, 0.995), ncols=2, frameon=False, fontsize=8.5, labelcolor=INK,
+        loc="lower right", bbox_to_anchor=(1.03, -0.25), ncols=2, frameon=False, fontsize=8.5, labelcolor=INK,
         handletextpad=0.1, columnspacing=0.8, borderpad=0.1,
     )  # fmt: skip
     return figure

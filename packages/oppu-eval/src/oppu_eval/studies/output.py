@@ -18,7 +18,7 @@ from oppu_eval.pages import render_page
 from oppu_eval.studies import STUDIES
 from oppu_eval.studies.result import Result, Table
 from oppu_eval.studies.study import Study, options_of
-from oppu_eval.table import number, p_text, signed
+from oppu_eval.table import p_text, signed
 
 FORMAT = 1
 STUDY_FILE = "study.json"
@@ -213,6 +213,8 @@ def terminal(values: Mapping[str, Any]) -> RenderableType:
 
 def _cell(texts: tuple[str, str]) -> Text:
     value, below = texts
+    # What a user wrote must not steer the terminal.
+    value = "".join(char if char.isprintable() else " " for char in value)
     text = Text(value, style="dim" if value == "–" else "")
     return text.append("\n" + below, style="dim") if below else text
 

@@ -9,20 +9,19 @@ import numpy as np
 from oppu_core.models import base_folder, base_skeleton
 from oppu_core.pipeline import find_work
 from oppu_core.store import WEIGHTS_FILE, Store
+from oppu_core.tasks import Task
 from oppu_core.training.config import Peft
 
-from oppu_eval.drawing import ACCENT, GRID, INK, MUTED, heading, make_panels
 from oppu_eval.metrics import metrics_for
 from oppu_eval.paper import paper_trainable_share
 from oppu_eval.studies.ground import Done, Ground, Work
-from oppu_eval.studies.picture import label_ends
+from oppu_eval.studies.picture import Panel, Series, draw_settings
 from oppu_eval.studies.result import Column, Picture, Result, Table
 from oppu_eval.studies.scoring import COUNT_COLUMNS, VALUE_COLUMNS, difference, difference_columns
 from oppu_eval.studies.settings import sure, told
 from oppu_eval.studies.study import Plain
 
 PEFT: Mapping[Peft, str] = {"lora": "LoRA", "ia3": "(IA)³", "prompt_tuning": "prompt tuning"}
-_MARKERS: Mapping[Peft, str] = {"lora": "o", "ia3": "s", "prompt_tuning": "^"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +46,7 @@ class PeftMethods(Plain):
         seed = ground.config.seed
         parameters = base_skeleton(base_folder(ground.config.model)).num_parameters()
         rows: list[dict[str, Any]] = []
-        findings = []
+        findings, panels = [], []
         for task in ground.tasks:
             about = ground.dataset(task).task
             costs = {peft: adapter_costs(done[peft], task) for peft in PEFT}
@@ -85,6 +84,7 @@ class PeftMethods(Plain):
                             f"{task}: {PEFT[peft]} against LoRA {told(change.delta, change.ci95)} "
                             f"{metric.title} ({sure(change.ci95)})."
                         )
+            panels.append(_panel(about, [row for row in rows if row["task"] == task and row["shown"]]))
         columns = [
             Column("task", "task"),
             Column("kind", "adapter"),
@@ -102,9 +102,9 @@ class PeftMethods(Plain):
         ]
         picture = Picture(
             "peft",
-            "Score of each kind of adapter against its size",
+            "Score of each kind of adapter, with its size and the time that a user takes",
             "The dotted line is the task base without an adapter. Whiskers are 95 % intervals over users.",
-            draw(ground, [row for row in rows if row["shown"]]),
+            draw_settings(panels, "kind of adapter, its file, seconds of training a user", joined=False),
         )
         notes = [
             "Learning rates are each kind’s own (docs/presets.md); epochs and batches are the same. Seconds "
@@ -137,39 +137,20 @@ def _percent(share: float | None) -> float | None:
     return None if share is None else 100 * share
 
 
-def draw(ground: Ground, rows: Sequence[Mapping[str, Any]]) -> Any:
-    """A panel a task: score against the size of the adapter's file."""
-    figure, panels = make_panels(
-        len(ground.tasks), 2.9, left=0.55, right=1.25, top=0.4, bottom=0.5, extra=0.1, columns=2
+def _panel(task: Task, rows: Sequence[Mapping[str, Any]]) -> Panel:
+    """The kinds side by side; what they cost is in their names."""
+    metric = metrics_for(task)[0]
+    kinds = {
+        row["peft"]: f"{row['kind']}\n{row['bytes'] / 1000:.0f} kB, {row['seconds']:.2g} s"
+        for row in rows
+        if row["peft"] in PEFT
+    }
+    values = [(row["value"], row["ci95"]) for row in rows if row["peft"] in kinds]
+    plain = next((row["value"] for row in rows if row["peft"] == "none"), None)
+    return Panel(
+        task.title,
+        metric.title + ("" if metric.higher_is_better else ", lower is better"),
+        list(kinds.values()),
+        [Series("with adapter", "oppu_k0", values)],
+        None if plain is None else ("no adapter", plain),
     )
-    for axes, task in zip(panels, ground.tasks, strict=True):
-        own = {row["peft"]: row for row in rows if row["task"] == task}
-        ends = {}
-        for peft, marker in _MARKERS.items():
-            if peft not in own:
-                continue
-            row = own[peft]
-            x = row["bytes"] / 1000
-            if row["ci95"] is not None:
-                axes.plot([x, x], row["ci95"], color=ACCENT, linewidth=1.1)
-            axes.plot(x, row["value"], marker, color=ACCENT, markersize=7)
-            axes.annotate(
-                PEFT[peft], (x, row["value"]), xytext=(8, -3), textcoords="offset points", color=INK,
-                annotation_clip=False,
-            )  # fmt: skip
-        if "none" in own:
-            value = own["none"]["value"]
-            axes.axhline(value, color=MUTED, linewidth=1.1, linestyle=(0, (1, 2)), zorder=0)
-            ends["no adapter"] = (value, MUTED)
-        axes.set_xscale("log")
-        axes.margins(x=0.25, y=0.1)
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        axes.xaxis.set_minor_formatter(lambda value, _: "")
-        axes.grid(axis="y", color=GRID, linewidth=0.5, alpha=0.6)
-        axes.set_axisbelow(True)
-        axes.set_xlabel("adapter file in kB (logarithmic)")
-        metric = metrics_for(ground.dataset(task).task)[0]
-        heading(axes, f"{ground.dataset(task).task.title}: {metric.title}"
-                + ("" if metric.higher_is_better else ", lower is better"))  # fmt: skip
-        label_ends(axes, ends)
-    return figure

@@ -95,10 +95,15 @@ def score(
             queries are the person's, who is one user to the statistics.
     """
     scored = queries_with_gold(task, users)
+    persons = {user_id: (owner or {}).get(user_id, user_id) for user_id in scored}
+    incomplete = {
+        persons[user_id]
+        for user_id, queries in scored.items()
+        if any((user_id, query.id) not in answers for query in queries)
+    }
     by_user: dict[str, Array] = {}
-    for user_id, queries in scored.items():
-        if all((user_id, query.id) in answers for query in queries):
-            person = (owner or {}).get(user_id, user_id)
+    for user_id, person in persons.items():
+        if person not in incomplete:
             rows_QS = query_statistics(metric, user_id, scored, answers)
             known = by_user.get(person)
             by_user[person] = rows_QS if known is None else np.concatenate([known, rows_QS])
