@@ -341,7 +341,7 @@ def test_studies_go_with_a_user_who_has_a_part_in_them(oppu, oppu_process, works
     shutil.rmtree(folders[1])
     again = oppu(*commands[1])
     assert again.returncode == 0, again.stderr
-    assert adapters(workspace) == kept
+    assert adapters(workspace).items() >= kept.items()
     assert not any(USER.encode() in content for content in everything(workspace).values())
 
 
@@ -381,14 +381,16 @@ def test_studies_without_the_user_are_left_alone(oppu, oppu_process, workspace: 
 def test_what_studies_have_taught_with_one_of_the_others_is_removed_when_asked(oppu, workspace: Path) -> None:
     """`format` trains task bases on the others' data cut to one side."""
     data, folder = readers(workspace), workspace / "runs" / "studies-readers"
+
+    def weights() -> set[str]:
+        return {path.parent.name for path in (workspace / "runs" / "store").rglob("adapter_model*")}
+
+    known = weights()
     done = oppu("study", "format", "--data", data.path, "--out", folder, *QUICK)
     assert done.returncode == 0, done.stderr
-    store = Store(workspace / "runs" / "store")
-    before = {entry.folder for entry in store.entries() if entry.identity.get("task") == "lamp_4"}
-    assert before
+    assert len(weights() - known) > 3 * 3  # three datasets, each with task bases and three users' adapters
     forget = ["forget", "reader-others-002", "--runs", workspace / "runs", "--yes"]
     result = oppu(*forget, "--task-bases")
     assert result.returncode == 0, result.stderr
-    assert not before & {entry.folder for entry in store.entries()}
-    store.close()
+    assert weights() <= known
     assert not any(b"reader-others-002" in content for content in everything(workspace).values())

@@ -1,5 +1,6 @@
 """``oppu data``: make datasets out of what others publish."""
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -9,6 +10,16 @@ from oppu_core.data import look_commands
 
 if TYPE_CHECKING:
     from oppu_core.data.dataset import Dataset
+
+PlantOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="WHAT=SHARE",
+        help="Plant something into the sample world for a study to find: shift=0.5 (the older half of each "
+        "history follows other habits), inactive=0.5 (half of the users have 2 to 6 items), irrelevant=0.5 "
+        "(so much of each history is about other subjects than the queries). Repeat it.",
+    ),
+]
 
 app = typer.Typer(no_args_is_help=True, help="Import and look at datasets.", rich_markup_mode="rich")
 
@@ -109,13 +120,14 @@ def sample(
     longest: Annotated[int, typer.Option(min=1, help="Longest history of a test user.")] = 120,
     queries: Annotated[int, typer.Option(min=1, help="Queries of each test user.")] = 10,
     seed: Annotated[int, typer.Option(help="The same seed gives the same users.")] = 0,
+    plant: PlantOption = None,
 ) -> None:
     """Write a dataset of the sample world: planted users in plain English, nothing to download.
 
     Their preferences are known, so the best reachable score is too (the row "oracle" of a comparison).
     """
     from oppu_core.data.dataset import write_dataset
-    from oppu_core.data.sample import GRAMMARS, sample_users
+    from oppu_core.data.sample import GRAMMARS, Planted, sample_users
     from oppu_core.errors import ConfigError
     from oppu_core.tasks import get_task
 
@@ -125,10 +137,19 @@ def sample(
     if shortest > longest:
         raise ConfigError(f"--shortest {shortest} is above --longest {longest}.")
     settings = {"test_users": users, "other_users": others, "queries": queries, "seed": seed}
+    planted = Planted.read(plant or [])
     drawn = sample_users(
-        chosen, test_users=users, other_users=others, history=(shortest, longest), queries=queries, seed=seed
+        chosen,
+        test_users=users,
+        other_users=others,
+        history=(shortest, longest),
+        queries=queries,
+        seed=seed,
+        plant=planted,
     )
     source = {"kind": "sample world", "shortest": shortest, "longest": longest, **settings}
+    if plant:
+        source["planted"] = dataclasses.asdict(planted)
     _print_counts(write_dataset(out, chosen, drawn, source))
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from oppu_core import cli as core
+from oppu_core.data.commands import PlantOption
 from oppu_core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -38,15 +39,6 @@ _TASK = Annotated[
 _USERS = Annotated[
     int | None,
     typer.Option(min=2, help="Only the first N test users; of the sample world so many are drawn (20)."),
-]
-_PLANT = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="WHAT=SHARE",
-        help="Plant something into the sample world for the study to find: shift=0.5 (the older half of each "
-        "history follows other habits), inactive=0.5 (half of the users have 2 to 6 items), irrelevant=0.7 "
-        "(so much of each history is about other subjects than the queries). Repeat it.",
-    ),
 ]
 _OUT = Annotated[
     Path | None,
@@ -88,7 +80,7 @@ def _common(
     model: core.ModelOption = "tiny",
     task: _TASK = None,
     users: _USERS = None,
-    plant: _PLANT = None,
+    plant: PlantOption = None,
     out: _OUT = None,
     store: core.StoreOption = None,
     preset: core.PresetOption = "auto",
@@ -151,6 +143,7 @@ def ground_of(stand: Stand) -> "Ground":
         ConfigError: they contradict each other.
         OppuError: data, base or run cannot be used.
     """
+    from oppu_core.data.sample import Planted
     from oppu_core.run_config import resolve_config
     from oppu_core.runs import open_run
     from oppu_core.training.config import Peft
@@ -169,7 +162,7 @@ def ground_of(stand: Stand) -> "Ground":
         tasks = [name.strip() for name in stand.task.split(",")] if stand.task else list(ground.SAMPLE_TASKS)
         users = stand.users or ground.SAMPLE_USERS
         own_folder(out)
-        data = ground.sample_data(out, tasks, users, stand.seed, _planted(stand.plant or []))
+        data = ground.sample_data(out, tasks, users, stand.seed, Planted.read(stand.plant or []))
 
     def resolve(peft: Peft) -> Any:
         from oppu_core.training.config import ONLY_OF
@@ -251,24 +244,6 @@ def _on_run(stand: Stand, run: Any) -> "Ground":
         return dataclasses.replace(config, personal=other.personal)
 
     return Ground(stand.out or run.path / "studies", run.store_path, config, resolve, stand.device, run)
-
-
-def _planted(texts: Sequence[str]) -> Any:
-    from oppu_core.data.sample import Planted
-
-    names = [field.name for field in dataclasses.fields(Planted)]
-    shares = {}
-    for text in texts:
-        name, separator, share = text.partition("=")
-        try:
-            if name not in names or not separator:
-                raise ValueError
-            shares[name] = float(share)
-        except ValueError as error:
-            raise ConfigError(
-                f"--plant {text!r} is not understood. Write {' or '.join(f'{n}=0.5' for n in names)}."
-            ) from error
-    return Planted(**shares)
 
 
 @command("main")

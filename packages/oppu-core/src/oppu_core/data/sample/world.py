@@ -58,9 +58,27 @@ class Planted:
     def __post_init__(self) -> None:
         for name in ("shift", "irrelevant"):
             if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"planted {name} is {getattr(self, name)}; give a share in [0, 1)")
+                raise ConfigError(f"planted {name} is {getattr(self, name)}; give a share in [0, 1).")
         if not 0 <= self.inactive <= 1:
-            raise ConfigError(f"planted inactive is {self.inactive}; give a share in [0, 1]")
+            raise ConfigError(f"planted inactive is {self.inactive}; give a share in [0, 1].")
+
+    @classmethod
+    def read(cls, texts: Sequence[str]) -> "Planted":
+        """Read what a person asked for: ``["shift=0.5", "inactive=0.3"]``.
+
+        Raises:
+            ConfigError: it is not understood, or out of its range.
+        """
+        names = [field.name for field in dataclasses.fields(cls)]
+        shares: dict[str, float] = {}
+        for text in texts:
+            name, _, share = text.partition("=")
+            try:
+                shares[names[names.index(name.strip())]] = float(share)
+            except ValueError as error:
+                known = ", ".join(f"{one}=0.5" for one in names)
+                raise ConfigError(f"--plant {text!r} is not understood; write one of {known}.") from error
+        return cls(**shares)
 
 
 NOTHING = Planted()
