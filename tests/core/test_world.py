@@ -737,9 +737,19 @@ def test_likeness_counts_pairs_parts_and_cases() -> None:
 )
 def test_shares_out_of_range_are_refused(name: str, values: tuple[float, ...], bounds: str) -> None:
     for value in values:
-        with pytest.raises(ConfigError, match=rf"{name} is {value}.*{re.escape(bounds)}$"):
+        with pytest.raises(ConfigError, match=rf"{name} is {value}.*{re.escape(bounds)}\.$"):
             Planted(**{name: value})
     assert getattr(Planted(**{name: 0.99}), name) == 0.99
+
+
+def test_what_a_person_writes_is_read() -> None:
+    assert Planted.read([]) == Planted()
+    assert Planted.read(["shift=0.5", " inactive=1"]) == Planted(shift=0.5, inactive=1.0)
+    for text in ("shift", "shift=", "shift=half", "taste=0.5", "=0.5", ""):
+        with pytest.raises(ConfigError, match=r"--plant .*shift=0.5"):
+            Planted.read([text])
+    with pytest.raises(ConfigError, match="irrelevant"):
+        Planted.read(["irrelevant=1"])
 
 
 @pytest.mark.parametrize("user_id", ["others-000", "test-3", "test-0003", "test-", "me", "test--01"])
