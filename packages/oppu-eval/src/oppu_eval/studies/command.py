@@ -161,8 +161,9 @@ def ground_of(stand: Stand) -> "Ground":
     else:
         tasks = [name.strip() for name in stand.task.split(",")] if stand.task else list(ground.SAMPLE_TASKS)
         users = stand.users or ground.SAMPLE_USERS
+        plant = Planted.read(stand.plant or [])
         own_folder(out)
-        data = ground.sample_data(out, tasks, users, stand.seed, Planted.read(stand.plant or []))
+        data = ground.sample_data(out, tasks, users, stand.seed, plant)
 
     def resolve(peft: Peft) -> Any:
         from oppu_core.training.config import ONLY_OF

@@ -189,18 +189,21 @@ def _finding(task: str, rows: Sequence[Mapping[str, Any]]) -> str:
     """Where the paper's cosines lie here, and which of them say something about habits."""
     first = rows[0]
     low, high = first["spread"] or (math.nan, math.nan)
-    text = (
-        f"{task}: the paper's cosines lie around {first['mean']:.2f} (middle 80 %: {low:.2f} to {high:.2f})."
-    )
+    text = f"{task}: the paper's cosines lie around {_two(first['mean'])} (middle 80 %: {_two(low)} to {_two(high)})."
     for name, words in (("planted", "planted"), ("habits", "measured")):
         told = [
-            f"{row['kind']} r = {row[name]:+.2f} (p = {row[f'{name}_p']:.3f})"
+            f"{row['kind']} r = {_two(row[name])} (p = {row[f'{name}_p']:.3f})"
             for row in rows
             if row[name] is not None
         ]
         if told:
             text += f" With {words} habits: {', '.join(told)}."
     return text
+
+
+def _two(value: float) -> str:
+    """Two decimals, a true minus, and none of what rounds to zero."""
+    return f"{value:.2f}".replace("-0.00", "0.00").replace("-", "−")
 
 
 def _number(value: float) -> float | None:
