@@ -209,5 +209,6 @@ def _finding(
     return (
         f"{task}: {personal} adds {told(gains[0], None)} to {plain} with {ends[0]} items and "
         f"{told(gains[1], None)} with {ends[1]}: a change of {told(change, interval)}; {sure(interval)}. "
-        f"Over all users the gain and the length of the history correlate with ρ = {told(rho, None)} (p = {p:.3f})."
+        "Over all users the gain and the length of the history correlate with "
+        f"ρ = {told(rho, None)} (p = {p:.3f})."
     )

@@ -189,7 +189,10 @@ def _finding(task: str, rows: Sequence[Mapping[str, Any]]) -> str:
     """Where the paper's cosines lie here, and which of them say something about habits."""
     first = rows[0]
     low, high = first["spread"] or (math.nan, math.nan)
-    text = f"{task}: the paper's cosines lie around {_two(first['mean'])} (middle 80 %: {_two(low)} to {_two(high)})."
+    text = (
+        f"{task}: the paper's cosines lie around {_two(first['mean'])} "
+        f"(middle 80 %: {_two(low)} to {_two(high)})."
+    )
     for name, words in (("planted", "planted"), ("habits", "measured")):
         told = [
             f"{row['kind']} r = {_two(row[name])} (p = {row[f'{name}_p']:.3f})"
