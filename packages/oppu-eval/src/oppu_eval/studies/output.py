@@ -1,6 +1,7 @@
 """A study's results as files, as a table in the terminal, and as a part of the report."""
 
 import csv
+import importlib.metadata
 import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from oppu_eval.table import p_text, signed
 
 FORMAT = 1
 STUDY_FILE = "study.json"
+PACKAGES = ("oppu-eval", "matplotlib", "scikit-learn", "scipy")  # beside those of runs
 
 
 def write_study(
@@ -85,7 +87,10 @@ def described(facts: Mapping[str, Any]) -> str:
 
 def facts_of(runs: Mapping[str, Any], seed: int, options: Mapping[str, Any]) -> dict[str, Any]:
     """What goes into every output: the seed, the runs, their versions, and a short hash of all settings."""
-    versions = next(iter(runs.values()))["versions"]
+    versions = {
+        **next(iter(runs.values()))["versions"],
+        **{name: importlib.metadata.version(name) for name in PACKAGES},
+    }
     plain = {name: {k: v for k, v in run.items() if k != "versions"} for name, run in runs.items()}
     settings = content_id({"runs": plain, "options": dict(options)})[:12]
     return {"seed": seed, "settings": settings, "versions": versions, "runs": dict(runs)}
