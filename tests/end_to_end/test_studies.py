@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from oppu_core.data.dataset import Dataset, write_dataset
 from oppu_core.store import Store
-from oppu_eval.studies import STUDIES, cost_study, estimate, ground
+from oppu_eval.studies import STUDIES, cost, estimate, ground
 from small_world import QUICK, sample_dataset
 
 Oppu = Callable[..., CompletedProcess[str]]
@@ -46,7 +46,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def short_trials(monkeypatch: pytest.MonkeyPatch) -> None:
     """Expected times come from shorter trials than usual."""
-    for name in ("ROWS", "QUERIES"):
+    for name in ("STEPS", "QUERIES"):
         monkeypatch.setattr(estimate, f"_TRIAL_{name}", 2)
 
 
@@ -92,7 +92,7 @@ def refuse_work(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_study_writes_what_it_found_and_the_same_command_finds_the_same(
     oppu: Oppu, place: Path, movies: Dataset, headlines: Dataset, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr(cost_study, "SIZES", [2, 4])
+    monkeypatch.setattr(cost, "SIZES", [2, 4])
     datasets = [movies, headlines] if name in BOTH else [movies]
     out = place / "runs" / f"studies-{len(datasets)}"
     data = [part for dataset in datasets for part in ("--data", dataset.path)]

@@ -31,7 +31,7 @@ from oppu_eval.report import render_report
 from oppu_eval.studies import STUDIES
 from oppu_eval.studies.activity import Activity
 from oppu_eval.studies.cases import Cases
-from oppu_eval.studies.cost_study import Cost
+from oppu_eval.studies.cost import Cost
 from oppu_eval.studies.format import Format
 from oppu_eval.studies.k import RetrievedItems
 from oppu_eval.studies.main import METHODS, Main

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from oppu_core import cli as core
 from oppu_core.data.commands import PlantOption
-from oppu_core.errors import ConfigError
+from oppu_core.errors import ConfigError, DataError, OppuError
 
 if TYPE_CHECKING:
     from oppu_eval.studies.ground import Ground
@@ -130,10 +130,18 @@ def command(name: str, example: str = "") -> Callable[[Callable[..., "Study | li
 def _run(stand: Stand, studies: Sequence["Study"]) -> None:
     from oppu_eval.studies.driver import carry_out
 
+    left_out = []
     with core.interruptible():
         ground = ground_of(stand)
         for study in studies:
-            carry_out(study, ground, stand.batch_size, stand.cohort)
+            try:
+                carry_out(study, ground, stand.batch_size, stand.cohort)
+            except OppuError as error:
+                if len(studies) == 1:
+                    raise
+                left_out.append(f"{study.name}: {error}")
+    if left_out:
+        raise DataError("Some studies could not be done.\n" + "\n".join(left_out))
 
 
 def ground_of(stand: Stand) -> "Ground":
@@ -339,7 +347,7 @@ def cost(
     repeats: Annotated[int, typer.Option(min=1, help="Trainings of each size; medians are shown.")] = 3,
 ) -> "Study":
     """Figure 8: training time against items and words of a history."""
-    from oppu_eval.studies.cost_study import Cost
+    from oppu_eval.studies.cost import Cost
 
     return Cost(repeats)
 
@@ -359,7 +367,7 @@ def all_studies() -> "list[Study]":
     """All nine, one after another, each with its defaults."""
     from oppu_eval.studies.activity import Activity
     from oppu_eval.studies.cases import Cases
-    from oppu_eval.studies.cost_study import Cost
+    from oppu_eval.studies.cost import Cost
     from oppu_eval.studies.format import Format
     from oppu_eval.studies.k import RetrievedItems
     from oppu_eval.studies.main import Main

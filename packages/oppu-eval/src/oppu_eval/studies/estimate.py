@@ -8,16 +8,21 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from oppu_core.data.types import User
+from oppu_core.inference import write_answers
+from oppu_core.packed_model import why_not
 from oppu_core.packing import tokenize
 from oppu_core.pipeline import Job, VariantWork, prompt_maker, variant_works
 from oppu_core.progress import Watch
 from oppu_core.prompts import PromptMaker, variant_method
 from oppu_core.runs import Run
 from oppu_core.store import Store
+from oppu_core.training.cohort import Cohort
+from oppu_core.training.loop import train_each
+from oppu_core.training.peft_methods import adapter_state, attach
 from rich.console import Console
 
 _SAMPLE = 3  # users whose histories are looked at, and as many of the others for each of a batch
-_TRIAL_ROWS = 16
+_TRIAL_STEPS = 3
 _TRIAL_QUERIES = 32
 
 
@@ -35,73 +40,64 @@ class Missing:
     prompts: int = 0
     loads: int = 0
 
-    def __bool__(self) -> bool:
-        """Whether there is anything to do."""
-        return self.loads > 0
-
 
 def missing(runs: Sequence[tuple[Run, Sequence[Job]]], codec: Any) -> tuple[Missing, VariantWork | None]:
-    """What these runs lack, each training counted once, and one of the works that have something to do."""
-    todo, some = Missing(), None
+    """What these runs lack, each training counted once, and the work that has most to do."""
+    todo = Missing()
+    most: tuple[float, VariantWork | None] = (0.0, None)
     known: set[str] = set()
     for run, jobs in runs:
-        store = Store(run.store_path)
-        for work in variant_works(run, store, Watch(Console(quiet=True)), "cpu", 1):
-            before = dataclasses.replace(todo)
-            maker = prompt_maker(work.dataset, codec, work.profiles, work.methods, run.config.seed)
-            if work.task_lora.folder not in known and not store.has(work.task_lora):
-                known.add(work.task_lora.folder)
-                todo.tokens += _query_tokens(work, maker, codec) * work.task_config.epochs
-            if "personal" in jobs and work.personal:
-                users = [u for u in work.users if not _has(store, work, u, known)]
-                todo.tokens += _history_tokens(work, maker, codec, users) * work.personal_config.epochs
-            if "answers" in jobs:
-                todo.prompts += sum(_open_queries(run, work, method.name) for method in work.methods)
-            if (before.tokens, before.prompts) != (todo.tokens, todo.prompts):
-                todo.loads += 1
-                some = some or work
-        store.close()
-    return todo, some
+        with contextlib.closing(Store(run.store_path)) as store:
+            for work in variant_works(run, store, Watch(Console(quiet=True)), "cpu", 1):
+                maker = prompt_maker(work.dataset, codec, work.profiles, work.methods, run.config.seed)
+                tokens = 0.0
+                if work.task_lora.folder not in known and not store.has(work.task_lora):
+                    known.add(work.task_lora.folder)
+                    tokens += _query_tokens(work, maker, codec) * work.task_config.epochs
+                if "personal" in jobs and work.personal:
+                    users = [u for u in work.users if not _has(store, work, u, known)]
+                    tokens += _history_tokens(work, maker, codec, users) * work.personal_config.epochs
+                answers = work.methods if "answers" in jobs else []
+                prompts = sum(_open_queries(run, work, method.name) for method in answers)
+                if tokens or prompts:
+                    todo.tokens += tokens
+                    todo.prompts += prompts
+                    todo.loads += 1
+                    if most[1] is None or tokens > most[0]:
+                        most = tokens, work
+    return todo, most[1]
 
 
 def trial(work: VariantWork, device: str) -> tuple[float, float, float]:
     """Seconds a token of training, a prompt of answering, and a loading of the base take here and now."""
-    from oppu_core.inference import write_answers
-    from oppu_core.packed_model import why_not
-    from oppu_core.training.cohort import Cohort
-    from oppu_core.training.loop import train_each
-    from oppu_core.training.peft_methods import adapter_state, attach
-
     start = time.perf_counter()
     base = dataclasses.replace(work, device=device).load_base()
     load = time.perf_counter() - start
     maker = prompt_maker(work.dataset, base.codec, work.profiles, work.methods, work.run.config.seed)
     config = dataclasses.replace(
-        work.personal_config, epochs=1, method="lora", targets=work.task_config.targets
+        work.personal_config, epochs=1, method="lora", targets=work.task_config.targets, stop_loss=0.0
     )
-    rows = _first(
-        (
-            row
-            for user in work.users
-            for row in tokenize(maker.history_examples(work.variant, user), base.codec)
-        ),
-        _TRIAL_ROWS,
+    examples = (
+        row for user in work.users for row in tokenize(maker.history_examples(work.variant, user), base.codec)
     )
+    rows = _first(examples, _TRIAL_STEPS * config.batch_size)
     texts = _first(_prompts(work, maker), _TRIAL_QUERIES)
-    packs = base.packs and why_not(base.model) is None
-    start = time.perf_counter()
-    write_answers(base, [texts], None, max_new_tokens=work.dataset.task.max_answer_tokens)
-    prompt = (time.perf_counter() - start) / max(1, len(texts))
-    model = attach(base.model, config)
-    fresh = adapter_state(model)
-    start = time.perf_counter()
-    for _ in range(2):  # the first is slower: what a model only does once
+    prompt = token = 0.0
+    if texts:
         start = time.perf_counter()
-        if packs:
-            list(Cohort(model, fresh, config, base.codec.pad_id).train([rows] * 4, None))
-        else:
-            list(train_each(model, fresh, [rows] * 4, config, base.codec.pad_id, None))
-    token = (time.perf_counter() - start) / max(1, 4 * sum(len(row.ids) for row in rows))
+        write_answers(base, [texts], None, max_new_tokens=work.dataset.task.max_answer_tokens)
+        prompt = (time.perf_counter() - start) / len(texts)
+    if rows:
+        packs = base.packs and why_not(base.model) is None
+        model = attach(base.model, config)
+        fresh = adapter_state(model)
+        for _ in range(2):  # the first time a model does what it does only once
+            start = time.perf_counter()
+            if packs:
+                list(Cohort(model, fresh, config, base.codec.pad_id).train([rows], None))
+            else:
+                list(train_each(model, fresh, [rows], config, base.codec.pad_id, None))
+            token = (time.perf_counter() - start) / sum(len(row.ids) for row in rows)
     return token, prompt, load
 
 

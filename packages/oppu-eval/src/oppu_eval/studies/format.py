@@ -55,7 +55,7 @@ class Format(Plain):
 
     def _data(self, ground: Ground, side: Side) -> dict[str, Path]:
         data = {}
-        for name in ground.tasks:
+        for name in _two_sided(ground):
             dataset = ground.dataset(name)
             task = one_sided(dataset.task, side)
             users = functools.partial(_one_sided, ground, name, side)
@@ -67,7 +67,7 @@ class Format(Plain):
         """Scores by side, each against both sides."""
         seed = ground.config.seed
         rows, findings, panels = [], [], []
-        for task in ground.tasks:
+        for task in _two_sided(ground):
             about = ground.dataset(task).task
             for place, metric in enumerate(metrics_for(about)):
                 cells = {
@@ -77,7 +77,9 @@ class Format(Plain):
                     if (scored := _run(done, setting).score(task, method, metric, *_names(setting)))
                 }
                 paper = functools.partial(_paper, about.paper_id)
-                new = setting_rows(task, cells, seed, shown=not place, reference="both", paper=paper)
+                new = setting_rows(
+                    task, cells, seed, shown=not place, reference="both", whole="both", paper=paper
+                )
                 rows += new
                 if not place:
                     findings.append(_finding(task, metric, cells, seed))
@@ -96,8 +98,17 @@ class Format(Plain):
             "Learning rates are those for both sides. The query alone (non_personalized) does not depend on "
             "the history.",
         ]
+        left_out = [task for task in ground.tasks if task not in _two_sided(ground)]
+        if left_out:
+            notes.append(f"Left out: {', '.join(left_out)}, whose histories have no output side.")
         columns = setting_columns("history", "both\nsides", paper="text")
         return Result(findings, Table(columns, rows), [picture], notes)
+
+
+def _two_sided(ground: Ground) -> list[str]:
+    """The tasks whose histories have both sides; all of them where none has, to be refused by name."""
+    both = [task for task in ground.tasks if ground.dataset(task).task.output_field]
+    return both or ground.tasks
 
 
 def _one_sided(ground: Ground, task: str, side: Side) -> Iterator[User]:

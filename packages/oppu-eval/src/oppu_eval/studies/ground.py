@@ -5,6 +5,7 @@ A study asks for runs (:class:`Work`) and derived datasets; both lie in the stud
 
 import dataclasses
 import functools
+import itertools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -85,7 +86,7 @@ class Ground:
 
     def users(self, task: str) -> list[User]:
         """A task's test users, at most `config.users` of them."""
-        return list(self.dataset(task).users("test"))[: self.config.users]
+        return list(itertools.islice(self.dataset(task).users("test"), self.config.users))
 
     def work(
         self,

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from oppu_core.prompts import parse_method
 from oppu_core.tasks import Task
 
 from oppu_eval.evaluate import same_prompt
@@ -22,6 +23,7 @@ def setting_rows(
     *,
     shown: bool,
     reference: str | None = None,
+    whole: str | None = None,
     paper: Paper = lambda setting, method, metric: None,
 ) -> list[dict[str, Any]]:
     """A row for each setting and method.
@@ -32,12 +34,16 @@ def setting_rows(
         seed: Of the resampling.
         shown: Whether people are shown these rows (those of the first metric).
         reference: The setting that others are compared with, method by method.
+        whole: The setting of the whole history, where settings are parts of it: a method that reads no
+            history is the same in all of them, and shown in this one alone.
         paper: The paper's numbers.
     """
     rows = []
     for (setting, method), scored in cells.items():
+        parsed = parse_method(method)
+        same = whole is not None and not (parsed.personal or parsed.profile or parsed.k)
         prompt = cells.get((setting, same_prompt(method) or ""))
-        other = cells.get((reference, method)) if reference not in (None, setting) else None
+        other = cells.get((reference, method)) if reference not in (None, setting) and not same else None
         rows.append(
             {
                 "task": task,
@@ -48,7 +54,7 @@ def setting_rows(
                 **difference(scored.against(prompt, seed) if prompt else None, "adapter"),
                 **difference(scored.against(other, seed) if other else None, "change"),
                 "paper": paper(setting, method, scored.metric.name),
-                "shown": shown,
+                "shown": shown and (not same or setting == whole),
             }
         )
     return rows

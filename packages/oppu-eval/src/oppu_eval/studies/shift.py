@@ -159,7 +159,9 @@ class Shift(Plain):
                     if (scored := self._score(done, task, setting, method, metric))
                 }
                 paper = functools.partial(_paper, about.paper_id)
-                new = setting_rows(task, cells, seed, shown=not number, reference="random", paper=paper)
+                new = setting_rows(
+                    task, cells, seed, shown=not number, reference="random", whole="full", paper=paper
+                )
                 rows += new
                 if not number:
                     findings += _findings(task, metric, cells, seed)

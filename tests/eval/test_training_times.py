@@ -20,8 +20,7 @@ from oppu_core.training.config import TrainConfig, personal_config
 from oppu_core.training.loop import train
 from oppu_core.training.peft_methods import attach
 from oppu_eval.drawing import png_bytes, svg_text
-from oppu_eval.studies import cost
-from oppu_eval.studies.cost import (
+from oppu_eval.studies.training_times import (
     Point,
     data_words,
     draw,
@@ -78,8 +77,8 @@ def tiny() -> Base:
 @pytest.fixture
 def short_items(monkeypatch: pytest.MonkeyPatch) -> None:
     """Items of ten words, and three of them, for what does not depend on how many they are."""
-    monkeypatch.setattr(cost, "WORDS", 10)
-    monkeypatch.setattr(cost, "ITEMS", 3)
+    monkeypatch.setattr(training_times, "WORDS", 10)
+    monkeypatch.setattr(training_times, "ITEMS", 3)
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
