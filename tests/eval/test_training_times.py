@@ -20,6 +20,7 @@ from oppu_core.training.config import TrainConfig, personal_config
 from oppu_core.training.loop import train
 from oppu_core.training.peft_methods import attach
 from oppu_eval.drawing import png_bytes, svg_text
+from oppu_eval.studies import training_times
 from oppu_eval.studies.training_times import (
     Point,
     data_words,

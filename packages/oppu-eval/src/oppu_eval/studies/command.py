@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from oppu_core import cli as core
 from oppu_core.data.commands import PlantOption
-from oppu_core.errors import ConfigError, DataError, OppuError
+from oppu_core.errors import ConfigError, DataError, Interrupted, OppuError
 
 if TYPE_CHECKING:
     from oppu_eval.studies.ground import Ground
@@ -137,7 +137,7 @@ def _run(stand: Stand, studies: Sequence["Study"]) -> None:
             try:
                 carry_out(study, ground, stand.batch_size, stand.cohort)
             except OppuError as error:
-                if len(studies) == 1:
+                if len(studies) == 1 or isinstance(error, Interrupted):
                     raise
                 left_out.append(f"{study.name}: {error}")
     if left_out:
@@ -207,7 +207,7 @@ def _folder_name(stand: Stand) -> str:
 
 
 def _on_run(stand: Stand, run: Any) -> "Ground":
-    """The settings of a run; for another PEFT method the preset's."""
+    """The settings of a run; another PEFT method has the preset's rate, and all else as the run."""
     from oppu_core.run_config import resolve_config
 
     from oppu_eval.studies.ground import Ground
@@ -250,7 +250,14 @@ def _on_run(stand: Stand, run: Any) -> "Ground":
             sample=config.sample,
             peft=peft,
         )
-        return dataclasses.replace(config, personal=other.personal)
+        own_to_a_method = ("method", "targets", "learning_rate", "weight_decay")
+        personal = {
+            task: dataclasses.replace(
+                config.personal[task], **{name: getattr(preset, name) for name in own_to_a_method}
+            )
+            for task, preset in other.personal.items()
+        }
+        return dataclasses.replace(config, personal=personal)
 
     return Ground(stand.out or run.path / "studies", run.store_path, config, resolve, stand.device, run)
 

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from oppu_core.prompts import parse_method
 
-from oppu_eval.drawing import ACCENT, GRID, INK, MUTED, PAPER, heading, make_panels
+from oppu_eval.drawing import ACCENT, GRID, heading, make_panels
 from oppu_eval.evaluate import NON_PERSONALIZED, same_prompt
 from oppu_eval.metrics import Metric, metrics_for
 from oppu_eval.paper import paper_significant, paper_value
@@ -125,20 +125,21 @@ def draw(tasks: Sequence[tuple[str, Metric, Mapping[str, Mapping[str, Any]]]]) -
                 y = -place + (0 if len(pair) < 2 else 0.13 if row["method"] == prompt else -0.13)
                 _mark(axes, row, y)
         axes.set_yticks([-place for place in range(len(prompts))], [_prompt_name(name) for name in prompts])
-        axes.set_ylim(0.6 - len(prompts), 0.6)
+        axes.set_ylim(0.6 - len(prompts), 0.85)
         axes.spines["left"].set_visible(False)
         axes.tick_params(axis="y", length=0, pad=6)
         axes.grid(axis="x", color=GRID, linewidth=0.5, alpha=0.6)
         axes.set_axisbelow(True)
         axes.set_xlabel(metric.title + ("" if metric.higher_is_better else ", lower is better"))
         heading(axes, title)
-    first = panels[0]
-    first.plot([], [], marker="o", linestyle="none", color=MUTED, markerfacecolor=PAPER, label="no adapter")
-    first.plot([], [], marker="o", linestyle="none", color=ACCENT, label="with adapter")
-    first.legend(
-        loc="lower right", bbox_to_anchor=(1.03, -0.25), ncols=2, frameon=False, fontsize=8.5, labelcolor=INK,
-        handletextpad=0.1, columnspacing=0.8, borderpad=0.1,
-    )  # fmt: skip
+    if tasks:  # named where they are, in the first row
+        _, _, rows = tasks[0]
+        for method, words in ((NON_PERSONALIZED, "no adapter"), ("oppu_k0", "with adapter")):
+            if method in rows:
+                panels[0].annotate(
+                    words, (rows[method]["value"], 0.13 if words == "no adapter" else -0.13), xytext=(0, 9),
+                    textcoords="offset points", ha="center", color=look(method)["color"], fontsize=9,
+                )  # fmt: skip
     return figure
 
 
