@@ -38,6 +38,7 @@ from oppu_eval.studies.main import METHODS, Main
 from oppu_eval.studies.output import (
     cell,
     facts_of,
+    group_title,
     grouped,
     merged,
     shown_text,
@@ -68,9 +69,10 @@ VERSIONS = [
         for name in ("oppu-eval", "matplotlib", "scikit-learn", "scipy")
     ),
 ]
+ABOUT = "Data movies-12; base tiny; seed 7, settings"
 RUNS = {
     "k-1234": {
-        "config": {"model": "tiny", "methods": ["rag_k1"]},
+        "config": {"model": "tiny", "methods": ["rag_k1"], "data": {"lamp_2m": "movies-12"}},
         "versions": {"oppu-core": "0.1", "torch": "2"},
     }
 }
@@ -97,7 +99,7 @@ def test_picture_says_what_is_where() -> None:
     root = ET.fromstring(svg)
     texts = {"".join(text.itertext()) for text in root.iter("{http://www.w3.org/2000/svg}text")}
     assert {"items kept (share)", "Movie tagging: Accuracy", "Ratings: MAE, lower is better"} <= texts
-    assert {"rag_k1 label", "oppu_k0 label", "query alone"} <= texts
+    assert {"□ rag_k1 label", "● oppu_k0 label", "··· query alone"} <= texts
     assert {"none", "some", "items", "0.3", "0.5"} <= texts
     assert svg == svg_text(drawn([0.3, 0.5]), "k", "Score")
     assert svg != svg_text(drawn([0.3, 0.6]), "k", "Score")
@@ -214,7 +216,7 @@ def test_study_writes_its_table_numbers_and_pictures(tmp_path: Path) -> None:
     values = read_json(folder / "study.json")
     assert (values["study"], values["title"], values["options"]) == ("k", NINE[3].title, {"k": [0, 1, 2, 4]})
     assert values["provenance"] == {
-        "seed": 7, "settings": facts()["settings"], "runs": RUNS, "versions": facts()["versions"],
+        "seed": 7, "settings": facts()["settings"], "runs": RUNS, "data": ["movies-12"], "base": "tiny", "versions": facts()["versions"],
     }  # fmt: skip
     assert values["findings"] == [f"{EVIL} is best."]
     assert values["details"] == {"matrix": [[1.0, 0.5]]}
@@ -226,7 +228,7 @@ def test_study_writes_its_table_numbers_and_pictures(tmp_path: Path) -> None:
 
 def test_pictures_say_how_they_came_about(tmp_path: Path) -> None:
     folder = written(tmp_path)
-    about = f"Seed 7, settings {facts()['settings']}, {', '.join(VERSIONS)}."
+    about = f"{ABOUT} {facts()['settings']}, {', '.join(VERSIONS)}."
     svg = ET.parse(folder / "one.svg").getroot()
     assert svg.findtext("{http://www.w3.org/2000/svg}desc") == about
     assert svg.get("aria-label") == f"Label {EVIL}"
@@ -246,7 +248,8 @@ def test_same_results_give_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_settings_are_named_by_all_that_was_chosen() -> None:
-    other = {"k-1234": {**RUNS["k-1234"], "config": {"model": "tiny", "methods": ["rag_k2"]}}}
+    run = RUNS["k-1234"]
+    other = {"k-1234": {**run, "config": {**run["config"], "methods": ["rag_k2"]}}}
     names = {
         facts_of(runs, 7, options)["settings"]
         for runs, options in ((RUNS, {"k": [0, 1]}), (other, {"k": [0, 1]}), (RUNS, {"k": [0, 2]}))
@@ -317,8 +320,11 @@ def test_people_see_shown_rows_and_columns_with_something_in_them(tmp_path: Path
         ("lamp_4", ["-u"]),
     ]
     names = [[column["name"] for column in columns] for columns in merged(table, groups["lamp_2m"])]
-    assert names == [["user"], ["value", "ci95"], ["delta", "delta_ci95", "delta_p"], ["users"], ["size"],
-                     ["time"]]  # fmt: skip
+    assert names == [["user"], ["value", "ci95"], ["delta", "delta_ci95", "delta_p"], ["size"], ["time"]]
+    assert group_title({"titles": {}}, "lamp_2m", groups["lamp_2m"]) == "lamp_2m, 1,234 users"
+    unlike = [{**groups["lamp_2m"][0], "users": 7}, groups["lamp_2m"][1]]
+    assert group_title({"titles": {"lamp_2m": "Tags"}}, "lamp_2m", unlike) == "Tags"
+    assert ["users"] in [[column["name"] for column in columns] for columns in merged(table, unlike)]
     delta = merged(table, groups["lamp_2m"])[2]
     assert cell(delta, groups["lamp_2m"][0]) == ("–", "")
     assert cell(delta, groups["lamp_2m"][1]) == ("−.250 p=.031*", "[−.500, +.125]")
@@ -388,7 +394,7 @@ def test_terminal_shows_texts_as_they_are(tmp_path: Path) -> None:
     assert f"Movies {EVIL}" in text
     assert "Titles (lamp_4), ROUGE-1" in text
     assert "two\nlines" not in text  # a row that people are not shown
-    for said in (values["title"], values["question"], f"Note {EVIL}", "Seed 7, settings"):
+    for said in (values["title"], values["question"], f"Note {EVIL}", "seed 7, settings"):
         assert said in text
 
 
@@ -465,7 +471,10 @@ def test_views_are_relative_to_the_report(tmp_path: Path) -> None:
     (view,) = study_views(tmp_path / "studies", tmp_path)
     assert view["links"] == ["studies/k/more.html", "studies/k/table.csv"]
     assert view["asked"] == "k [0, 1, 2, 4]"
-    assert [group["title"] for group in view["groups"]] == [f"Movies {EVIL}", "Titles (lamp_4), ROUGE-1"]
+    assert [group["title"] for group in view["groups"]] == [
+        f"Movies {EVIL}, 1,234 users",
+        "Titles (lamp_4), ROUGE-1, 1,234 users",
+    ]
     assert view["groups"][1]["rows"] == [[
         ("-u", ""), (".750", "[.500, 1.000]"), ("−.250 p=.031*", "[−.500, +.125]"), ("1,234", ""),
         ("12.3 kB", ""), ("1.23", ""), (".400", ""),

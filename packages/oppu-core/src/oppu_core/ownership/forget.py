@@ -315,10 +315,26 @@ def _in_studies(space: Workspace, pending: Pending) -> Iterator[Trace]:
             pending.studies.append(_name(path))
         if _name(path) in pending.studies:
             # The list of what is ours goes last: a killed call finds it again.
-            names = read_json(path / STUDIES_FILE)["made"]
+            names = studies_made(path)
             made = [entry for entry in path.iterdir() if entry.name in names]
             what = f"{_count(len(inner), 'run')} and the results of studies (made from all users)"
             yield Trace(path, what, partial(_remove_all, [*made, path / STUDIES_FILE]))
+
+
+def studies_made(folder: Path) -> list[str]:
+    """The names of what `oppu study` has made in a folder.
+
+    Raises:
+        DataError: the list is damaged.
+    """
+    values = read_json(folder / STUDIES_FILE)
+    made = values.get("made") if isinstance(values, dict) else None
+    if not isinstance(made, list) or not all(isinstance(name, str) for name in made):
+        raise DataError(
+            f"{folder / STUDIES_FILE} is damaged: it does not list what studies have made here. Remove "
+            f"{folder}, if it holds nothing else; the same commands make it again."
+        )
+    return made
 
 
 def _runs_of(studies: Path) -> Iterator[Run]:

@@ -19,7 +19,16 @@ from oppu_eval.studies.ground import Done, Ground, Work
 from oppu_eval.studies.picture import READING, draw_settings
 from oppu_eval.studies.result import Picture, Result, Table
 from oppu_eval.studies.scoring import Scored
-from oppu_eval.studies.settings import Cells, each, setting_columns, setting_panel, setting_rows, sure, told
+from oppu_eval.studies.settings import (
+    Cells,
+    each,
+    named,
+    setting_columns,
+    setting_panel,
+    setting_rows,
+    sure,
+    told,
+)
 from oppu_eval.studies.study import FOUR, Plain
 
 Range = tuple[int, int]  # items, both ends included
@@ -207,8 +216,8 @@ def _finding(
     rng = generator(seed, task, metric.name, personal, "activity ranks")
     rho, p = rank_correlation([lengths[u] for u in users], list(metric.sign * own), rng)
     return (
-        f"{task}: {personal} adds {told(gains[0], None)} to {plain} with {ends[0]} items and "
-        f"{told(gains[1], None)} with {ends[1]}: a change of {told(change, interval)}; {sure(interval)}. "
+        f"{task}, {named(metric)}: {personal} adds {told(gains[0], None)} to {plain} with {ends[0]} items "
+        f"and {told(gains[1], None)} with {ends[1]}: a change of {told(change, interval)}; {sure(interval)}. "
         "Over all users the gain and the length of the history correlate with "
         f"ρ = {told(rho, None)} (p = {p:.3f})."
     )

@@ -1,14 +1,17 @@
 """Carries a study out: what it needs is run, by core; then it concludes, and its results are written."""
 
+import contextlib
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from oppu_core.cli import work as do_run
-from oppu_core.errors import ConfigError
-from oppu_core.files import read_json, write_json
+from oppu_core.errors import ConfigError, DataError
+from oppu_core.files import read_json, write_bytes, write_json
 from oppu_core.models import base_codec
-from oppu_core.ownership.forget import STUDIES_FILE
-from oppu_core.runs import Run, start_run
+from oppu_core.ownership.forget import STUDIES_FILE, studies_made
+from oppu_core.runs import Run, open_run, start_run
 from oppu_core.tasks import Task
 from rich.console import Console
 
@@ -37,18 +40,20 @@ def carry_out(study: Study, ground: Ground, batch_size: int, cohort: str) -> Pat
     console.print(_expected(seconds))
     start = time.monotonic()
     for run, jobs in runs:
+        borrow(run, ground)
         do_run(run, list(jobs), ground.device, batch_size, cohort=cohort)
     result = study.conclude(ground, done)
     folder = ground.folder / study.name
     facts = facts_of(provenance(list(done.values())), ground.config.seed, options_of(study))
-    titles = {task: _title(ground.dataset(task).task) for task in ground.tasks}
+    scored = any(column.name == "metric" for column in result.table.columns)
+    titles = {task: _title(ground.dataset(task).task, scored) for task in ground.tasks}
     write_study(folder, study, result, facts, titles)
-    report = write_studies_report(ground.folder)
     Console().print(terminal(read_json(folder / STUDY_FILE)))
+    report = write_studies_report(ground.folder)
     if ground.run is not None and results_path(ground.run).exists():
         report = write_report(ground.run, read_results(ground.run), paper=False)
     console.print(f"Took {_clock(time.monotonic() - start)}.")
-    files = [f"{folder / picture.name}.svg" for picture in result.pictures]
+    files = [f"{folder / picture.name}.{kind}" for picture in result.pictures for kind in ("svg", "png")]
     files += [str(folder / name) for name in (*result.pages, "table.csv", STUDY_FILE)]
     for file in files:
         Console(soft_wrap=True, highlight=False).print(f"  {file}", markup=False)
@@ -65,7 +70,7 @@ def own_folder(folder: Path, *names: str) -> None:
     marker = folder / STUDIES_FILE
     if folder.exists() and not marker.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} exists and is no folder of studies; choose another --out.")
-    made = read_json(marker)["made"] if marker.exists() else []
+    made = studies_made(folder) if marker.exists() else []
     write_json(marker, {"made": sorted({*made, "data", "runs", "report.html", *names})})
 
 
@@ -73,15 +78,42 @@ def _start(work: Work, ground: Ground) -> Run:
     return start_run(ground.folder / "runs" / work.folder, work.config, ground.store)
 
 
-def _title(task: Task) -> str:
-    """What a task is called, and its first metric."""
+def borrow(run: Run, ground: Ground) -> None:
+    """Take over answers that a run with the same settings, base and data has given already."""
+    if run.config.sample or run.config.quantize == "int8":  # there answers depend on what is asked together
+        return
+    others = [path.parent for path in (ground.folder / "runs").glob("*/run.json") if path.parent != run.path]
+    candidates = [ground.run] if ground.run else []
+    for path in sorted(others):
+        with contextlib.suppress(ConfigError, DataError):
+            candidates.append(open_run(path))
+    for other in candidates:
+        if _standing(other) != _standing(run):
+            continue
+        for task in run.config.data:
+            for method in run.config.methods:
+                source, target = other.predictions_path(task, method), run.predictions_path(task, method)
+                if source.exists() and not target.exists():
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    write_bytes(target, source.read_bytes())
+
+
+def _standing(run: Run) -> tuple[dict[str, Any], Mapping[str, Any]]:
+    """What answers depend on but for the method; where data lie is not of it."""
+    return {**run.config.to_json(), "methods": None, "data": None}, run.provenance
+
+
+def _title(task: Task, scored: bool) -> str:
+    """What a task is called, and the metric of its rows if they are scores."""
+    if not scored:
+        return f"{task.title} ({task.name})"
     metric = metrics_for(task)[0]
-    direction = "" if metric.higher_is_better else ", lower is better"
+    direction = "" if metric.higher_is_better else ", lower is better, differences: positive is better"
     return f"{task.title} ({task.name}), {metric.title}{direction}"
 
 
-def _expected(seconds: float) -> str:
-    if seconds < 1:
+def _expected(seconds: float | None) -> str:
+    if seconds is None:
         return "Everything is there: a few seconds."
     return (
         f"Expected time: about {_clock(seconds)} (from a short trial here; what is done is not done again)."

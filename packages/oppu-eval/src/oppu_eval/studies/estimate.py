@@ -103,15 +103,16 @@ def trial(work: VariantWork, device: str) -> tuple[float, float, float]:
 
 def expected_seconds(
     runs: Sequence[tuple[Run, Sequence[Job]]], codec: Any, device: str, tokens: float = 0
-) -> float:
-    """How long what is missing of these runs, and training on so many more tokens, will take."""
+) -> float | None:
+    """How long what is missing of these runs, and training on so many more tokens, will take; None where
+    nothing is."""
     todo, work = missing(runs, codec)
     if work is None and tokens:
         with contextlib.closing(Store(runs[0][0].store_path)) as store:
             quiet = Watch(Console(quiet=True))
             work = next(variant_works(runs[0][0], store, quiet, device, 1))
     if work is None:
-        return 0.0
+        return None
     token, prompt, load = trial(work, device)
     return (todo.tokens + tokens) * token + todo.prompts * prompt + todo.loads * load
 

@@ -18,6 +18,7 @@ from oppu_eval.studies.result import Picture, Result, Table
 from oppu_eval.studies.settings import (
     Cells,
     each,
+    named,
     setting_columns,
     setting_panel,
     setting_rows,
@@ -143,4 +144,4 @@ def _finding(task: str, metric: Metric, cells: Cells, seed: int) -> str:
                 parts.append(
                     f"{method} {told(change.delta, change.ci95)} with the {side} alone ({sure(change.ci95)})"
                 )
-    return f"{task}, {metric.title} against both sides: {'; '.join(parts)}."
+    return f"{task}, {named(metric)} against both sides: {'; '.join(parts)}."

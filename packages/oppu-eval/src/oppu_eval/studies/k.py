@@ -11,9 +11,9 @@ from oppu_eval.metrics import Metric, metrics_for
 from oppu_eval.paper import paper_value
 from oppu_eval.significance import combined, generator
 from oppu_eval.studies.ground import Done, Ground, Work
-from oppu_eval.studies.picture import READING, draw_settings
+from oppu_eval.studies.picture import draw_settings
 from oppu_eval.studies.result import Picture, Result, Table
-from oppu_eval.studies.settings import Cells, setting_columns, setting_panel, setting_rows, sure, told
+from oppu_eval.studies.settings import Cells, named, setting_columns, setting_panel, setting_rows, sure, told
 from oppu_eval.studies.study import Plain
 
 
@@ -79,7 +79,8 @@ class RetrievedItems(Plain):
         picture = Picture(
             "k",
             "Score against the number of retrieved items, without and with the adapter",
-            f"More items in the prompt, from left to right. {READING}",
+            "More items in the prompt, from left to right. Filled markers have the personal adapter, open "
+            "ones do not. Whiskers are 95 % intervals over users.",
             draw_settings(panels, "retrieved items in the prompt (k)"),
         )
         notes = [
@@ -108,7 +109,7 @@ class RetrievedItems(Plain):
         ]
         retrieval = metric.sign * (many_plain.value - few_plain.value)
         return (
-            f"{task}: from k={ends[0]} to k={ends[1]} {metric.title} without adapters changes by "
+            f"{task}: from k={ends[0]} to k={ends[1]} {named(metric)} without adapters gains "
             f"{told(retrieval, None)}; the adapter adds {told(gains[0], None)} at k={ends[0]} and "
             f"{told(gains[1], None)} at k={ends[1]}: a change of {told(change, interval)}; {sure(interval)}."
         )

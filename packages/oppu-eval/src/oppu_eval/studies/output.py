@@ -82,7 +82,10 @@ def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
 def described(facts: Mapping[str, Any]) -> str:
     """In a line: seed, settings and versions."""
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
-    return f"Seed {facts['seed']}, settings {facts['settings']}, {versions}."
+    data = ", ".join(facts["data"])
+    return (
+        f"Data {data}; base {facts['base']}; seed {facts['seed']}, settings {facts['settings']}, {versions}."
+    )
 
 
 def facts_of(runs: Mapping[str, Any], seed: int, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -93,7 +96,20 @@ def facts_of(runs: Mapping[str, Any], seed: int, options: Mapping[str, Any]) -> 
     }
     plain = {name: {k: v for k, v in run.items() if k != "versions"} for name, run in runs.items()}
     settings = content_id({"runs": plain, "options": dict(options)})[:12]
-    return {"seed": seed, "settings": settings, "versions": versions, "runs": dict(runs)}
+    configs = [run["config"] for run in runs.values()]
+    return {
+        "seed": seed,
+        "settings": settings,
+        "versions": versions,
+        "data": sorted({folder for config in configs for folder in config["data"].values()}),
+        "base": _base_name(configs[0]["model"]),
+        "runs": dict(runs),
+    }
+
+
+def _base_name(model: str) -> str:
+    """A base's name, of a folder its last part: where it lies says nothing of what it is."""
+    return Path(model).name if Path(model).is_absolute() else model
 
 
 def table_csv(table: Table, facts: Mapping[str, Any]) -> str:
@@ -159,13 +175,26 @@ def grouped(table: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
     return groups
 
 
+def group_title(values: Mapping[str, Any], group: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    """What stands above a group's rows; how many users, where it is the same for all of them."""
+    title = str(values["titles"].get(group, group))
+    return f"{title}, {rows[0]['users']:,} users" if _alike(rows) else title
+
+
+def _alike(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether there is a number of users, and it is the same for all rows."""
+    users = {row.get("users") for row in rows}
+    return len(users) == 1 and None not in users
+
+
 def shown_columns(table: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The columns that people are shown, without the group's own and those that are empty in these rows."""
+    """The columns that people are shown, without those that say the same, or nothing, in all these rows."""
     return [
         column
         for column in table["columns"]
         if column["shown"]
         and column["name"] != table["group"]
+        and not (column["name"] == "users" and _alike(rows))
         and any(row[column["name"]] is not None for row in rows)
     ]
 
@@ -199,7 +228,7 @@ def terminal(values: Mapping[str, Any]) -> RenderableType:
     """A study (``study.json``) for the terminal: what it says, its table, its notes."""
     parts: list[RenderableType] = [Text(values["title"], style="bold"), Text(values["question"] + "\n")]
     for group, rows in grouped(values["table"]).items():
-        title = Text(values["titles"].get(group, group), style="bold")
+        title = Text(group_title(values, group, rows), style="bold")
         table = RichTable(
             title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False
         )
@@ -240,9 +269,9 @@ def study_views(folder: Path, root: Path) -> list[dict[str, Any]]:
     for file in files:
         try:
             views.append(_view(read_json(file), file.parent, root))
-        except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
+        except (DataError, KeyError, TypeError, ValueError, AttributeError, OSError) as error:
             raise DataError(
-                f"{file} cannot be shown ({error!r}). Run `oppu study {file.parent.name} …` again, or remove "
+                f"{file} cannot be shown ({error}). Run `oppu study {file.parent.name} …` again, or remove "
                 f"{file.parent}."
             ) from error
     return views
@@ -255,7 +284,7 @@ def _view(values: Mapping[str, Any], folder: Path, root: Path) -> dict[str, Any]
         raise ValueError(f"its format is {values['format']}, this version reads {FORMAT}")
     groups = [
         {
-            "title": values["titles"].get(group, group),
+            "title": group_title(values, group, rows),
             "columns": [first for first, *_ in columns],
             "rows": [[cell(column, row) for column in columns] for row in rows],
         }

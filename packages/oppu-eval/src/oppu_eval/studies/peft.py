@@ -18,7 +18,7 @@ from oppu_eval.studies.ground import Done, Ground, Work
 from oppu_eval.studies.picture import Panel, Series, draw_settings
 from oppu_eval.studies.result import Column, Picture, Result, Table
 from oppu_eval.studies.scoring import COUNT_COLUMNS, VALUE_COLUMNS, difference, difference_columns
-from oppu_eval.studies.settings import sure, told
+from oppu_eval.studies.settings import named, sure, told
 from oppu_eval.studies.study import Plain
 
 PEFT: Mapping[Peft, str] = {"lora": "LoRA", "ia3": "(IA)³", "prompt_tuning": "prompt tuning"}
@@ -82,7 +82,7 @@ class PeftMethods(Plain):
                     if change and not number:
                         findings.append(
                             f"{task}: {PEFT[peft]} against LoRA {told(change.delta, change.ci95)} "
-                            f"{metric.title} ({sure(change.ci95)})."
+                            f"{named(metric)} ({sure(change.ci95)})."
                         )
             panels.append(_panel(about, [row for row in rows if row["task"] == task and row["shown"]]))
         columns = [
@@ -102,9 +102,9 @@ class PeftMethods(Plain):
         ]
         picture = Picture(
             "peft",
-            "Score of each kind of adapter, with its size and the time that a user takes",
+            "Score of each kind of adapter, with its size",
             "The dotted line is the task base without an adapter. Whiskers are 95 % intervals over users.",
-            draw_settings(panels, "kind of adapter, its file, seconds of training a user", joined=False),
+            draw_settings(panels, "kind of adapter, and its file", joined=False),
         )
         notes = [
             "Learning rates are each kind’s own (docs/presets.md); epochs and batches are the same. Seconds "
@@ -141,9 +141,7 @@ def _panel(task: Task, rows: Sequence[Mapping[str, Any]]) -> Panel:
     """The kinds side by side; what they cost is in their names."""
     metric = metrics_for(task)[0]
     kinds = {
-        row["peft"]: f"{row['kind']}\n{row['bytes'] / 1000:.0f} kB, {row['seconds']:.2g} s"
-        for row in rows
-        if row["peft"] in PEFT
+        row["peft"]: f"{row['kind']}\n{row['bytes'] / 1000:.0f} kB" for row in rows if row["peft"] in PEFT
     }
     values = [(row["value"], row["ci95"]) for row in rows if row["peft"] in kinds]
     plain = next((row["value"] for row in rows if row["peft"] == "none"), None)

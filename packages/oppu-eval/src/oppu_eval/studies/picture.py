@@ -14,9 +14,11 @@ from oppu_core.prompts import parse_method
 from oppu_eval.drawing import ACCENT, GRID, INK, MUTED, PAPER, heading, make_panels
 
 READING = (
-    "Filled markers on full lines have the personal adapter, open ones do not. Whiskers are 95 % intervals "
-    "over users."
+    "Filled markers have the personal adapter, open ones do not; squares are prompts with retrieved items, "
+    "circles the query alone. Whiskers are 95 % intervals over users."
 )
+_SYMBOLS = {("o", True): "●", ("o", False): "○", ("s", True): "■", ("s", False): "□",
+            ("^", True): "▲", ("^", False): "△", ("D", False): "◇"}  # fmt: skip
 Value = tuple[float, tuple[float, float] | None]  # a score and its interval
 
 
@@ -64,9 +66,9 @@ def draw_settings(panels: Sequence[Panel], x: str, *, joined: bool = True) -> An
     """
     names = [series.label for panel in panels for series in panel.series]
     names += [panel.level[0] for panel in panels if panel.level]
-    right = 0.25 + 0.072 * max(map(len, names))
+    right = 0.45 + 0.072 * max(map(len, names))
     figure, axes = make_panels(
-        len(panels), 3.1, left=0.55, right=right, top=0.4, bottom=0.62, extra=right - 1.0, columns=2
+        len(panels), 3.1, left=0.55, right=right, top=0.4, bottom=0.62, extra=right - 1.2, columns=2
     )
     for one, panel in zip(axes, panels, strict=True):
         _draw(one, panel, x, joined)
@@ -87,6 +89,12 @@ def look(method: str) -> dict[str, Any]:
     }
 
 
+def symbol(method: str) -> str:
+    """A method's marker as a character, for its label."""
+    style = look(method)
+    return _SYMBOLS[style["marker"], style["markerfacecolor"] == style["color"]]
+
+
 def _draw(axes: Any, panel: Panel, x: str, joined: bool) -> None:
     count = len(panel.series)
     ends: dict[str, tuple[float, str]] = {}
@@ -103,11 +111,11 @@ def _draw(axes: Any, panel: Panel, x: str, joined: bool) -> None:
         axes.plot(
             [at for at, *_ in points], [value for _, value, _ in points], markersize=6, linewidth=1.5, **line
         )
-        ends[series.label] = (points[-1][1], style["color"])
+        ends[f"{symbol(series.method)} {series.label}"] = (points[-1][1], style["color"])
     if panel.level:
         name, value = panel.level
         axes.axhline(value, color=MUTED, linewidth=1.1, linestyle=(0, (1, 2)), zorder=0)
-        ends[name] = (value, MUTED)
+        ends[f"··· {name}"] = (value, MUTED)
     axes.set_xlim(-0.5, len(panel.settings) - 0.5)
     axes.set_xticks(range(len(panel.settings)), panel.settings, color=INK)
     axes.margins(y=0.08)

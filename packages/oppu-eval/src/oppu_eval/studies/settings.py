@@ -120,6 +120,11 @@ def each(methods: Sequence[str], settings: Sequence[str]) -> dict[str, dict[str,
     return {method: dict.fromkeys(settings, method) for method in methods}
 
 
+def named(metric: Metric) -> str:
+    """A metric in a sentence about differences, which are positive where they are better."""
+    return metric.title if metric.higher_is_better else f"{metric.title} (positive is better)"
+
+
 def sure(interval: tuple[float, float] | None) -> str:
     """What an interval of a difference says."""
     if interval is None:

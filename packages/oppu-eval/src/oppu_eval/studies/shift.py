@@ -19,7 +19,16 @@ from oppu_eval.studies.ground import Done, Ground, Work
 from oppu_eval.studies.picture import READING, draw_settings
 from oppu_eval.studies.result import Picture, Result, Table
 from oppu_eval.studies.scoring import Scored
-from oppu_eval.studies.settings import Cells, each, setting_columns, setting_panel, setting_rows, sure, told
+from oppu_eval.studies.settings import (
+    Cells,
+    each,
+    named,
+    setting_columns,
+    setting_panel,
+    setting_rows,
+    sure,
+    told,
+)
 from oppu_eval.studies.study import FOUR, Plain
 
 if TYPE_CHECKING:
@@ -212,6 +221,6 @@ def _findings(task: str, metric: Metric, cells: Cells, seed: int) -> list[str]:
                 parts.append(f"{method} {told(change.delta, change.ci95)} ({sure(change.ci95)})")
         if parts:
             findings.append(
-                f"{task}, {metric.title} with {words} items against as many random ones: {'; '.join(parts)}."
+                f"{task}, {named(metric)} with {words} items against as many random ones: {'; '.join(parts)}."
             )
     return findings

@@ -33,6 +33,7 @@ from oppu_eval.studies.result import Column, Picture, Result, Table
 from oppu_eval.studies.similarity_picture import Group, draw
 from oppu_eval.studies.study import Plain
 
+_FEWEST = 6  # users for a correlation over pairs; of three users three pairs say nothing
 PAPER, UPDATE = "A and B (paper)", "update BA"
 
 
@@ -179,7 +180,7 @@ def _row(
     }
     for name, other in (("habits", likeness), ("planted", planted)):
         row[name], row[f"{name}_p"] = None, None
-        if other is not None:
+        if other is not None and len(values) >= _FEWEST:
             r, p = mantel(values, other, generator(seed, task, kind, name))
             row |= {name: _number(r), f"{name}_p": p if math.isfinite(r) else None}
     return row
