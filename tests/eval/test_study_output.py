@@ -216,7 +216,12 @@ def test_study_writes_its_table_numbers_and_pictures(tmp_path: Path) -> None:
     values = read_json(folder / "study.json")
     assert (values["study"], values["title"], values["options"]) == ("k", NINE[3].title, {"k": [0, 1, 2, 4]})
     assert values["provenance"] == {
-        "seed": 7, "settings": facts()["settings"], "runs": RUNS, "data": ["movies-12"], "base": "tiny", "versions": facts()["versions"],
+        "seed": 7,
+        "settings": facts()["settings"],
+        "runs": RUNS,
+        "data": ["movies-12"],
+        "base": "tiny",
+        "versions": facts()["versions"],
     }  # fmt: skip
     assert values["findings"] == [f"{EVIL} is best."]
     assert values["details"] == {"matrix": [[1.0, 0.5]]}
@@ -476,7 +481,7 @@ def test_views_are_relative_to_the_report(tmp_path: Path) -> None:
         "Titles (lamp_4), ROUGE-1, 1,234 users",
     ]
     assert view["groups"][1]["rows"] == [[
-        ("-u", ""), (".750", "[.500, 1.000]"), ("−.250 p=.031*", "[−.500, +.125]"), ("1,234", ""),
+        ("-u", ""), (".750", "[.500, 1.000]"), ("−.250 p=.031*", "[−.500, +.125]"),
         ("12.3 kB", ""), ("1.23", ""), (".400", ""),
     ]]  # fmt: skip
     assert study_views(tmp_path / "nothing", tmp_path) == []
