@@ -190,6 +190,23 @@ STUDIES_OF_A_RUN = {
 }
 
 
+def test_answers_are_taken_over_from_a_run_with_the_same_settings(
+    oppu: Oppu, place: Path, movies: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ground = ["--data", movies.path, "--out", tmp_path / "studies", "--store", place / "store", *QUICK]
+    assert oppu("study", "k", "--k", "0,1", *ground).returncode == 0
+    refuse_work(monkeypatch)
+    result = oppu("study", "cases", *ground)
+    assert result.returncode == 0, result.stderr
+    assert "Everything is there" in result.stderr
+    runs = sorted((tmp_path / "studies" / "runs").iterdir())
+    assert [path.name.rpartition("-")[0] for path in runs] == ["four", "k"]
+    four, k = ({file.name: file.read_bytes() for file in path.glob("*/predictions/*")} for path in runs)
+    assert four == k and len(four) == 4
+    with pytest.raises(AssertionError, match="again"):  # another seed is another run
+        oppu("study", "cases", *ground, "--seed", "1")
+
+
 def test_a_study_of_a_run_takes_its_weights_and_joins_its_report(
     oppu: Oppu, place: Path, four: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -35,12 +35,14 @@ def carry_out(study: Study, ground: Ground, batch_size: int, cohort: str) -> Pat
     with console.status("looking at what there is …"):
         done = {work.label: Done(work, _start(work, ground)) for work in study.works(ground)}
         runs = [(one.run, one.work.jobs) for one in done.values()]
+        for run, jobs in runs:
+            if "answers" in jobs:
+                borrow(run, ground)
         codec = base_codec(ground.config.model)
         seconds = expected_seconds(runs, codec, ground.device, study.own_tokens(ground, done))
     console.print(_expected(seconds))
     start = time.monotonic()
     for run, jobs in runs:
-        borrow(run, ground)
         do_run(run, list(jobs), ground.device, batch_size, cohort=cohort)
     result = study.conclude(ground, done)
     folder = ground.folder / study.name
