@@ -43,7 +43,7 @@ class Missing:
 
 def missing(runs: Sequence[tuple[Run, Sequence[Job]]], codec: Any) -> tuple[Missing, VariantWork | None]:
     """What these runs lack, each training counted once, and the work that has most to do."""
-    todo = Missing()
+    left = Missing()
     most: tuple[float, VariantWork | None] = (0.0, None)
     known: set[str] = set()
     for run, jobs in runs:
@@ -60,12 +60,12 @@ def missing(runs: Sequence[tuple[Run, Sequence[Job]]], codec: Any) -> tuple[Miss
                 answers = work.methods if "answers" in jobs else []
                 prompts = sum(_open_queries(run, work, method.name) for method in answers)
                 if tokens or prompts:
-                    todo.tokens += tokens
-                    todo.prompts += prompts
-                    todo.loads += 1
+                    left.tokens += tokens
+                    left.prompts += prompts
+                    left.loads += 1
                     if most[1] is None or tokens > most[0]:
                         most = tokens, work
-    return todo, most[1]
+    return left, most[1]
 
 
 def trial(work: VariantWork, device: str) -> tuple[float, float, float]:
@@ -106,7 +106,7 @@ def expected_seconds(
 ) -> float | None:
     """How long what is missing of these runs, and training on so many more tokens, will take; None where
     nothing is."""
-    todo, work = missing(runs, codec)
+    left, work = missing(runs, codec)
     if work is None and tokens:
         with contextlib.closing(Store(runs[0][0].store_path)) as store:
             quiet = Watch(Console(quiet=True))
@@ -114,7 +114,7 @@ def expected_seconds(
     if work is None:
         return None
     token, prompt, load = trial(work, device)
-    return (todo.tokens + tokens) * token + todo.prompts * prompt + todo.loads * load
+    return (left.tokens + tokens) * token + left.prompts * prompt + left.loads * load
 
 
 def _has(store: Store, work: VariantWork, user: User, known: set[str]) -> bool:
