@@ -16,6 +16,7 @@ from oppu_eval.studies.similarity import UPDATE, Similarity
 
 Interval = tuple[float, float]
 World = Callable[..., Ground]
+NOTHING = Planted()
 # The effect is one of adapters; without retrieved items a third is to be trained.
 PAIR = ("non_personalized", "oppu_k0")
 
@@ -38,7 +39,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     @functools.cache
     def make(
         task: str,
-        plant: Planted = Planted(),  # noqa: B008 (frozen)
+        plant: Planted = NOTHING,
         users: int = 8,
         history: tuple[int, int] = (40, 50),
     ) -> Ground:

@@ -18,18 +18,9 @@ from oppu_core.prompts import PromptMaker, parse_method
 from oppu_core.retrieval import BM25Retriever, RandomRetriever, RecentRetriever
 from oppu_core.tasks import Task, get_task
 from oppu_eval.drawing import png_bytes, svg_text
-from oppu_eval.studies.case_pages import (
-    Case,
-    Counts,
-    Pair,
-    build,
-    cases_page,
-    choose,
-    draw,
-    habits,
-    table,
-    verdict,
-)
+from oppu_eval.studies.case_choice import Case, Counts, Pair, build, choose, habits, verdict
+from oppu_eval.studies.case_pages import cases_page, table
+from oppu_eval.studies.case_picture import draw
 
 MakeUser = Callable[..., User]
 EVIL = "<script>alert(1)</script>"

@@ -21,16 +21,8 @@ from oppu_core.training.loop import train
 from oppu_core.training.peft_methods import attach
 from oppu_eval.drawing import png_bytes, svg_text
 from oppu_eval.studies import training_times
-from oppu_eval.studies.training_times import (
-    Point,
-    data_words,
-    draw,
-    fit,
-    measure,
-    merged,
-    result,
-    synthetic_user,
-)
+from oppu_eval.studies.cost_lines import draw, fit, merged, result
+from oppu_eval.studies.training_times import Point, data_words, measure, synthetic_user
 
 VOCABULARY = [f"word{number}" for number in range(50)]
 

@@ -10,7 +10,9 @@ from oppu_core.pipeline import prompt_maker
 from oppu_core.prompts import PromptMaker, parse_method
 from oppu_core.runs import Run
 
-from oppu_eval.studies.case_pages import Case, Counts, build, cases_page, draw, table
+from oppu_eval.studies.case_choice import Case, Counts, build
+from oppu_eval.studies.case_pages import cases_page, table
+from oppu_eval.studies.case_picture import draw
 from oppu_eval.studies.ground import Done, Ground, Work
 from oppu_eval.studies.result import Picture, Result
 from oppu_eval.studies.study import FOUR, Plain

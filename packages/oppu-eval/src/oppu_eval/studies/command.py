@@ -119,10 +119,10 @@ def command(name: str, example: str = "") -> Callable[[Callable[..., "Study | li
             parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
             for parameter in (*own.parameters.values(), *common.parameters.values())
         ]
-        signature = inspect.Signature(parameters, return_annotation=None)
-        run_study.__signature__ = signature  # type: ignore[attr-defined]
-        run_study.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-        app.command(name, epilog=f"Example: [bold]oppu study {name}{example}[/bold]")(run_study)
+        shown: Any = run_study
+        shown.__signature__ = inspect.Signature(parameters, return_annotation=None)
+        shown.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        app.command(name, epilog=f"Example: [bold]oppu study {name}{example}[/bold]")(shown)
 
     return add
 

@@ -12,9 +12,10 @@ from oppu_core.progress import Watch
 from oppu_core.store import Store
 from rich.console import Console
 
+from oppu_eval.studies.cost_lines import result
 from oppu_eval.studies.ground import Done, Ground, Work
 from oppu_eval.studies.result import Result
-from oppu_eval.studies.training_times import ITEMS, SIZES, WORDS, Point, data_words, measure, result
+from oppu_eval.studies.training_times import ITEMS, SIZES, WORDS, Point, data_words, measure
 
 _TOKENS_A_WORD, _INSTRUCTION = 1.6, 90  # roughly, for the expected time
 

@@ -1,0 +1,339 @@
+"""Which queries are cases to read, and everything that a reader wants to see of them (Figure 5).
+
+Cases are picked for their difference, so they say nothing about how often an adapter helps; therefore the
+counts over all queries always go with them.
+"""
+
+import collections
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from oppu_core.data.types import HistoryItem, Query, User
+from oppu_core.files import content_id
+from oppu_core.profiles import compute_profile
+from oppu_core.prompts import PromptMaker, parse_method
+from oppu_core.tasks import Kind, Task
+
+from oppu_eval.evaluate import Predictions, method_order, queries_with_gold, same_prompt
+from oppu_eval.examples import query_text
+from oppu_eval.metrics import metrics_for
+from oppu_eval.table import number
+
+_LATEST = 4  # items of a user that a page shows
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """In how many of all queries a personal method was better, equal and worse than its prompt alone."""
+
+    method: str
+    baseline: str
+    better: int
+    equal: int
+    worse: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Counts:
+    """What holds for all queries of a task, not for the chosen ones only.
+
+    Attributes:
+        title: The task's.
+        metric: What a person calls the score.
+        queries: With a gold answer.
+        users: Who asked them.
+        alike: Queries on which all methods have the same score.
+        pairs: One for each personal method whose prompt was also answered without the adapter.
+    """
+
+    title: str
+    metric: str
+    queries: int
+    users: int
+    alike: int
+    pairs: tuple[Pair, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+    """A query and how every method fared on it.
+
+    Attributes:
+        user: Whose query.
+        query: One with a gold answer.
+        scores: {method: primary metric on this query alone}, in the order of the paper's Table 1.
+        gains: {(personal method, the same prompt's without adapter): difference, positive is better}.
+        spread: The distance between the best and the worst score.
+    """
+
+    user: User
+    query: Query
+    scores: Mapping[str, float]
+    gains: Mapping[tuple[str, str], float]
+    spread: float
+
+    @property
+    def pair(self) -> tuple[str, str] | None:
+        """The pair with the largest gain in absolute value; the first among equals, None where none is."""
+        return max(self.gains, key=lambda pair: abs(self.gains[pair]), default=None)
+
+    @property
+    def gain(self) -> float:
+        """That pair's gain; 0 where there is no pair."""
+        return self.gains[self.pair] if self.pair else 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Habits:
+    """What a user's training history shows.
+
+    Attributes:
+        items: How many there are.
+        labels: Every label and how often the user gave it, the most frequent first; empty for other tasks.
+        profile: The computed profile; for tasks without labels in the history.
+        mean_words: Of the user's texts; for the same tasks.
+        latest: The latest items (for the same tasks the user's texts alone), the last one first.
+    """
+
+    items: int
+    labels: tuple[tuple[str, int], ...]
+    profile: str
+    mean_words: float | None
+    latest: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """A method's answer to a case, and what it was asked.
+
+    Attributes:
+        method: e.g. ``oppu_rag_k1``.
+        answer: As written.
+        score: The primary metric on this query alone.
+        prompt: The exact text in front of the answer.
+        retrieved: The items in the prompt, a line each.
+        profile: The profile in the prompt, or nothing.
+    """
+
+    method: str
+    answer: str
+    score: float
+    prompt: str
+    retrieved: tuple[str, ...]
+    profile: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A chosen query with everything that its page shows; texts and ids are users' own, hence untrusted.
+
+    Attributes:
+        task: The task's name.
+        kind: The task's kind; decides how scores are said.
+        user_id: Whose query.
+        query_id: Which one.
+        query: Its text.
+        gold: What the user answered.
+        spread: See :class:`Chosen`.
+        gain: See :class:`Chosen`.
+        why: Why it was chosen, a sentence.
+        asked: One for each method that has answered, in the order of the paper's Table 1.
+        habits: The user's.
+    """
+
+    task: str
+    kind: Kind
+    user_id: str
+    query_id: str
+    query: str
+    gold: str
+    spread: float
+    gain: float
+    why: str
+    asked: tuple[Asked, ...]
+    habits: Habits
+
+
+def choose(
+    task: Task, users: Sequence[User], predictions: Predictions, *, cases: int = 8
+) -> tuple[list[Chosen], Counts]:
+    """The queries on which the methods differ most, and counts over all queries.
+
+    Queries rank by the absolute gain of the adapter, then by the spread over all methods, then by a hash, so
+    that the choice among equals is arbitrary and repeatable. Half of the cases are such that the adapter
+    helps, half such that it harms, as far as there are any; nobody is shown twice while there are others
+    for whom it does either. Only then come queries on which the methods differ for other reasons.
+
+    Args:
+        task: The task that was answered.
+        users: Whose queries.
+        predictions: {method: {(user id, query id): answer}}; users whom a method lacks count for the others.
+        cases: How many, at most; queries on which all methods score the same are never chosen.
+
+    Returns:
+        The cases where adapters help, those where they harm, those where other things matter; the counts.
+
+    Raises:
+        DataError: the queries cannot be scored, see :func:`oppu_eval.evaluate.queries_with_gold`.
+    """
+    metric = metrics_for(task)[0]
+    methods = sorted(predictions, key=method_order)
+    pairs = [(method, base) for method in methods if (base := same_prompt(method)) in methods and base]
+    scored = queries_with_gold(task, users)
+    everything = []
+    for user in users:
+        for query in scored.get(user.user_id, ()):
+            key = user.user_id, query.id
+            scores = {
+                method: metric.score([predictions[method][key]], [query.gold or ""])
+                for method in methods
+                if key in predictions[method]
+            }
+            # Rounded, because sums in another order are no difference; + 0.0, because -0.0 is none either.
+            gains = {
+                (method, base): round(metric.sign * (scores[method] - scores[base]), 9) + 0.0
+                for method, base in pairs
+                if method in scores and base in scores
+            }
+            spread = round(max(scores.values()) - min(scores.values()), 9) if scores else 0.0
+            everything.append(Chosen(user, query, scores, gains, spread))
+    counts = Counts(
+        title=task.title,
+        metric=metric.title,
+        queries=len(everything),
+        users=len(scored),
+        alike=sum(one.spread == 0 for one in everything),
+        pairs=tuple(
+            _pair(pair, [one.gains[pair] for one in everything if pair in one.gains]) for pair in pairs
+        ),
+    )
+    return _pick([one for one in everything if one.spread], cases), counts
+
+
+def _pair(pair: tuple[str, str], gains: Sequence[float]) -> Pair:
+    better, worse = sum(gain > 0 for gain in gains), sum(gain < 0 for gain in gains)
+    return Pair(*pair, better, len(gains) - better - worse, worse)
+
+
+def _pick(candidates: Sequence[Chosen], cases: int) -> list[Chosen]:
+    """Case by case: users who have none yet first, then a side that lacks its half, then the rank."""
+    ranked = sorted(
+        candidates,
+        key=lambda one: (-abs(one.gain), -one.spread, content_id([one.user.user_id, one.query.id])),
+    )
+    # The side that fewer users can stand for chooses first, or the other one might take its users.
+    users_of_sides = {(one.user.user_id, one.gain > 0) for one in ranked if one.gain}
+    supply = collections.Counter(helps for _, helps in users_of_sides)
+    of_user: collections.Counter[str] = collections.Counter()
+    of_side: collections.Counter[bool] = collections.Counter()
+    picked: list[Chosen] = []
+
+    def order(one: Chosen) -> tuple[Any, ...]:
+        helps = one.gain > 0
+        return one.gain == 0, of_user[one.user.user_id], 2 * of_side[helps] >= cases, supply[helps]
+
+    while ranked and len(picked) < cases:
+        best = ranked.pop(min(range(len(ranked)), key=lambda index: order(ranked[index])))
+        of_user[best.user.user_id] += 1
+        of_side[best.gain > 0] += 1
+        picked.append(best)
+    return sorted(picked, key=lambda one: (one.gain <= 0, one.gain == 0, -abs(one.gain)))
+
+
+def habits(task: Task, user: User) -> Habits:
+    """What the history that personal training may see says about a user."""
+    history = user.training_history
+    latest = history[: -_LATEST - 1 : -1]
+    if task.labels and task.output_field:
+        counts = collections.Counter(item.fields[task.output_field].strip() for item in history)
+        labels = sorted(dict.fromkeys([*task.labels, *counts]), key=lambda label: -counts[label])
+        lines = tuple(_line(task, item) for item in latest)
+        return Habits(len(history), tuple((label, counts[label]) for label in labels), "", None, lines)
+    texts = [text for item in history if (text := item.fields[task.text_field].strip())]
+    words = sum(len(text.split()) for text in texts) / len(texts) if texts else None
+    return Habits(len(history), (), compute_profile(task, history), words, tuple(texts[: -_LATEST - 1 : -1]))
+
+
+def _line(task: Task, item: HistoryItem) -> str:
+    """An item on one line, as prompts show it."""
+    return " ".join(task.history_line(item.fields).split())
+
+
+def build(
+    task: Task,
+    users: Sequence[User],
+    predictions: Predictions,
+    maker_of: Callable[[str], PromptMaker],
+    profile_of: Callable[[User], str],
+    *,
+    cases: int = 8,
+) -> tuple[list[Case], Counts]:
+    """The chosen queries with everything that a reader wants to see, and counts over all queries.
+
+    Args:
+        task: The task that was answered.
+        users: Whose queries.
+        predictions: {method: {(user id, query id): answer}}.
+        maker_of: What made a method's prompts. A personal prompt may have to leave room for the adapter's
+            own tokens (:meth:`oppu_core.pipeline.VariantWork.with_adapter`).
+        profile_of: A user's profile text.
+        cases: How many, at most.
+
+    Raises:
+        ConfigError: a method's name cannot be read.
+        DataError: the queries cannot be scored.
+    """
+    chosen, counts = choose(task, users, predictions, cases=cases)
+    return [_case(task, one, predictions, maker_of, profile_of, counts.metric) for one in chosen], counts
+
+
+def _case(
+    task: Task,
+    one: Chosen,
+    predictions: Predictions,
+    maker_of: Callable[[str], PromptMaker],
+    profile_of: Callable[[User], str],
+    metric: str,
+) -> Case:
+    user, query = one.user, one.query
+    user_profile = profile_of(user)
+    asked = []
+    for method, score in one.scores.items():
+        prompt = maker_of(method).query_prompt(parse_method(method), user, query, user_profile)
+        retrieved = tuple(_line(task, item) for item in prompt.retrieved)
+        answer = predictions[method][user.user_id, query.id]
+        asked.append(Asked(method, answer, score, prompt.text, retrieved, prompt.profile))
+    return Case(
+        task=task.name,
+        kind=task.kind,
+        user_id=user.user_id,
+        query_id=query.id,
+        query=query_text(task, query),
+        gold=(query.gold or "").strip(),
+        spread=one.spread,
+        gain=one.gain,
+        why=_why(task.kind, one, metric),
+        asked=tuple(asked),
+        habits=habits(task, user),
+    )
+
+
+def verdict(kind: Kind, score: float) -> str:
+    """A score on one query in words: ``right``, ``wrong``, ``off by 2``, or the number where texts differ."""
+    if kind == "classification":
+        return "right" if score else "wrong"
+    if kind == "rating":
+        return f"off by {score:g}" if score else "right"
+    return number(score)
+
+
+def _why(kind: Kind, one: Chosen, metric: str) -> str:
+    if one.pair is None or not one.gain:
+        return "The methods differ, and not because of an adapter."
+    said = ", ".join(f"{method} {verdict(kind, one.scores[method])}" for method in one.pair)
+    unit = f" ({metric})" if kind == "generation" else ""
+    word = "helps" if one.gain > 0 else "harms"
+    if len(one.gains) > 1:
+        word += f" with {sum(gain * one.gain > 0 for gain in one.gains.values())} of {len(one.gains)} prompts"
+    return f"The adapter {word}: {said}{unit}."
