@@ -5,6 +5,7 @@ of the authors' code); a person's own task is a file of the same form (docs/own-
 """
 
 import dataclasses
+import decimal
 import difflib
 import functools
 import re
@@ -16,9 +17,11 @@ from typing import Any, Literal, NoReturn, get_args
 
 from oppu_core.errors import ConfigError
 from oppu_core.files import content_id
+from oppu_core.texts import as_number, label_key, normal
 
 Kind = Literal["classification", "rating", "generation"]
 ProfileKind = Literal["most_frequent_answer", "style", "topics", "usual_scores"]
+Words = Literal["official", "script"]
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 # What neither prompts nor training examples are made from: a new title is no reason to train again.
@@ -69,11 +72,13 @@ class Task:
             whose fields an item has.
         profile: The computed profile (a name in :data:`oppu_core.profiles.PROFILES`).
         profile_prompt: The instruction for a profile written by a language model (Appendix I).
-        max_answer_tokens: How many tokens an answer may have.
+        max_answer_tokens: How many tokens an answer may have; more where a label needs more.
         lamp_ids: Names in LaMP label and prediction files; the first is the official one.
         paper_id: The name in the paper's tables.
         release_name: The folder in the authors' release.
         official_folder: The folder on LaMP's official host; empty for an own task.
+        words: What a word is to BM25 and ROUGE: ``official``, as in the authors' code and LaMP's scorer
+            (between spaces; of a-z and 0-9), or ``script``, as in :func:`oppu_core.texts.script_words`.
     """
 
     name: str
@@ -99,6 +104,7 @@ class Task:
     paper_id: str = ""
     release_name: str = ""
     official_folder: str = ""
+    words: str = "official"
 
     def __post_init__(self) -> None:
         """Fill in what was left out, and check the rest, so that a slip in the data fails at once."""
@@ -110,10 +116,13 @@ class Task:
             self._refuse("input_fields is empty; a query needs a field")
         if (self.kind == "generation") == bool(self.labels):
             self._refuse("classification and rating need labels, generation has none")
-        if len(set(self.labels)) < len(self.labels) or not all(label.strip() for label in self.labels):
+        object.__setattr__(self, "labels", tuple(map(normal, self.labels)))
+        if len(self._labels) < len(self.labels) or not all(self._labels):
             self._refuse("labels must differ and must not be empty")
-        if self.kind == "rating" and not all(_is_number(label) for label in self.labels):
+        if self.kind == "rating" and None in map(as_number, self.labels):
             self._refuse("the labels of a rating are numbers")
+        if self.words not in get_args(Words):
+            self._refuse(f"words is {self.words!r}; it must be one of {', '.join(get_args(Words))}")
         for name, value in self._defaults().items():
             if not getattr(self, name):
                 object.__setattr__(self, name, value)
@@ -194,7 +203,35 @@ class Task:
     @property
     def fingerprint(self) -> str:
         """The sha256 of everything that prompts and examples are made from."""
-        return content_id({k: v for k, v in dataclasses.asdict(self).items() if k not in _ABOUT})
+        about = (
+            (*_ABOUT, "words") if self.words == "official" else _ABOUT
+        )  # as it was before there was a choice
+        return content_id({k: v for k, v in dataclasses.asdict(self).items() if k not in about})
+
+    @functools.cached_property
+    def _labels(self) -> Mapping[str, str]:
+        return {label_key(label): label for label in self.labels}
+
+    @functools.cached_property
+    def _numbers(self) -> Mapping[decimal.Decimal, str | None]:
+        """Labels that are numbers, by value; None where several have one."""
+        numbers: dict[decimal.Decimal, str | None] = {}
+        for label in self.labels:
+            if (number := as_number(label)) is not None:
+                numbers[number] = None if number in numbers else label
+        return numbers
+
+    def label_of(self, text: str) -> str | None:
+        """The label that a text is, whatever its white space, Unicode form and zeros; None for none."""
+        key = label_key(text)
+        if key in self._labels or not self._numbers:
+            return self._labels.get(key)
+        number = as_number(key)
+        return None if number is None else self._numbers.get(number)
+
+    def answer_of(self, text: str) -> str:
+        """A text as an answer is trained on and compared: the label that it is, else in its normal form."""
+        return self.label_of(text) or normal(text)
 
     def query_text(self, fields: Mapping[str, str]) -> str:
         """The query as it stands in the prompt, behind the instruction."""
@@ -227,13 +264,6 @@ def _fields_of(template: str) -> set[str]:
     if any(form or conversion for _, _, form, conversion in parts):
         raise ValueError("between the braces stands the name of a field alone")
     return {str(name) for _, name, _, _ in parts}
-
-
-def _is_number(text: str) -> bool:
-    try:
-        return abs(float(text)) < float("inf")
-    except ValueError:
-        return False
 
 
 def task_from(values: Mapping[str, Any], where: str) -> Task:

@@ -5,30 +5,51 @@ by user on the disk; a user's latest ones become the queries.
 """
 
 import collections
-import datetime
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from oppu_core.data.event_rows import FORMATS, read_rows
 from oppu_core.data.lamp_files import detect_task
-from oppu_core.data.reading import ISO_DATE, Intake, OnProgress, as_fields, as_id, as_text, described
+from oppu_core.data.moments import Moment, is_counter, moment, unix_time, unix_unit, why_no_time
+from oppu_core.data.reading import (
+    MISSING,
+    Intake,
+    OnProgress,
+    as_answer,
+    as_fields,
+    as_history,
+    as_text,
+    as_user_id,
+    described,
+    newest_first,
+)
 from oppu_core.data.rejects import Place, Rejects, Unusable
 from oppu_core.data.rows import shown
 from oppu_core.data.spill import Spill, longest
 from oppu_core.data.types import HistoryItem, Query, Split, User
 from oppu_core.errors import DataError
 from oppu_core.tasks import Task
+from oppu_core.texts import number_text
 
 # The last fifth of a user's events are queries, at least one and at most this many.
 MOST_QUERIES: Mapping[Split, int] = {"test": 20, "others": 3}
 
-_NUMBER = re.compile(r"[+-]?\d{1,18}(\.\d{1,18})?([eE][+-]?\d{1,2})?")
 _SAMPLED = 1_000
-_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
-_UNIT = datetime.timedelta(microseconds=1)
+_DECIMAL_ID = re.compile(
+    r"\d+\.0+"
+)  # a table program's: where an id is missing, it makes all of them decimals
+# How times are read: as dates, as Unix times, or as numbers that say an order alone.
+_TIMES: dict[str, Callable[[str], Moment | bool | None]] = {
+    "an ISO date": moment,
+    "a Unix time": unix_time,
+    "a number": is_counter,
+}
+_UNIT_NAMES = ("seconds", "milliseconds", "microseconds", "nanoseconds")
+_DAY = 86_400 * 10**6
 
 
 class Events:
@@ -56,6 +77,9 @@ class Events:
         self._path, self._test_users, self._queries = path, test_users, queries
         self.source: dict[str, Any] = {"kind": "events"}
         self.notes: list[str] = []
+        self._now = time.time_ns() // 1000
+        self._units: collections.Counter[int] = collections.Counter()
+        self._future, self._latest, self._decimal_ids = 0, "", 0
         columns = self._look()
         # Of a line with a slip in a name there are few.
         usual = {name for name, rows in columns.items() if 2 * rows > max(columns.values())}
@@ -75,7 +99,7 @@ class Events:
             ) from None
 
     def _look(self) -> collections.Counter[str]:
-        """The columns of the first rows, and how many have them; tells times that are numbers from dates."""
+        """The columns of the first rows, and how many have them; tells the form of the times."""
         readable: list[dict[str, Any]] = []
         why = ""
         for number, row in itertools.islice(read_rows(self._path, lambda _: None), _SAMPLED):
@@ -84,7 +108,7 @@ class Events:
             else:
                 readable.append(row)
         times = [time for row in readable if isinstance(time := row.get("time"), str) and time]
-        self._numeric = 2 * sum(_NUMBER.fullmatch(time) is not None for time in times) > len(times)
+        self._form = max(_TIMES, key=lambda form: sum(bool(_TIMES[form](time)) for time in times))
         if not any(readable):
             raise DataError(f"{self._path} has no usable row{why}. Is it a table of events?")
         return collections.Counter(name for row in readable for name in row)
@@ -101,14 +125,20 @@ class Events:
         Raises:
             Unusable: something is missing or empty.
         """
-        record = {name: value for name, value in row.items() if value not in (None, "")}
-        user_id, time = as_id(record, "user_id"), as_text(record, "time")
+        record = {name: value for name, value in row.items() if value not in (None, "", "\\N", "<NA>")}
+        user_id, when = as_user_id(record), as_text(record, "time")
+        if _DECIMAL_ID.fullmatch(user_id):
+            user_id = number_text(user_id)
+            self._decimal_ids += 1
+        if when in MISSING:
+            raise Unusable("time is missing", shown(when))
         if self.task.output_field is None:
             asked = _named(record, self.task.input_fields, {self.task.long_field: "input"})
             if asked.keys() == set(self.task.input_fields) and "output" in record:
-                return user_id, time, as_fields(asked, asked), as_text(record, "output")
+                gold = as_answer(self.task, as_text(record, "output"), "output")
+                return user_id, when, as_fields(asked, asked), gold
         named = _named(record, self.task.history_fields, self._aliases)
-        return user_id, time, as_fields(named, self.task.history_fields, self.task.optional_fields), None
+        return user_id, when, as_history(self.task, named), None
 
     def users(self, scratch: Path, rejects: Rejects, on_progress: OnProgress) -> Iterator[User]:
         """Yield every user, events in the order of time (of one time: of the file).
@@ -121,7 +151,7 @@ class Events:
         gathered = self._gather(scratch, rejects, on_progress)
         lengths = ((user_id, len(rows or [])) for user_id, rows in gathered.users())
         chosen = longest(lengths, self._test_users)
-        intake = Intake(self.task, rejects)
+        intake = self.intake = Intake(self.task, rejects)
         for user_id, rows in gathered.users():
             place = Place(self._path, rows[0][0] if rows else None, user_id)
             split: Split = "test" if user_id in chosen else "others"
@@ -131,6 +161,22 @@ class Events:
                 yield intake.user(place, split, *self._cut(rows, split))
             except Unusable as problem:
                 rejects.add(place, "user", problem, {"user_id": user_id, "events": len(rows or [])})
+        self.notes += [*intake.notes(), *self._notes()]
+
+    def _notes(self) -> Iterator[str]:
+        """What was odd about times and ids."""
+        if len(self._units) > 1:
+            units = " and ".join(
+                f"{_UNIT_NAMES[unit]} ({count:,})" for unit, count in self._units.most_common()
+            )
+            yield f"The Unix times are in {units}; each was read in the unit that its size tells."
+        if self._future:
+            yield (
+                f"{self._future:,} events lie in the future, up to {self._latest}: correct them if these are "
+                "no real times, since the latest events of a user become queries."
+            )
+        if self._decimal_ids:
+            yield f"{self._decimal_ids:,} rows have a user_id such as 123.0, which is read as 123."
 
     def _gather(self, scratch: Path, rejects: Rejects, on_progress: OnProgress) -> Spill:
         """Rows by user: (number, key to sort by, date, fields, gold)."""
@@ -158,35 +204,39 @@ class Events:
         return rows
 
     def _moment(self, text: str) -> tuple[float, str | None]:
-        """What to sort by, and the ISO date (times in UTC)."""
-        if self._numeric:
-            if not _NUMBER.fullmatch(text):
-                raise Unusable("time is not a number as in the first rows", shown(text))
-            return (int(text) if text.lstrip("+-").isdecimal() else float(text)), None
-        try:
-            if not ISO_DATE.fullmatch(text):
-                raise ValueError(text)
-            moment = datetime.datetime.fromisoformat(text + "-01-01"[len(text) - 4 :])
-            moment = (moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)).astimezone(
-                datetime.UTC
-            )
-        except (ValueError, OverflowError):
-            raise Unusable("time is not an ISO date as in the first rows", shown(text)) from None
-        return (moment - _EPOCH) // _UNIT, text if len(text) <= 10 else moment.isoformat()
+        """What to sort by, and the date or the time in UTC; None where times are numbers without a date."""
+        read = _TIMES[self._form](text)
+        if not read:
+            problem = shown(text) + why_no_time(text)
+            raise Unusable(f"time is not {self._form} as in the first rows", problem)
+        if not isinstance(read, Moment):
+            return float(text), None
+        if not read.plausible:
+            raise Unusable("time is no plausible date", shown(text))
+        if self._form == "a Unix time":
+            self._units[unix_unit(text)] += 1
+        if read.at > self._now + _DAY:
+            self._future += 1
+            self._latest = max(self._latest, read.text)
+        return read.at, read.text
 
     def _cut(self, rows: list[Any], split: Split) -> tuple[list[HistoryItem], list[Query]]:
+        if newest_first([row[2] for row in rows]):
+            rows.reverse()
+            self.intake.turned += 1
         rows.sort(key=lambda row: row[1])
         history: list[HistoryItem] = []
         queries: list[Query] = []
         first = len(rows) - self._query_count(len(rows), split)
         for place, (number, _, date, fields, gold) in enumerate(rows):
             if gold is not None:
-                queries.append(Query(str(number), fields, gold, len(history)))
+                queries.append(Query(str(number), fields, gold, len(history), date=date))
             elif place < first or self.task.output_field is None:
                 history.append(HistoryItem(str(number), fields, date))
             else:
                 asked = {name: fields[name] for name in self.task.input_fields}
-                queries.append(Query(str(number), asked, fields[self.task.output_field], len(history)))
+                own = fields[self.task.output_field]
+                queries.append(Query(str(number), asked, own, len(history), date=date))
         return history, queries
 
     def _query_count(self, events: int, split: Split) -> int:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from oppu_core.errors import DataError
+from oppu_core.texts import number_text
 
 _WINDOW_BYTES = 1 << 20
 # An error this close to the window's end may only mean that the rest of a token has not been read yet.
@@ -26,10 +27,10 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-# Numbers stay the text they were: ids and scores are strings with us, and 5.0 is the score 5.
+# Numbers become texts: ids and scores are strings with us, and 5.0 is the score 5.
 DECODER = json.JSONDecoder(
     parse_int=str,
-    parse_float=lambda text: text.removesuffix(".0"),
+    parse_float=number_text,
     parse_constant=_no_constant,
 )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from oppu_core.data.json_stream import decode, read_records
-from oppu_core.data.reading import as_id, as_list, as_object, as_text
+from oppu_core.data.reading import as_answer, as_id, as_list, as_object, as_text
 from oppu_core.data.rejects import Place, Rejects, Unusable
 from oppu_core.data.rows import shown
 from oppu_core.errors import DataError
@@ -17,8 +17,8 @@ from oppu_core.tasks import TASKS, Task
 _LOOKED_AT, _SAMPLED = 20, 1_000
 
 
-def read_labels(file: Path, rejects: Rejects) -> dict[str, str]:
-    """The golds of a label file by query id; of two golds for a query the first counts.
+def read_labels(file: Path, rejects: Rejects, task: Task) -> dict[str, str]:
+    """The golds of a label file by query id, as :func:`as_answer`; of two golds for a query the first counts.
 
     Raises:
         DataError: the file cannot be read or has another shape.
@@ -27,7 +27,7 @@ def read_labels(file: Path, rejects: Rejects) -> dict[str, str]:
     for number, value in enumerate(_labels(file)["golds"], 1):
         try:
             gold = as_object(value)
-            query_id, output = as_id(gold, "id"), as_text(gold, "output")
+            query_id, output = as_id(gold, "id"), as_answer(task, as_text(gold, "output"), "output")
             if golds.setdefault(query_id, output) != output:
                 raise Unusable("id has two golds")
         except Unusable as problem:

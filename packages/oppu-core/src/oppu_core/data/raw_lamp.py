@@ -14,7 +14,19 @@ from typing import Any, BinaryIO, Literal
 
 from oppu_core.data.json_stream import decode, read_records
 from oppu_core.data.lamp_files import detect_task, list_in, read_labels, read_lamp_id, sample_records
-from oppu_core.data.reading import Intake, OnProgress, as_id, as_list, as_object, described, digest, id_of
+from oppu_core.data.reading import (
+    Intake,
+    OnProgress,
+    as_id,
+    as_list,
+    as_object,
+    as_user_id,
+    at_of,
+    described,
+    digest,
+    id_of,
+    newest_first,
+)
 from oppu_core.data.rejects import Place, Rejects, Unusable
 from oppu_core.data.spill import Spill, longest
 from oppu_core.data.types import HistoryItem, Query, User
@@ -121,14 +133,14 @@ class RawLamp:
         # The same object: whoever holds it sees it completed.
         self.source.update(files=described([*self._questions.values(), *outputs.values()]))
         self.source.update(queries_that_see_less=0)
-        golds = {split: read_labels(file, rejects) for split, file in outputs.items()}
+        golds = {split: read_labels(file, rejects, self.task) for split, file in outputs.items()}
         places = self._find(scratch, rejects, on_progress)
         if self._test_split:
             chosen = self._users_of(self._test_split, places)
         else:
             lengths = ((key, max(row[-1] for row in rows or [[-1]])) for key, rows in places.users())
             chosen = longest(lengths, self._test_users)
-        intake = Intake(self.task, rejects)
+        intake = self.intake = Intake(self.task, rejects)
         with contextlib.ExitStack() as stack:
             files = {split: stack.enter_context(file.open("rb")) for split, file in self._questions.items()}
             size = sum(file.stat().st_size for file in self._questions.values())
@@ -141,6 +153,7 @@ class RawLamp:
                 if user is not None:
                     answerable += len(user.queries) if user.split == "test" else 0
                     yield user
+        self.notes += intake.notes()
         if less := self.source["queries_that_see_less"]:
             self.notes.append(
                 f"{less:,} queries see less than their own profile: it is no prefix of the user's history."
@@ -195,7 +208,7 @@ class RawLamp:
                     question = as_object(value)
                     question_id = as_id(question, "id")
                     nameless = question.get("user_id") is None
-                    user_id = "" if nameless else as_id(question, "user_id")
+                    user_id = "" if nameless else as_user_id(question)
                     length = len(as_list(question, "profile"))
                     if (known := digest(question_id)) in own:
                         raise Unusable("id occurs twice in the file")
@@ -239,7 +252,11 @@ class RawLamp:
                 asked = {"id": query_id, "input": question.get("input"), "gold": gold}
                 if (query := intake.query(place, asked, 0)) is not None:
                     queries.append((query, len(profiles) - 1))
-            order, seen = merge(profiles, [item.date for item in items])
+            dates = [item.date for item in items]
+            if newest_first([dates[index] for index in max(profiles, key=len, default=[])]):
+                intake.turned += 1
+                profiles = [profile[::-1] for profile in profiles]
+            order, seen = merge(profiles, dates)
             self.source["queries_that_see_less"] += sum(seen[at] < len(profiles[at]) for _, at in queries)
             return intake.user(
                 first,
@@ -299,7 +316,7 @@ def merge(profiles: Sequence[Sequence[int]], dates: Sequence[str | None]) -> tup
         for place, index in enumerate(profile):
             first.setdefault(index, (rank, place))
     dated = all(dates[index] for index in first)
-    order = sorted(first, key=lambda index: (dates[index] or "" if dated else "", *first[index]))
+    order = sorted(first, key=lambda index: (at_of(dates[index] or "") if dated else 0, *first[index]))
     visible = []
     for profile in profiles:
         own = set(profile)

@@ -3,26 +3,32 @@
 The smallest unit is refused: the item, the query, else the user. Knows no file format.
 """
 
+import collections
 import dataclasses
 import hashlib
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import itertools
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from oppu_core.data.moments import any_time, moment, why_no_time
 from oppu_core.data.rejects import Place, Rejects, Unusable
 from oppu_core.data.rows import shown
 from oppu_core.data.types import HistoryItem, Query, Split, User
 from oppu_core.errors import DataError
 from oppu_core.files import file_sha256
 from oppu_core.tasks import Task
+from oppu_core.texts import as_number, number_text, unseen
 
 T = TypeVar("T")
 OnProgress = Callable[[int, int], object]
 
 MAX_ID_CHARS = 1_000
 MAX_TEXT_CHARS = 1_000_000
-ISO_DATE = re.compile(r"\d{4}(-\d\d(-\d\d([T ].*)?)?)?")
+# What stands for nothing in an id or a time: pandas, SQL and Spark write it as text.
+MISSING = (None, "", "nan", "NaN", "None", "NULL", "null", "<NA>", "NaT", "\\N")
+_LOOKED_AT = 10_000  # texts, and characters of each, that tell a script
 _NAMES = {
     dict: "an object", list: "a list", bool: "true or false", type(None): "null", bytes: "bytes",
 }  # fmt: skip
@@ -36,11 +42,13 @@ class Reader(Protocol):
         source: Where the data comes from, for :func:`oppu_core.data.dataset.write_dataset`: `kind`, `files`
             and what the reader counts. Complete when :meth:`users` has run to its end.
         notes: What a person should know of, once :meth:`users` has run to its end.
+        intake: Saw the users, from the start of :meth:`users` on.
     """
 
     task: Task
     source: dict[str, Any]
     notes: list[str]
+    intake: "Intake"
 
     def users(self, scratch: Path, rejects: Rejects, on_progress: OnProgress) -> Iterator[User]:
         """Yield every usable user, in little memory.
@@ -95,35 +103,65 @@ def as_id(record: Mapping[str, Any], name: str) -> str:
     return value
 
 
+def as_user_id(record: Mapping[str, Any]) -> str:
+    """The id of a user; what stands for a missing one would be one giant user."""
+    if record.get("user_id") in MISSING[2:]:
+        raise Unusable("user_id is missing", shown(record["user_id"]))
+    return as_id(record, "user_id")
+
+
 def as_date(record: Mapping[str, Any], name: str = "date") -> str | None:
-    """An ISO date, or None where it is missing, null or empty."""
-    if record.get(name) in (None, ""):
+    """A date or a time in UTC (:class:`oppu_core.data.moments.Moment`), or None where it is missing, null or
+    empty."""
+    if record.get(name) in MISSING:
         return None
-    date = as_text(record, name)
-    if not ISO_DATE.fullmatch(date):
-        raise Unusable(f"{name} is not an ISO date", shown(date))
-    return date
+    text = as_text(record, name)
+    if (date := any_time(text)) is None:
+        raise Unusable(f"{name} is not an ISO date that there is", shown(text) + why_no_time(text))
+    if not date.plausible:
+        raise Unusable(f"{name} is no plausible date", shown(text))
+    return date.text
 
 
 def as_fields(
     record: Mapping[str, Any], names: Iterable[str], optional: Iterable[str] = ()
 ) -> dict[str, str]:
-    """Several fields; the optional ones may be missing, null or empty."""
+    """Several fields in composed Unicode; the optional ones may be missing, null or empty."""
     return {
-        name: "" if name in optional and record.get(name) is None else as_text(record, name, name in optional)
+        name: ""
+        if name in optional and record.get(name) is None
+        else unicodedata.normalize("NFC", as_text(record, name, name in optional))
         for name in names
     }
+
+
+def as_history(task: Task, record: Mapping[str, Any]) -> dict[str, str]:
+    """The fields of a history item, its answer as :func:`as_answer`."""
+    fields = as_fields(record, task.history_fields, task.optional_fields)
+    if task.output_field is not None and fields[task.output_field]:
+        fields[task.output_field] = as_answer(task, fields[task.output_field], task.output_field)
+    return fields
+
+
+def as_answer(task: Task, text: str, name: str) -> str:
+    """An answer: the label that it is (:meth:`Task.label_of`), another number of a rating, or the text."""
+    if (label := task.label_of(text)) is not None:
+        return label
+    if task.kind == "rating" and as_number(text) is None:
+        hint = "; a decimal comma? Write 4.5" if as_number(text.replace(",", ".", 1)) is not None else ""
+        raise Unusable(f"{name} is no number", shown(text) + hint)
+    return number_text(text) if task.kind == "rating" else unicodedata.normalize("NFC", text)
 
 
 def as_item(task: Task, value: Any) -> HistoryItem:
     """A history item of LaMP: ``{"id", "date"?, …}``."""
     record = as_object(value)
     item_id, date = as_id(record, "id"), as_date(record)
-    return HistoryItem(item_id, as_fields(record, task.history_fields, task.optional_fields), date)
+    return HistoryItem(item_id, as_history(task, record), date)
 
 
 def as_query(task: Task, value: Any, history_len: int = 0) -> Query:
-    """A query of LaMP: ``{"id", "input", "gold"?}``."""
+    """A query of LaMP: ``{"id", "input", "gold"?, "date"?}``."""
     record = as_object(value)
     query_id, text = as_id(record, "id"), as_text(record, "input")
     fields = task.parse_input(text)
@@ -132,8 +170,9 @@ def as_query(task: Task, value: Any, history_len: int = 0) -> Query:
     for name, field in fields.items():
         if not field.strip():
             raise Unusable(f"input has no {name}", shown(text))
-    gold = None if record.get("gold") is None else as_text(record, "gold")
-    return Query(query_id, fields, gold, history_len)
+    gold = None if record.get("gold") is None else as_answer(task, as_text(record, "gold"), "gold")
+    fields = {name: unicodedata.normalize("NFC", field) for name, field in fields.items()}
+    return Query(query_id, fields, gold, history_len, date=as_date(record))
 
 
 def id_of(value: Any) -> str:
@@ -142,10 +181,20 @@ def id_of(value: Any) -> str:
 
 
 class Intake:
-    """Users on their way into a dataset: a user id and a test query's id may occur once."""
+    """Users on their way into a dataset: a user id and a test query's id may occur once.
+
+    Attributes:
+        outside: How often golds, and answers of the history, occur that are none of the task's labels.
+        texts: Of the first texts, how many (``all``) and how many that the official scorer does not see
+            (``unseen``).
+        turned: How many histories came with the newest item first and were turned round.
+    """
 
     def __init__(self, task: Task, rejects: Rejects) -> None:
         self.task, self.rejects = task, rejects
+        self.outside: dict[str, collections.Counter[str]] = {"gold": collections.Counter()}
+        self.texts: collections.Counter[str] = collections.Counter()
+        self.turned = 0
         self._users: dict[bytes, tuple[Path, int | None]] = {}
         self._queries: dict[str, Place] = {}
 
@@ -160,7 +209,11 @@ class Intake:
     def items(self, place: Place, values: list[Any]) -> list[HistoryItem]:
         """The usable history items, sorted by date, stably, when all of them have one."""
         checked = (self.item(place, value) for value in values)
-        items = [item for item in checked if item is not None]
+        return self.in_order([item for item in checked if item is not None])
+
+    def in_order(self, items: list[HistoryItem]) -> list[HistoryItem]:
+        """:func:`in_order`, counting what was turned round."""
+        self.turned += newest_first([item.date for item in items])
         return in_order(items)
 
     def item(self, place: Place, value: Any) -> HistoryItem | None:
@@ -202,6 +255,7 @@ class Intake:
         user = User(place.user_id, split, tuple(items), tuple(own.values()))
         if not user.history and (split == "test" or not user.queries):
             raise Unusable("has no usable history" if split == "test" else "has nothing usable")
+        self._look(place, user)
         for query in user.queries if split == "test" else ():
             first = self._queries.setdefault(query.id, place)
             if first != place:
@@ -211,10 +265,79 @@ class Intake:
         self._users[digest(place.user_id)] = (place.file, place.record)
         return user
 
+    def _look(self, place: Place, user: User) -> None:
+        """Count what is no label, and texts in scripts that the official scorer does not see."""
+        output, labels = self.task.output_field, self.task.labels
+        answers = [("gold", query.gold) for query in user.queries if query.gold is not None]
+        if output is not None:
+            answers += [(f"{output} of the history", item.fields[output]) for item in user.history]
+        for what, answer in answers if labels else ():
+            if self.task.label_of(answer) is None:
+                self.outside.setdefault(what, collections.Counter())[answer] += 1
+                if what == "gold" and self.rejects.strict:
+                    raise DataError(
+                        f"{place}: the gold {shown(answer)} is none of the labels {', '.join(labels)}. "
+                        "Correct it, or import without --strict."
+                    )
+        if self.texts["all"] < _LOOKED_AT:
+            texts = [
+                text
+                for item in user.history
+                for name, text in item.fields.items()
+                if name != output or not labels
+            ]
+            texts += [text for query in user.queries for text in query.fields.values()]
+            self.texts["all"] += len(texts)
+            self.texts["unseen"] += sum(unseen(text[:_LOOKED_AT]) for text in texts)
+
+    def notes(self) -> list[str]:
+        """What a person should know of the users that came in."""
+        notes = []
+        for what, counts in self.outside.items():
+            if counts:
+                some = ", ".join(f"{shown(answer)} ({count:,})" for answer, count in counts.most_common(3))
+                more = ", …" if len(counts) > 3 else ""
+                so = (
+                    "no answer to them can be right" if what == "gold" else "adapters learn them all the same"
+                )
+                notes.append(f"{counts.total():,} × {what} is none of the task's labels: {some}{more}; {so}.")
+        if self.turned:
+            notes.append(
+                f"{self.turned:,} histories stand newest first in the file; items of one day were put in the "
+                "opposite order, as all the others."
+            )
+        return notes
+
 
 def in_order(items: list[HistoryItem]) -> list[HistoryItem]:
-    """Sorted by date, stably, when all items have one: "what came before" has to be a prefix."""
-    return sorted(items, key=lambda item: item.date or "") if all(item.date for item in items) else items
+    """Sorted by date, stably, when all items have one: "what came before" has to be a prefix.
+
+    Where the newest stand first, those of one day are turned round with the rest.
+    """
+    dates = [item.date for item in items]
+    if None in dates:
+        return items
+    ordered = items[::-1] if newest_first(dates) else items
+    return sorted(ordered, key=when)
+
+
+def newest_first(dates: Sequence[str | None]) -> bool:
+    """Whether dates fall from first to last, and some of them are the same."""
+    known = [at_of(date) for date in dates if date is not None]
+    if not known or len(known) < len(dates) or len(set(known)) in (1, len(known)):
+        return False
+    return all(one >= other for one, other in itertools.pairwise(known))
+
+
+def when(item: HistoryItem) -> int:
+    """What an item with a date is sorted by."""
+    return at_of(item.date or "")
+
+
+def at_of(date: str) -> int:
+    """Microseconds since 1970; 0 for what is no date."""
+    read = moment(date)
+    return read.at if read else 0
 
 
 def described(files: Iterable[Path]) -> list[dict[str, Any]]:

@@ -14,7 +14,16 @@ from typing import Any
 from oppu_core.data.dataset import PROFILES
 from oppu_core.data.json_stream import read_records
 from oppu_core.data.lamp_files import detect_task, list_in, read_labels, read_lamp_id, sample_records
-from oppu_core.data.reading import Intake, OnProgress, as_id, as_list, as_object, as_text, described
+from oppu_core.data.reading import (
+    Intake,
+    OnProgress,
+    as_id,
+    as_list,
+    as_object,
+    as_text,
+    as_user_id,
+    described,
+)
 from oppu_core.data.rejects import Place, Rejects, Unusable
 from oppu_core.data.types import Query, Split, User
 from oppu_core.errors import DataError
@@ -74,11 +83,11 @@ class Release:
             DataError: a file is unusable, two test queries have one id, or `rejects` is strict.
         """
         labelled = [self._labels] if self._labels.exists() else []
-        golds = read_labels(self._labels, rejects) if labelled else {}
+        golds = read_labels(self._labels, rejects, self.task) if labelled else {}
         # The same object: whoever holds it sees it completed.
         self.source.update(files=described([*self._files.values(), *labelled, *self._profiles]))
         self.source.update(gold_disagreements=0)
-        intake = Intake(self.task, rejects)
+        intake = self.intake = Intake(self.task, rejects)
         total = sum(file.stat().st_size for file in (*self._files.values(), *self._profiles))
         done = 0
 
@@ -92,6 +101,7 @@ class Release:
                 user = self._user(Place(file, number), record.value, split, intake, golds)
                 if user is not None:
                     yield user
+        self.notes += intake.notes()
         if self._profiles:
             with (scratch / PROFILES).open("w", encoding="utf-8") as out:
                 for row in self._profile_rows(intake, count):
@@ -102,7 +112,7 @@ class Release:
     ) -> User | None:
         try:
             record = as_object(value)
-            place = place._replace(user_id=as_id(record, "user_id"))
+            place = place._replace(user_id=as_user_id(record))
             intake.new_user(place)
             items = intake.items(place, as_list(record, "profile"))
             queries = [

@@ -33,8 +33,8 @@ def shown(text: object) -> str:
     return quoted if len(quoted) <= 80 else f"{quoted[:60]}… ({len(quoted):,} characters)"
 
 
-def schema_of(task: Task) -> pa.Schema:
-    """The columns of a task's dataset.
+def schema_of(task: Task, query_dates: bool = True) -> pa.Schema:
+    """The columns of a task's dataset; the first datasets had no dates of queries.
 
     Fields lie in a struct of their own, so that a task may have a field called ``id`` or ``gold``.
     """
@@ -50,6 +50,7 @@ def schema_of(task: Task) -> pa.Schema:
             ("gold", pa.string()),
             ("history_len", pa.int32()),
             ("oracle", pa.string()),
+            *([("date", pa.string())] if query_dates else []),
         ]
     )
     return pa.schema(
@@ -118,6 +119,8 @@ def to_row(user: User, task: Task) -> Row:
             "history_len": query.history_len,
             "oracle": _text(query.oracle, f"{place}, oracle", optional=True),
         }
+        if query.date is not None:  # what has none is hashed as it always was
+            queries[query.id]["date"] = _text(query.date, f"{place}, date")
     return {
         "user_id": user.user_id,
         "split": user.split,
@@ -161,7 +164,14 @@ def from_row(row: Row) -> User:
         split=row["split"],
         history=tuple(HistoryItem(item["id"], item["fields"], item["date"]) for item in row["history"]),
         queries=tuple(
-            Query(query["id"], query["fields"], query["gold"], query["history_len"], query["oracle"])
+            Query(
+                query["id"],
+                query["fields"],
+                query["gold"],
+                query["history_len"],
+                query["oracle"],
+                query.get("date"),
+            )
             for query in row["queries"]
         ),
     )

@@ -15,7 +15,7 @@ class HistoryItem:
     Attributes:
         id: The item's id in its source.
         fields: The task's history fields, e.g. ``{"description": …, "tag": …}``.
-        date: ISO date (or longer time stamp, so that text order is time order), where known.
+        date: ISO date, or time in UTC (:class:`oppu_core.data.moments.Moment`): text order is time order.
     """
 
     id: str
@@ -33,6 +33,7 @@ class Query:
         gold: The user's own answer; None where it is withheld.
         history_len: How many items of the history (a prefix) this query may see.
         oracle: The best possible answer, where the data was planted (sample world).
+        date: When it was asked, where known; as of a history item.
     """
 
     id: str
@@ -40,6 +41,7 @@ class Query:
     gold: str | None
     history_len: int
     oracle: str | None = None
+    date: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)

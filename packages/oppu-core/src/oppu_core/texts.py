@@ -1,0 +1,94 @@
+"""One form for what is compared: white space, Unicode, numbers, and the words of any script.
+
+Labels, golds and answers are held against each other in this form everywhere: import, training, scoring,
+references, audit, harness and page. Knows nothing of tasks or data.
+"""
+
+import decimal
+import struct
+import unicodedata
+
+import regex
+
+# Invisible, and no white space to Unicode: they come with copied web pages.
+_INVISIBLE = str.maketrans("", "", "\u200b\u2060\ufeff\u00ad")
+_NUMBER = regex.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,4})?")
+_SHORT_DIGITS = 9  # a number of fewer digits was written so; more may be a 32-bit float read as one of 64
+_MOST_PLACES = 30
+
+# Scripts that are written without spaces: each character (with its marks) is a word; others have runs.
+_SPACELESS = "".join(
+    rf"\p{{{name}}}" for name in ("Han", "Hiragana", "Katakana", "Thai", "Lao", "Khmer", "Myanmar", "Tibetan")
+)
+_WORDS = regex.compile(
+    rf"[{_SPACELESS}--[\p{{M}}\p{{P}}]]\p{{M}}*|[\p{{L}}\p{{N}}--[{_SPACELESS}]][\p{{L}}\p{{N}}\p{{M}}--[{_SPACELESS}]]*",
+    regex.V1,
+)
+_LETTERS = regex.compile(r"[\p{L}\p{N}]")
+_LATIN = regex.compile(r"[a-z0-9]")
+
+
+def normal(text: str) -> str:
+    """A text as it is trained on and compared: composed Unicode (NFC), a space for any white space."""
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+def label_key(text: str) -> str:
+    """What two spellings of one label have in common: :func:`normal`, and nothing invisible."""
+    return normal(text.translate(_INVISIBLE))
+
+
+def as_number(text: str) -> decimal.Decimal | None:
+    """The finite number that a text is, exactly; None where it is none (``five``, ``5,0``, ``nan``)."""
+    stripped = text.strip()
+    if not _NUMBER.fullmatch(stripped):
+        return None
+    return decimal.Decimal(stripped)
+
+
+def number_text(text: str) -> str:
+    """A number the way people write it: ``5.00`` and ``5e0`` are ``5``; what is no number stays as it is.
+
+    A 32-bit float that was widened on its way (3.700000047683716) is the number that it was written as (3.7).
+    """
+    number = as_number(text)
+    if number is None or abs(number.adjusted()) > _MOST_PLACES:
+        return text
+    if len(number.as_tuple().digits) >= _SHORT_DIGITS and (short := _as_single(float(number))):
+        number = decimal.Decimal(short)
+    plain = format(number, "f")
+    if "." in plain:
+        plain = plain.rstrip("0").rstrip(".")
+    return "0" if plain == "-0" else plain
+
+
+def _as_single(value: float) -> str | None:
+    """The shortest decimal of a number that is a 32-bit float to the last bit; None where it is not."""
+    try:
+        single = struct.pack("f", value)
+    except OverflowError:
+        return None
+    if value.is_integer() or struct.unpack("f", single)[0] != value:
+        return None
+    texts = (f"{value:.{digits}g}" for digits in range(1, 10))
+    return next((text for text in texts if struct.pack("f", float(text)) == single), None)
+
+
+def script_words(text: str) -> list[str]:
+    """The words of a text in any script, case evened out.
+
+    Runs of letters and digits; where a script has no spaces between words (Chinese, Japanese, Thai, …) each
+    character. Scripts and marks are those of the ``regex`` library (Unicode's).
+
+    Example:
+        >>> script_words("Новый мост, 新桥 2024!")
+        ['новый', 'мост', '新', '桥', '2024']
+    """
+    words: list[str] = _WORDS.findall(unicodedata.normalize("NFKC", text).casefold())
+    return words
+
+
+def unseen(text: str) -> bool:
+    """Whether the official scorer's words (a-z, 0-9) hold less than half of a text's letters and digits."""
+    folded = text.lower()
+    return 2 * len(_LATIN.findall(folded)) < len(_LETTERS.findall(folded))
