@@ -154,7 +154,7 @@ def _verdict(task: Task, text: str, gold: str) -> dict[str, object]:
     score = metric.score([text], [gold])
     if task.kind == "generation":
         return {"verdict": f"{metric.title} {score:.2f}", "good": score >= 0.5}
-    right = text.strip() == gold.strip()
+    right = score == (0 if task.kind == "rating" else 1)
     if task.kind == "rating" and not right:
         return {"verdict": f"off by {score:g}", "good": False}
     return {"verdict": "right" if right else "wrong", "good": right}

@@ -220,7 +220,7 @@ class Engine:
             if private:
                 base = dataclasses.replace(base, codec=base.codec.forgetful())
             ((text,),) = write_answers(
-                base, [[prompt.text]], states, max_new_tokens=of_task.max_answer_tokens,
+                base, [[prompt.text]], states, max_new_tokens=maker.answer_tokens,
                 sampling=sampling, answers=answers,
             )  # fmt: skip
             return Answered(name, text, prompt, time.perf_counter() - start)

@@ -114,7 +114,7 @@ def habits(task: Task, users: Iterable[User]) -> Habits:
                 continue
             texts += 1
             if _labelled(task):
-                labels[text if text in task.labels else NO_LABEL] += 1
+                labels[task.label_of(text) or NO_LABEL] += 1
                 continue
             words.update({word.lower() for word in _WORD.findall(text)})
             for name, measure in FEATURES.items():

@@ -151,7 +151,7 @@ def answer(
             base,
             texts,
             states,
-            max_new_tokens=task.max_answer_tokens,
+            max_new_tokens=maker.answer_tokens,
             sampling=sampling,
             answers=answers,
         )

@@ -18,12 +18,13 @@ from oppu_core.errors import ConfigError, ModelError, StoreError
 from oppu_core.files import write_jsonl
 from oppu_core.generate import Sampling
 from oppu_core.inference import answer
-from oppu_core.models import Base, load_base
+from oppu_core.models import Base, base_codec, load_base
 from oppu_core.packed_model import why_not
 from oppu_core.profile_files import Profiles
 from oppu_core.progress import Stage, Watch
 from oppu_core.prompts import Method, PromptMaker, TokenCounter, parse_method, variant_method
 from oppu_core.retrieval import BM25Retriever, RandomRetriever, RecentRetriever, Retriever
+from oppu_core.run_warnings import scoring_warnings, tokenizer_warnings
 from oppu_core.runs import Journal, Run
 from oppu_core.store import Key, Store
 from oppu_core.training import personal, task_base
@@ -310,8 +311,12 @@ def execute(
     """
     store = Store(run.store_path)
     with contextlib.closing(store):
+        warned: set[str] = set()
         for work in variant_works(run, store, watch, device, batch_size, cohort):
             task = work.dataset.task.name
+            if task not in warned:
+                warned.add(task)
+                _warn(work, watch)
             if "answers" in jobs and not run.profiles_path(task).exists():
                 rows = [
                     {"task": task, "user_id": user.user_id, "profile": work.profiles(user)}
@@ -319,6 +324,17 @@ def execute(
                 ]
                 write_jsonl(run.profiles_path(task), rows)
             work.do(jobs)
+
+
+def _warn(work: VariantWork, watch: Watch) -> None:
+    """Say beforehand what no training can mend."""
+    task = work.dataset.task
+    warnings = scoring_warnings(task, work.users)
+    if task.labels:
+        warnings += tokenizer_warnings(task, base_codec(work.run.config.model))
+    for warning in warnings:
+        watch.console.print(f"[yellow]{task.name}: {escape(warning)}[/]", highlight=False, soft_wrap=True)
+        watch.event("warning", task=task.name, text=warning)
 
 
 def variant_works(

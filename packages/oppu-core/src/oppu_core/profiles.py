@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from oppu_core.data.types import HistoryItem
 from oppu_core.tasks import Task
+from oppu_core.texts import as_number, number_text
 
 _WORD = re.compile(r"\w+(?:[-'’]\w+)*")
 EVERYDAY = frozenset(
@@ -37,7 +38,8 @@ def most_frequent_answer(task: Task, history: Sequence[HistoryItem]) -> str:
 
 def _texts(task: Task, history: Sequence[HistoryItem]) -> list[str]:
     """What stands in the field that the profile is about, oldest first, without empty ones."""
-    return [text for item in history if (text := item.fields[task.text_field].strip())]
+    texts = [item.fields[task.text_field].strip() for item in history]
+    return [task.answer_of(text) if task.text_field == task.output_field else text for text in texts if text]
 
 
 def most_frequent(answers: Sequence[str]) -> str:
@@ -86,7 +88,7 @@ def usual_scores(task: Task, history: Sequence[HistoryItem]) -> str:
     among equals the one used last. What the user never gave is left out.
     """
     middle = (float(task.labels[0]) + float(task.labels[-1])) / 2
-    scores = [score for score in _texts(task, history) if score in task.labels]
+    scores = [number_text(text) for text in _texts(task, history) if as_number(text) is not None]
     sides = {
         "positive": [score for score in scores if float(score) > middle],
         "negative": [score for score in scores if float(score) < middle],

@@ -7,6 +7,7 @@ knows tokens only to keep a prompt within the model's context, and knows nothing
 
 import contextlib
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal, Protocol
@@ -16,6 +17,7 @@ from oppu_core.errors import ConfigError, DataError
 from oppu_core.profiles import compute_profile
 from oppu_core.retrieval import Retriever
 from oppu_core.tasks import Task
+from oppu_core.texts import normal
 
 # What of the others a task LoRA learns from: their queries, as in the paper, or their histories as well.
 Examples = Literal["queries", "queries+history"]
@@ -121,6 +123,11 @@ class TokenCounter(Protocol):
         """Token ids of an answer, the end-of-text token included."""
 
 
+def answer_tokens(task: Task, counter: TokenCounter) -> int:
+    """How many tokens an answer may have: the task's number, or what the longest of its labels needs."""
+    return max([task.max_answer_tokens, *(len(counter.answer_ids(label)) for label in task.labels)])
+
+
 @dataclasses.dataclass(frozen=True)
 class Prompt:
     """A prompt and what stands in it (what had to be left out for length is not listed)."""
@@ -182,11 +189,16 @@ class PromptMaker:
         if method.retriever:
             search = self.task.retrieval_text(_clean(fields))
             retrieved = self.retrievers[method.retriever].retrieve(search, items, before, method.k, key)
-        profile = " ".join(profile.split()) if method.profile else ""
-        reserve = self.task.max_answer_tokens
+        profile = normal(profile) if method.profile else ""
+        reserve = self.answer_tokens
         if answer is not None:
             reserve = max(reserve, len(self.counter.answer_ids(answer)))
         return self._fit(_clean(fields), retrieved, profile, reserve)
+
+    @functools.cached_property
+    def answer_tokens(self) -> int:
+        """:func:`answer_tokens` of this task and model."""
+        return answer_tokens(self.task, self.counter)
 
     def query_prompt(self, method: Method, user: User, query: Query, profile: str) -> Prompt:
         """The prompt that asks a user's query."""
@@ -230,7 +242,7 @@ class PromptMaker:
     ) -> Iterator[Example]:
         """The example, or none: an empty answer teaches nothing, and one that does not fit into the context
         behind its instruction cannot be learnt; neither is a reason to lose the user's other items."""
-        answer = " ".join(answer.split())
+        answer = self.task.answer_of(answer)
         if answer:
             with contextlib.suppress(DataError):
                 yield Example(self.prompt(method, fields, items, before, profile, key, answer).text, answer)
@@ -304,7 +316,7 @@ class PromptMaker:
 
 def _clean(fields: Mapping[str, str]) -> dict[str, str]:
     """One line a text: an answer ends at a newline, and a retrieved item stands on one line."""
-    return {name: " ".join(text.split()) for name, text in fields.items()}
+    return {name: normal(text) for name, text in fields.items()}
 
 
 def _cut(text: str, chars: int | None) -> str:

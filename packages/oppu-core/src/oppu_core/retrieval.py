@@ -6,13 +6,14 @@ training example may see is decided by the caller: the items before a position.
 
 import math
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 import numpy as np
 
 from oppu_core.data.types import HistoryItem, User
 from oppu_core.tasks import Task
+from oppu_core.texts import script_words
 
 K1, B, EPSILON = 1.5, 0.75, 0.25  # as in rank_bm25.BM25Okapi
 FLOOR_BLOCK = 64  # positions whose floors are found in one pass
@@ -46,19 +47,23 @@ class BM25Index:
 
     Args:
         documents: Texts, oldest first.
+        words: Cuts a text into words.
     """
 
-    def __init__(self, documents: Sequence[str]) -> None:
-        texts = [text.split(" ") for text in documents]
+    def __init__(
+        self, documents: Sequence[str], words: Callable[[str], list[str]] = lambda text: text.split(" ")
+    ) -> None:
+        self._words_of = words
+        texts = [words(text) for text in documents]
         lengths = np.array([len(words) for words in texts], dtype=np.int64)
         self._size = size = len(texts)
         self._lengths = lengths
         self._words_before = np.concatenate(([0], np.cumsum(lengths)))
         self._vocabulary: dict[str, int] = {}  # numbered by first appearance, rank_bm25's order
         number = self._vocabulary.setdefault
-        words = np.array([number(word, len(self._vocabulary)) for text in texts for word in text], np.int64)
+        numbers = np.array([number(word, len(self._vocabulary)) for text in texts for word in text], np.int64)
         # A posting is (word, document) with the word's count there; sorted by word, then by document.
-        pairs = words * size + np.repeat(np.arange(size), lengths)
+        pairs = numbers * size + np.repeat(np.arange(size), lengths)
         self._postings, self._counts = np.unique(pairs, return_counts=True)
         self._documents = self._postings % max(size, 1)
         # The same sorted by document, for the document frequencies of all words before a document.
@@ -78,7 +83,7 @@ class BM25Index:
             raise IndexError(f"There is no position {before} among {self._size} documents.")
         if not before:
             return np.zeros(0)
-        known = (self._vocabulary.get(word) for word in query.split(" "))
+        known = (self._vocabulary.get(word) for word in self._words_of(query))
         words = np.array([word for word in known if word is not None], dtype=np.int64) * self._size
         first = np.searchsorted(self._postings, words)
         frequencies = np.searchsorted(self._postings, words + before) - first
@@ -139,7 +144,8 @@ class BM25Retriever:
     def _index(self, items: tuple[HistoryItem, ...]) -> BM25Index:
         kept = self._indexes.pop(id(items), None)
         if kept is None:
-            kept = items, BM25Index([self._task.history_line(item.fields) for item in items])
+            lines = [self._task.history_line(item.fields) for item in items]
+            kept = items, BM25Index(lines, script_words) if self._task.words == "script" else BM25Index(lines)
             room = CACHED_ITEMS - len(items)
             while self._indexes and sum(len(old) for old, _ in self._indexes.values()) > room:
                 del self._indexes[next(iter(self._indexes))]

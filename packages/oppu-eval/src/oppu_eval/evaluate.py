@@ -13,7 +13,9 @@ import numpy as np
 from oppu_core.data.types import Query, User
 from oppu_core.errors import ConfigError, DataError
 from oppu_core.prompts import parse_method
+from oppu_core.run_warnings import scoring_warnings
 from oppu_core.tasks import Task
+from oppu_core.texts import as_number
 
 from oppu_eval.metrics import Array, Metric, metrics_for, total
 from oppu_eval.references import REFERENCES, reference_answers
@@ -79,6 +81,7 @@ class TaskResults:
         per_user: {method: {user id: value of the primary metric}}.
         history_lengths: {user id: items that personal training may see}.
         set_aside: {method: ids of the users for whom it has no answers}.
+        warnings: What makes right answers look wrong (:mod:`oppu_core.run_warnings`).
     """
 
     task: Task
@@ -86,6 +89,7 @@ class TaskResults:
     per_user: Mapping[str, Mapping[str, float]]
     history_lengths: Mapping[str, int]
     set_aside: Mapping[str, Sequence[str]]
+    warnings: Sequence[str] = ()
 
 
 def same_prompt(method: str) -> str | None:
@@ -182,6 +186,7 @@ def evaluate(
             for method in answers
             if len(covered[method]) < len(scored)
         },
+        warnings=scoring_warnings(task, test_users),
     )
 
 
@@ -201,6 +206,7 @@ def results_dict(results: Sequence[TaskResults], provenance: Mapping[str, Any]) 
         "per_user": {result.task.name: _jsonable(result.per_user) for result in results},
         "history_lengths": {result.task.name: dict(result.history_lengths) for result in results},
         "set_aside": {result.task.name: _jsonable(result.set_aside) for result in results},
+        "warnings": {result.task.name: list(result.warnings) for result in results if result.warnings},
         "provenance": _jsonable(provenance),
     }
 
@@ -225,7 +231,7 @@ def queries_with_gold(task: Task, test_users: Sequence[User]) -> dict[str, tuple
         if len({query.id for query in queries}) < len(queries):
             raise DataError(f"task {task.name}, user {user.user_id!r}: a query id occurs twice.")
         for query in queries:
-            if task.kind == "rating" and not _is_number(query.gold or ""):
+            if task.kind == "rating" and as_number(query.gold or "") is None:
                 raise DataError(
                     f"task {task.name}, user {user.user_id!r}, query {query.id!r}: the gold {query.gold!r} "
                     "is no rating; mend the data set."
@@ -238,13 +244,6 @@ def queries_with_gold(task: Task, test_users: Sequence[User]) -> dict[str, tuple
             "`oppu evaluate --export lamp` writes the answers for LaMP's leaderboard."
         )
     return scored
-
-
-def _is_number(text: str) -> bool:
-    try:
-        return math.isfinite(float(text))
-    except ValueError:
-        return False
 
 
 def _check_predictions(test_users: Sequence[User], predictions: Predictions, again: str) -> None:

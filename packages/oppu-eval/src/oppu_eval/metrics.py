@@ -5,7 +5,8 @@ errors, …). Resampling users is then a matrix product (weights of users times 
 metric of ten thousand resamples is computed in one stroke. Knows nothing about methods or intervals.
 
 The metrics are those of the LaMP scorer: accuracy and macro-F1 over the fixed label set, MAE and RMSE on the
-labels' scale (1 to 5), ROUGE-1 and ROUGE-L F-measure without stemming.
+labels' scale (1 to 5), ROUGE-1 and ROUGE-L F-measure without stemming. Where a task's words go by script
+(:attr:`Task.words`), ROUGE with these words comes first, and LaMP's own beside it.
 """
 
 import dataclasses
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from oppu_core.tasks import Task
+from oppu_core.texts import normal, script_words
 
 Array = npt.NDArray[np.float64]
 
@@ -62,8 +64,8 @@ class Metric:
 def metrics_for(task: Task) -> tuple[Metric, ...]:
     """The metrics of a task, by its kind; the first is the primary one."""
     if task.kind == "classification":
-        accuracy = functools.partial(_accuracy_statistics, labels=task.labels)
-        confusion = functools.partial(_confusion_statistics, labels=task.labels)
+        accuracy = functools.partial(_accuracy_statistics, task=task)
+        confusion = functools.partial(_confusion_statistics, task=task)
         return (
             Metric("accuracy", "Accuracy", True, (0.0, 1.0), accuracy, _mean),
             Metric("macro_f1", "Macro-F1", True, (0.0, 1.0), confusion, _macro_f1),
@@ -77,11 +79,18 @@ def metrics_for(task: Task) -> tuple[Metric, ...]:
             Metric("mae", "MAE", False, (0.0, math.inf), absolute, _mean),
             Metric("rmse", "RMSE", False, (0.0, math.inf), squared, _root_mean),
         )
-    rouge_1 = functools.partial(_rouge_statistics, variant="rouge1")
-    rouge_l = functools.partial(_rouge_statistics, variant="rougeL")
+    official = _rouge("", "", "official")
+    if task.words == "official":
+        return official
+    return *_rouge("_script", " (script)", task.words), *official
+
+
+def _rouge(suffix: str, about: str, words: str) -> tuple[Metric, Metric]:
+    rouge_1 = functools.partial(_rouge_statistics, variant="rouge1", words=words)
+    rouge_l = functools.partial(_rouge_statistics, variant="rougeL", words=words)
     return (
-        Metric("rouge_1", "ROUGE-1", True, (0.0, 1.0), rouge_1, _mean),
-        Metric("rouge_l", "ROUGE-L", True, (0.0, 1.0), rouge_l, _mean),
+        Metric(f"rouge_1{suffix}", f"ROUGE-1{about}", True, (0.0, 1.0), rouge_1, _mean),
+        Metric(f"rouge_l{suffix}", f"ROUGE-L{about}", True, (0.0, 1.0), rouge_l, _mean),
     )
 
 
@@ -112,31 +121,35 @@ def _macro_f1(sums_S: Array) -> Array:
     return np.asarray(f1_L.mean(axis=-1))
 
 
-def _stripped(answers: Sequence[str], golds: Sequence[str]) -> list[tuple[str, str]]:
-    return [(answer.strip(), gold.strip()) for answer, gold in zip(answers, golds, strict=True)]
+def _labels(task: Task, answers: Sequence[str], golds: Sequence[str]) -> list[tuple[str | None, str | None]]:
+    return [(task.label_of(answer), task.label_of(gold)) for answer, gold in zip(answers, golds, strict=True)]
 
 
-def _accuracy_statistics(answers: Sequence[str], golds: Sequence[str], labels: tuple[str, ...]) -> Array:
+def _normal(answers: Sequence[str], golds: Sequence[str]) -> list[tuple[str, str]]:
+    return [(normal(answer), normal(gold)) for answer, gold in zip(answers, golds, strict=True)]
+
+
+def _accuracy_statistics(answers: Sequence[str], golds: Sequence[str], task: Task) -> Array:
     """[2]: right answers, queries. An answer outside the label set is wrong, even where the gold is too."""
-    pairs = _stripped(answers, golds)
-    right = sum(answer == gold and answer in labels for answer, gold in pairs)
+    pairs = _labels(task, answers, golds)
+    right = sum(answer == gold and answer is not None for answer, gold in pairs)
     return np.array([right, len(pairs)], dtype=np.float64)
 
 
-def _confusion_statistics(answers: Sequence[str], golds: Sequence[str], labels: tuple[str, ...]) -> Array:
+def _confusion_statistics(answers: Sequence[str], golds: Sequence[str], task: Task) -> Array:
     """[3 L]: true positives, false positives, false negatives of each label.
 
     An answer outside the label set is no label: a false negative of the gold, nobody's false positive.
     """
-    index = {label: position for position, label in enumerate(labels)}
-    counts = np.zeros((3, len(labels)))
-    for answer, gold in _stripped(answers, golds):
-        if answer == gold and gold in index:
+    index = {label: position for position, label in enumerate(task.labels)}
+    counts = np.zeros((3, len(task.labels)))
+    for answer, gold in _labels(task, answers, golds):
+        if answer == gold and gold is not None:
             counts[0, index[gold]] += 1
             continue
-        if answer in index:
+        if answer is not None:
             counts[1, index[answer]] += 1
-        if gold in index:
+        if gold is not None:
             counts[2, index[gold]] += 1
     return counts.reshape(-1)
 
@@ -157,7 +170,7 @@ def _absolute_error_statistics(
     answers: Sequence[str], golds: Sequence[str], scale: tuple[float, float]
 ) -> Array:
     """[2]: summed absolute errors, queries."""
-    errors = [_rating_error(answer, gold, scale) for answer, gold in _stripped(answers, golds)]
+    errors = [_rating_error(answer, gold, scale) for answer, gold in _normal(answers, golds)]
     return np.array([sum(errors), len(errors)], dtype=np.float64)
 
 
@@ -165,20 +178,27 @@ def _squared_error_statistics(
     answers: Sequence[str], golds: Sequence[str], scale: tuple[float, float]
 ) -> Array:
     """[2]: summed squared errors, queries."""
-    errors = [_rating_error(answer, gold, scale) for answer, gold in _stripped(answers, golds)]
+    errors = [_rating_error(answer, gold, scale) for answer, gold in _normal(answers, golds)]
     return np.array([sum(error * error for error in errors), len(errors)], dtype=np.float64)
 
 
 @functools.cache
-def _rouge_scorer(variant: str) -> Any:
+def _rouge_scorer(variant: str, words: str) -> Any:
     from rouge_score.rouge_scorer import RougeScorer
+    from rouge_score.tokenizers import Tokenizer
 
-    return RougeScorer([variant], use_stemmer=False)
+    class ByScript(Tokenizer):  # type: ignore[misc]  # it has no types
+        """The words of any script, where the scorer's own are a-z and 0-9."""
+
+        def tokenize(self, text: str) -> list[str]:
+            return script_words(text)
+
+    return RougeScorer([variant], use_stemmer=False, tokenizer=ByScript() if words == "script" else None)
 
 
-def _rouge_statistics(answers: Sequence[str], golds: Sequence[str], variant: str) -> Array:
+def _rouge_statistics(answers: Sequence[str], golds: Sequence[str], variant: str, words: str) -> Array:
     """[2]: summed F-measures, queries."""
-    scorer = _rouge_scorer(variant)
-    pairs = _stripped(answers, golds)
+    scorer = _rouge_scorer(variant, words)
+    pairs = _normal(answers, golds)
     total = sum(float(scorer.score(gold, answer)[variant].fmeasure) for answer, gold in pairs)
     return np.array([total, len(pairs)], dtype=np.float64)

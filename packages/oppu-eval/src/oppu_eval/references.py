@@ -54,7 +54,7 @@ def reference_answers(
             }
         if task.output_field is not None:
             rows["user_majority"] = {
-                (user.user_id, query.id): _user_majority(task.output_field, user, query) or majority or ""
+                (user.user_id, query.id): _user_majority(task, user, query) or majority or ""
                 for user in test_users
                 for query in scored.get(user.user_id, ())
             }
@@ -80,15 +80,17 @@ def _global_majority(task: Task, other_users: Iterable[User]) -> str | None:
     """The most frequent answer; among equals the first in text order."""
     counts: Counter[str] = Counter()
     for user in other_users:
-        counts.update(query.gold.strip() for query in user.queries if query.gold is not None)
+        counts.update(task.answer_of(query.gold) for query in user.queries if query.gold is not None)
         if task.output_field is not None:
-            counts.update(item.fields[task.output_field].strip() for item in user.history)
+            counts.update(task.answer_of(item.fields[task.output_field]) for item in user.history)
     return min(counts, key=lambda answer: (-counts[answer], answer)) if counts else None
 
 
-def _user_majority(output_field: str, user: User, query: Query) -> str | None:
+def _user_majority(task: Task, user: User, query: Query) -> str | None:
     """The most frequent answer of the visible history; among equals the one used last."""
-    answers = [item.fields[output_field].strip() for item in user.history[: query.history_len]]
+    if (field := task.output_field) is None:
+        return None
+    answers = [task.answer_of(item.fields[field]) for item in user.history[: query.history_len]]
     counts = Counter(answers)
     last_use = {answer: position for position, answer in enumerate(answers)}
     return max(counts, key=lambda answer: (counts[answer], last_use[answer])) if counts else None

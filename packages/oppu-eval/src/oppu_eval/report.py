@@ -94,6 +94,7 @@ def _task_view(results: Mapping[str, Any], task: str, paper: bool) -> dict[str, 
         "best": best_method(methods, primary),
         "rows": rows,
         "counts": counts_text(rows),
+        "warnings": results.get("warnings", {}).get(task, []),
         "set_aside": results["set_aside"][task],
         "notes": results.get("notes", {}).get(task, []),
     }

@@ -1,5 +1,6 @@
 """From a run folder to its ``results.json``, figures and ``report.html``."""
 
+import dataclasses
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -165,6 +166,8 @@ def report_harness(
     for name, of_task in by_task.items():
         dataset = run.dataset(name) if run else None
         task = dataset.task if dataset else get_task(name)
+        if not dataset and any("rouge_1_script" in result.values for result in of_task):
+            task = dataclasses.replace(task, words="script")
         table = scored_queries(run.test_users(dataset)) if run and dataset else None
         harness[name] = harness_rows(task, of_task, seed, table=table, resamples=resamples)
     results = _with_harness(results, harness)
@@ -196,6 +199,7 @@ def _with_harness(results: dict[str, Any], harness: Mapping[str, HarnessRows]) -
         }
         for key in ("tasks", "per_user", "history_lengths", "set_aside")
     }
+    merged["warnings"] = {**more["warnings"], **results.get("warnings", {})}
     notes = {task: list(made.notes) for task, made in harness.items()}
     return {**results, **merged, "rows": results["rows"] + more["rows"], "notes": notes}
 

@@ -34,6 +34,8 @@ class ResultsTable:
         for task in self.results["tasks"]:
             yield _task_table(self.results, task, wide=options.max_width >= _WIDE, paper=self.paper)
             yield ""
+            for warning in self.results.get("warnings", {}).get(task, []):
+                yield Text(warning, style="yellow")
             yield _notes(self.results, task, paper=self.paper)
 
 

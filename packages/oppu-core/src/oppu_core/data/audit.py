@@ -2,6 +2,7 @@
 
 Texts are the same here when they have the same words: case, punctuation and space are evened out. They are
 nearly the same when the Jaccard similarity of their word 3-shingles is 0.8 or more (both of 5 words or more).
+In scripts without spaces a character is a word (:func:`oppu_core.texts.script_words`).
 What can be compared of a query and a history item are the fields that both have.
 
 Reads the test users twice and the others once, as a stream. In memory stay one user and, for the test side,
@@ -14,21 +15,21 @@ import datetime
 import hashlib
 import itertools
 import json
-import re
-import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from oppu_core.data.audit_kinds import FIRST_YEAR, KINDS, Severity
 from oppu_core.data.dataset import REJECTED, Dataset
+from oppu_core.data.moments import moment
+from oppu_core.data.reading import at_of
 from oppu_core.data.rows import shown
 from oppu_core.data.types import HistoryItem, Query, Split, User
 from oppu_core.errors import DataError
 from oppu_core.tasks import Task
+from oppu_core.texts import as_number, script_words
 
 Words = tuple[str, ...]
 
 SHINGLE, NEAR, NEAR_WORDS = 3, 0.8, 5
-_WORD = re.compile(r"[^\W_]+")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,8 +131,7 @@ def rejections(dataset: Dataset) -> collections.Counter[str]:
 
 def words_of(text: str) -> list[str]:
     """A text's words, case and punctuation evened out; where there is nothing but punctuation, that."""
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    return _WORD.findall(folded) or folded.split()
+    return script_words(text) or text.casefold().split()
 
 
 def _totals(counts: Mapping[Split, Mapping[str, int]]) -> dict[str, int]:
@@ -281,13 +281,15 @@ class _Checks:
             self.add("nothing_to_answer", user)
 
     def _known(self, answer: str) -> bool:
-        return answer.strip() in self.task.labels
+        return self.task.label_of(answer) is not None
 
     def _gold(self, user: User, query: Query) -> None:
         if query.gold is None:
             self.add("gold_missing", user, query)
         elif not query.gold.strip():
             self.add("gold_empty", user, query)
+        elif self.task.kind == "rating" and as_number(query.gold) is None:
+            self.add("gold_no_number", user, query, query.gold)
         elif self.task.labels and not self._known(query.gold):
             self.add("gold_outside_labels", user, query, query.gold)
 
@@ -299,12 +301,26 @@ class _Checks:
         dates = [item.date for item in user.history if item.date]
         if 0 < len(dates) < len(user.history):
             self.add("dates_partly_missing", user, text=f"{len(dates)} of {len(user.history)} have one")
-        elif pair := next(((a, b) for a, b in itertools.pairwise(dates) if a > b), None):
+        elif pair := next(((a, b) for a, b in itertools.pairwise(dates) if at_of(a) > at_of(b)), None):
             self.add("history_unsorted", user, text=f"{pair[0]} comes before {pair[1]}")
-        for item in user.history:
-            # Text order is time order for ISO dates.
-            if item.date and not FIRST_YEAR <= item.date < self.tomorrow:
-                self.add("date_implausible", user, item, item.date)
+        things: list[HistoryItem | Query] = [*user.history, *user.queries]
+        for thing in things:
+            if thing.date and not self._possible(thing.date):
+                self.add("date_implausible", user, thing, thing.date)
+        self._future_items(user)
+
+    def _possible(self, date: str) -> bool:
+        read = moment(date)
+        return read is not None and FIRST_YEAR <= read.text < self.tomorrow
+
+    def _future_items(self, user: User) -> None:
+        """Queries that see items which are younger than they are."""
+        starts = (moment(item.date or "") for item in user.history)
+        latest = [0, *itertools.accumulate((start.at if start else 0 for start in starts), max)]
+        for query in user.queries:
+            asked = moment(query.date or "")
+            if asked and latest[query.history_len] > asked.until:
+                self.add("query_before_history", user, query, f"asked at {query.date}")
 
     def _doubles(self, user: User) -> None:
         ids: set[str] = set()

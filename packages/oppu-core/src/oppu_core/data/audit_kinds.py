@@ -68,6 +68,12 @@ KINDS: dict[str, Kind] = {
         "A history that has all its dates is not sorted by them, so that 'before' is not a prefix.",
         "Sort it, oldest first, and import again.",
     ),
+    "query_before_history": Kind(
+        "error",
+        "queries",
+        "A query is older than an item of the history that it sees: the future stands in its history.",
+        "Look for a wrong unit or time zone in the source, and import again.",
+    ),
     "dates_partly_missing": Kind(
         "warning",
         "users",
@@ -76,8 +82,8 @@ KINDS: dict[str, Kind] = {
     ),
     "date_implausible": Kind(
         "warning",
-        "history items",
-        f"A date lies in the future or before {FIRST_YEAR}.",
+        "queries and history items",
+        f"A date is impossible (2024-02-31), lies in the future or before {FIRST_YEAR}.",
         "Look for a wrong unit or time zone in the source.",
     ),
     "gold_missing": Kind(
@@ -94,6 +100,12 @@ KINDS: dict[str, Kind] = {
         "queries",
         "A gold is not one of the task's labels: no answer can be right.",
         "Correct the spelling in the source, or drop the query.",
+    ),
+    "gold_no_number": Kind(
+        "error",
+        "queries",
+        "A gold of a rating is no number: the run cannot be scored.",
+        "Correct it in the source, or drop the query.",
     ),
     "gold_disagreement": Kind(
         "warning",

@@ -76,8 +76,19 @@ def import_(
             help="events: how many of a test user's latest events are queries. By default a fifth, 1 to 20.",
         ),
     ] = None,
+    words: Annotated[
+        Literal["official", "script"] | None,
+        typer.Option(
+            help="What a word is to BM25 and ROUGE: official, as in LaMP's code (between spaces; of a-z and "
+            "0-9), or script (of any script's letters; each character where a script has no spaces). By "
+            "default script where most texts have few letters of a-z."
+        ),
+    ] = None,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Stop at the first record that cannot be used.")
+        bool,
+        typer.Option(
+            "--strict", help="Stop at the first record that cannot be used, or gold that is no label."
+        ),
     ] = False,
 ) -> None:
     """Import files into a dataset folder, as a stream: files of any size, little memory.
@@ -102,6 +113,7 @@ def import_(
             reader,
             strict,
             lambda done, total: progress.update(bar, completed=done, total=total),
+            words,
         )
     _print_counts(imported.dataset)
     for note in imported.notes:

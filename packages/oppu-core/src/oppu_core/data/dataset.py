@@ -24,7 +24,7 @@ from oppu_core.data.rows import NUMBERS, SplitWriter, from_row, schema_of, shown
 from oppu_core.data.types import SPLITS, Split, User
 from oppu_core.errors import ConfigError, DataError
 from oppu_core.files import file_sha256, new_dir, read_json, scratch_dir, write_json
-from oppu_core.tasks import TASKS, Task, get_task, task_from
+from oppu_core.tasks import TASKS, Task, Words, get_task, task_from
 
 FORMAT = 1
 MANIFEST = "dataset.json"
@@ -62,6 +62,7 @@ def write_dataset(
     users: Iterable[User],
     source: Mapping[str, Any],
     beside: Path | None = None,
+    words: Callable[[], Words] | None = None,
 ) -> "Dataset":
     """Write users as a dataset folder, as a stream, whole or not at all.
 
@@ -76,6 +77,7 @@ def write_dataset(
             that a reader can complete it on the way.
         beside: A folder whose ``profiles.jsonl`` and ``rejected.jsonl``, where they are there after the last
             user, go into the dataset's.
+        words: Asked after the last user: the task's :attr:`Task.words`, where these go by the texts.
 
     Raises:
         DataError: a user cannot be stored (the message names user and field), `path` holds something else,
@@ -105,6 +107,8 @@ def write_dataset(
                 writers[user.split].add(row)
             for writer in writers.values():
                 writer.finish_shard()
+            if words is not None:
+                task = dataclasses.replace(task, words=words())
             manifest = {
                 "format": FORMAT,
                 "task": task.name,

@@ -153,11 +153,12 @@ class _Labels:
     """How often each label occurs; whatever is no label is one heap, so that memory stays bounded."""
 
     def __init__(self, task: Task) -> None:
+        self.label_of = task.label_of
         self.known = dict.fromkeys(task.labels, 0)
         self.unknown = 0
 
     def add(self, answer: str) -> None:
-        if (label := answer.strip()) in self.known:
+        if (label := self.label_of(answer)) is not None:
             self.known[label] += 1
         else:
             self.unknown += 1

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -17,7 +17,7 @@ from oppu_core.data.release import OTHERS_FILE, TEST_FILES, Release
 from oppu_core.data.types import User
 from oppu_core.errors import ConfigError, DataError
 from oppu_core.files import scratch_dir
-from oppu_core.tasks import Task
+from oppu_core.tasks import Task, Words
 
 Format = Literal["oppu-release", "lamp", "events"]
 
@@ -92,6 +92,7 @@ def import_files(
     reader: Reader,
     strict: bool = False,
     on_progress: OnProgress = lambda done, total: None,
+    words: Words | None = None,
 ) -> Imported:
     """Import files into a dataset folder, whole or not at all.
 
@@ -103,6 +104,8 @@ def import_files(
         reader: Reads it.
         strict: Whether the first refused record is an error.
         on_progress: Called with the bytes read so far and in all.
+        words: What a word is to BM25 and ROUGE (:attr:`Task.words`); None takes the task's, but goes by
+            script where the official words hold less than half of most texts.
 
     Raises:
         DataError: a whole file or nothing at all can be used, the disk refuses, or `strict`.
@@ -126,8 +129,10 @@ def import_files(
                 why = f" ({rejects.summary()})" if rejects.count else ""
                 raise DataError(f"{path} has no usable user{why}.")
 
-        dataset = write_dataset(out, reader.task, users(), reader.source, scratch)
-    notes = list(reader.notes)
+        dataset = write_dataset(
+            out, reader.task, users(), reader.source, scratch, lambda: words or words_for(reader)
+        )
+    notes = [*reader.notes, *_about_words(reader.intake.texts, dataset.task)]
     if not dataset.counts["others"]["users"]:
         notes.append("There are no others: a task base cannot be trained on this dataset.")
     if not dataset.counts["test"]["users"]:
@@ -137,3 +142,24 @@ def import_files(
     if rejects.count:
         notes.append(f"{rejects.summary()}. All of them: {out / rejects.file.name}")
     return Imported(dataset, tuple(notes))
+
+
+def words_for(reader: Reader) -> Words:
+    """What a word is, by the texts that a reader has read."""
+    texts = reader.intake.texts
+    by_script = reader.task.words == "script" or 2 * texts["unseen"] > texts["all"]
+    return "script" if by_script else "official"
+
+
+def _about_words(texts: Mapping[str, int], task: Task) -> Iterator[str]:
+    if not texts["unseen"]:
+        return
+    share = f"{texts['unseen']:,} of {texts['all']:,} texts"
+    seen = f"{share} are mostly in letters that LaMP's scorer does not see"
+    if task.words == "script":
+        yield (
+            f"{seen}: words go by script here, for retrieval and for a ROUGE that stands beside the official "
+            "one (--words official switches this off)."
+        )
+    elif 100 * texts["unseen"] >= texts["all"]:
+        yield f"{seen}; --words script counts words of every script."

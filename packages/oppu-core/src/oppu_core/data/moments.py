@@ -43,6 +43,18 @@ class Moment(NamedTuple):
         """Whether it can be a date of something, and is not what stands where a date is unknown."""
         return int(self.text[:4]) in PLAUSIBLE_YEARS
 
+    @property
+    def until(self) -> int:
+        """The last microsecond that may be meant: of the day, month or year that a date is."""
+        parts = [int(part) for part in self.text.split("-")] if len(self.text) <= 10 else []
+        if not parts or parts[0] == datetime.MAXYEAR:
+            return self.at
+        if len(parts) == 3:
+            return self.at + 86_400 * 10**6 - 1
+        year, month = (parts[0], parts[1] + 1) if len(parts) == 2 else (parts[0] + 1, 1)
+        after = datetime.datetime(year + (month > 12), (month - 1) % 12 + 1, 1, tzinfo=datetime.UTC)
+        return _at(after) - 1
+
 
 @functools.lru_cache(4096)
 def moment(text: str) -> Moment | None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from oppu_core.data.dataset import MANIFEST, write_dataset
-from oppu_core.data.reading import as_date, as_fields, as_id, as_object, as_text, in_order
+from oppu_core.data.reading import as_date, as_history, as_id, as_object, as_text, in_order
 from oppu_core.data.rejects import Unusable
 from oppu_core.data.rows import shown
 from oppu_core.data.sample import GRAMMARS, sample_users
@@ -26,6 +26,7 @@ from oppu_core.run_config import resolve_config
 from oppu_core.runs import Run, open_run, start_run
 from oppu_core.store import Store
 from oppu_core.tasks import TASKS, Task
+from oppu_core.texts import number_text
 
 # Of a run that is made for an own history: fewer variants than a comparison has, for a result in a minute.
 METHODS = ("non_personalized", "rag_k1", "oppu_k0", "oppu_rag_k1")
@@ -130,8 +131,8 @@ def _item(task: Task, record: Any, number: int) -> HistoryItem:
         text = as_text(values, "input")
         values |= task.parse_input(text) or {task.long_field: text}
         values[task.output_field] = as_text(values, "output")
-    fields = as_fields(values, task.history_fields, task.optional_fields)
-    if task.output_field and task.labels and fields[task.output_field] not in task.labels:
+    fields = as_history(task, values)
+    if task.output_field and task.labels and task.label_of(fields[task.output_field]) is None:
         answer = shown(fields[task.output_field])
         raise Unusable(f"{task.output_field} is none of {', '.join(task.labels)}", answer)
     name = "date" if "date" in values else "time"
@@ -139,8 +140,8 @@ def _item(task: Task, record: Any, number: int) -> HistoryItem:
 
 
 def _plain(value: Any) -> Any:
-    """Whole numbers as text: a score, an id."""
-    return str(value) if type(value) is int else value
+    """Numbers as text: a score, an id, a time."""
+    return number_text(repr(value)) if type(value) in (int, float) else value
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,7 +24,7 @@ from oppu_core.files import content_id
 from oppu_core.generate import AnswerSet, Sampling
 from oppu_core.inference import plan_units, write_answers
 from oppu_core.models import Base, Dtype, Quantize, base_codec
-from oppu_core.prompts import Method, PromptMaker, parse_method
+from oppu_core.prompts import Method, PromptMaker, answer_tokens, parse_method
 from oppu_core.runs import Run, open_run
 from oppu_core.stored_run import stored_run
 from tqdm import tqdm
@@ -255,8 +255,11 @@ class OppuLM(LM):
             )
         codec = base.codec.ending(known["until"], chat)
         constrained = AnswerSet(codec, task.labels) if run.config.constrain and task.labels else None
+        longest = int(known["max_gen_toks"])
+        if longest == task.max_answer_tokens:  # nobody asked for another
+            longest = answer_tokens(task, codec)
         base = dataclasses.replace(base, codec=codec)
-        return _Generation(base, int(known["max_gen_toks"]), sampling, constrained)
+        return _Generation(base, longest, sampling, constrained)
 
     def _units(
         self,

@@ -58,7 +58,7 @@ class LampTask(ConfigurableTask):
         metadata = config.get("metadata") or {}
         self.method = parse_method(str(metadata.get("method") or "non_personalized"))
         self.source = open_source(lamp.name, self.method, metadata)
-        self.metrics = {metric.name: metric for metric in metrics_for(lamp)}
+        self.metrics = {metric.name: metric for metric in metrics_for(self.source.dataset.task)}
         self._everything: dict[tuple[str, str], tuple[User, Query]] = {
             (user.user_id, query.id): (user, query) for user in self.source.users for query in user.queries
         }
@@ -250,6 +250,8 @@ class LampTask(ConfigurableTask):
         name = next(name for name in _LENGTHS if name in settings)
         if not str(settings[name]).isdecimal() or (longest := int(settings[name])) < 1:
             raise ConfigError(f"--gen_kwargs {name}={settings[name]}: it is a number of tokens, from 1.")
+        if longest == maker.task.max_answer_tokens:
+            longest = maker.answer_tokens
         task = dataclasses.replace(maker.task, max_answer_tokens=self._taken + longest)
         return dataclasses.replace(maker, task=task)
 

@@ -187,7 +187,7 @@ def habits(task: Task, users: Sequence[User]) -> tuple[Array, str]:
         [U, U], 1 on the diagonal, NaN for users without a history; and a phrase that says what it is.
     """
     if task.labels and task.output_field:
-        answers = [_texts(user, task.output_field) for user in users]
+        answers = [[task.answer_of(text) for text in _texts(user, task.output_field)] for user in users]
         labels = sorted({answer for own in answers for answer in own})
         shares_UL = np.array([[own.count(label) for label in labels] for own in answers], dtype=np.float64)
         return _cosines(_gram(shares_UL)), f"cosine between the users' shares of each {task.output_field}"

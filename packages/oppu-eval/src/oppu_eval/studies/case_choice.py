@@ -246,7 +246,7 @@ def habits(task: Task, user: User) -> Habits:
     history = user.training_history
     latest = history[: -_LATEST - 1 : -1]
     if task.labels and task.output_field:
-        counts = collections.Counter(item.fields[task.output_field].strip() for item in history)
+        counts = collections.Counter(task.answer_of(item.fields[task.output_field]) for item in history)
         labels = sorted(dict.fromkeys([*task.labels, *counts]), key=lambda label: -counts[label])
         lines = tuple(_line(task, item) for item in latest)
         return Habits(len(history), tuple((label, counts[label]) for label in labels), "", None, lines)
@@ -303,6 +303,8 @@ def _case(
         prompt = maker_of(method).query_prompt(parse_method(method), user, query, user_profile)
         retrieved = tuple(_line(task, item) for item in prompt.retrieved)
         answer = predictions[method][user.user_id, query.id]
+        if task.labels:
+            answer = task.answer_of(answer)
         asked.append(Asked(method, answer, score, prompt.text, retrieved, prompt.profile))
     return Case(
         task=task.name,
@@ -310,7 +312,7 @@ def _case(
         user_id=user.user_id,
         query_id=query.id,
         query=query_text(task, query),
-        gold=(query.gold or "").strip(),
+        gold=task.answer_of(query.gold or ""),
         spread=one.spread,
         gain=one.gain,
         why=_why(task.kind, one, metric),

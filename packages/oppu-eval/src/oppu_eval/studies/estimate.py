@@ -85,7 +85,7 @@ def trial(work: VariantWork, device: str) -> tuple[float, float, float]:
     prompt = token = 0.0
     if texts:
         start = time.perf_counter()
-        write_answers(base, [texts], None, max_new_tokens=work.dataset.task.max_answer_tokens)
+        write_answers(base, [texts], None, max_new_tokens=maker.answer_tokens)
         prompt = (time.perf_counter() - start) / len(texts)
     if rows:
         packs = base.packs and why_not(base.model) is None
