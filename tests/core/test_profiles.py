@@ -142,7 +142,9 @@ def reviews(*scores: str) -> list[HistoryItem]:
         ("1 3 3 3", "most common negative score: 1."),
         ("4 5 1 2", "most common positive score: 5, most common negative score: 2."),
         ("3 3", ""),
-        ("five nan 9 5.0", ""),
+        ("five nan 9 0", ""),
+        ("5.0 4.50 5.00 1.0", "most common positive score: 5, most common negative score: 1."),
+        ("4.5 4.50 2", "most common positive score: 4.5, most common negative score: 2."),
     ],
 )
 def test_the_usual_scores_of_both_halves_of_the_scale(scores: str, says: str) -> None:

@@ -15,7 +15,14 @@ from oppu_core.errors import ConfigError, DataError
 from oppu_core.models import TextCodec
 from oppu_core.packing import tokenize
 from oppu_core.profiles import compute_profile
-from oppu_core.prompts import DEFAULT_METHODS, Method, PromptMaker, parse_method, variant_method
+from oppu_core.prompts import (
+    DEFAULT_METHODS,
+    Method,
+    PromptMaker,
+    answer_tokens,
+    parse_method,
+    variant_method,
+)
 from oppu_core.retrieval import BM25Retriever, RandomRetriever, RecentRetriever, top_k
 from oppu_core.tasks import TASKS, PersonalFormat, Task
 from rank_bm25 import BM25Okapi
@@ -413,7 +420,7 @@ def test_no_text_is_tokenized_twice(context: int, texts: int) -> None:
             rows.append(tokenize(maker.history_examples(variant, user), codec))
             for query in user.queries:
                 text = maker.query_prompt(variant_method(variant), user, query, "").text
-                assert len(codec.prompt_ids(text)) + MOVIE.max_answer_tokens <= context - taken
+                assert len(codec.prompt_ids(text)) + answer_tokens(MOVIE, codec) <= context - taken
     assert rows[:2] == rows[2:4]
     assert [len(some) for some in rows] == [15] * 6
     assert len(tokenizer.texts) == len(set(tokenizer.texts)) > texts
@@ -473,7 +480,7 @@ def test_a_prompt_never_exceeds_the_context_and_keeps_instruction_and_ending(cou
         answer = rng.choice([None, "comedy", "long " * 10])
         method = parse_method(rng.choice(["pag_k3", "rag_k5", "non_personalized", "pag_k0"]))
         size = counter(0)
-        reserve = max(MOVIE.max_answer_tokens, len(size.answer_ids(answer)) if answer else 0)
+        reserve = max(answer_tokens(MOVIE, size), len(size.answer_ids(answer)) if answer else 0)
         context = frame + reserve + rng.randrange(400 if counter is Letters else 60)
         maker = maker_of(counter(context))
         made = maker.prompt(method, {"description": query}, seen, len(seen), profile, "key", answer)
@@ -523,7 +530,7 @@ def test_what_fits_is_not_cut_and_what_is_cut_fills_the_context(name: str) -> No
         return maker_of(Letters(context)).prompt(parse_method(name), fields, seen, 1, long, "key").text
 
     whole = made(100_000)
-    needed = len(Letters(0).prompt_ids(whole)) + MOVIE.max_answer_tokens
+    needed = len(Letters(0).prompt_ids(whole)) + answer_tokens(MOVIE, Letters(0))
     for missing in range(60):
         text = made(needed - missing)
         assert (text == whole) == (missing == 0)
@@ -537,7 +544,7 @@ def test_a_giant_single_word_is_cut_inside() -> None:
     for name in ("non_personalized", "rag_k1", "pag_k1"):
         seen = (film(0, "ß" * 10_000, "romance"),)
         made = maker_of(Letters(500)).prompt(parse_method(name), fields, seen, 1, "p" * 10_000, "key")
-        assert len(Letters(0).prompt_ids(made.text)) == 500 - MOVIE.max_answer_tokens
+        assert len(Letters(0).prompt_ids(made.text)) == 500 - answer_tokens(MOVIE, Letters(0))
         assert made.text.endswith("ü tag:")
 
 

@@ -195,7 +195,7 @@ BAD_RECORDS: dict[str, tuple[Any, str]] = {
     "half an emoji": (record(profile=[item(tag="half \ud83d")]), "tag has a broken character"),
     "date of another form": (
         record(profile=[item(date="1/2/2020")]),
-        r"history item 'h0': date is not an ISO date \('1/2/2020'\)",
+        r"history item 'h0': date is not an ISO date \('1/2/2020'; which is the day",
     ),
     "query without input": (record(query=[{"id": "q"}]), "query 'q': input must be text, but is missing"),
     "another task's": (

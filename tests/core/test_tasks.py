@@ -228,6 +228,7 @@ OTHER_VALUES: dict[str, Any] = {
     "output_field": "description",
     "text_field": "description",
     "max_answer_tokens": 13,
+    "words": "script",
 }
 
 

@@ -87,11 +87,12 @@ def usual_scores(task: Task, history: Sequence[HistoryItem]) -> str:
     A score in the upper half of the scale is positive, one in the lower half negative, the middle neither;
     among equals the one used last. What the user never gave is left out.
     """
-    middle = (float(task.labels[0]) + float(task.labels[-1])) / 2
+    low, high = float(task.labels[0]), float(task.labels[-1])
     scores = [number_text(text) for text in _texts(task, history) if as_number(text) is not None]
+    scores = [score for score in scores if low <= float(score) <= high]
     sides = {
-        "positive": [score for score in scores if float(score) > middle],
-        "negative": [score for score in scores if float(score) < middle],
+        "positive": [score for score in scores if 2 * float(score) > low + high],
+        "negative": [score for score in scores if 2 * float(score) < low + high],
     }
     parts = [
         f"most common {side} {task.text_field}: {most_frequent(given)}"

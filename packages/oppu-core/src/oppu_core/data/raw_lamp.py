@@ -153,7 +153,6 @@ class RawLamp:
                 if user is not None:
                     answerable += len(user.queries) if user.split == "test" else 0
                     yield user
-        self.notes += intake.notes()
         if less := self.source["queries_that_see_less"]:
             self.notes.append(
                 f"{less:,} queries see less than their own profile: it is no prefix of the user's history."
@@ -163,6 +162,7 @@ class RawLamp:
                 f"{self._asked - answerable:,} of the {self._asked:,} questions of {self._test_split} cannot "
                 "be asked (rejected.jsonl says why), and LaMP's scorer takes all or nothing."
             )
+        self.notes += intake.notes()
 
     def _users_of(self, test_split: TestSplit, places: Spill) -> set[str]:
         """The users with a question in a split. Their other questions would be a leak in the task base."""

@@ -117,7 +117,7 @@ def as_date(record: Mapping[str, Any], name: str = "date") -> str | None:
         return None
     text = as_text(record, name)
     if (date := any_time(text)) is None:
-        raise Unusable(f"{name} is not an ISO date that there is", shown(text) + why_no_time(text))
+        raise Unusable(f"{name} is not an ISO date", shown(text) + why_no_time(text))
     if not date.plausible:
         raise Unusable(f"{name} is no plausible date", shown(text))
     return date.text

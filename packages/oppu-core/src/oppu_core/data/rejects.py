@@ -56,6 +56,7 @@ class Rejects:
         self.file = folder / REJECTED
         self.strict = strict
         self.reasons: collections.Counter[str] = collections.Counter()
+        self._first: dict[str, str] = {}
         self._open: Any = None
 
     @property
@@ -85,6 +86,8 @@ class Rejects:
         # Escaped: half of an emoji is no UTF-8, but may well be why a record stands here.
         self._open.write(json.dumps(row) + "\n")
         self.reasons[problem.reason] += 1
+        if problem.detail and place.record is not None:
+            self._first.setdefault(problem.reason, f" (first in record {place.record:,}: {problem.detail})")
 
     def close(self) -> None:
         """Finish the file."""
@@ -99,7 +102,10 @@ class Rejects:
 
     def summary(self, most: int = 3) -> str:
         """The count and the commonest reasons, as in ``7 records refused: 5 × tag is empty; …``."""
-        reasons = "; ".join(f"{count:,} × {reason}" for reason, count in self.reasons.most_common(most))
+        reasons = "; ".join(
+            f"{count:,} × {reason}{self._first.get(reason, '')}"
+            for reason, count in self.reasons.most_common(most)
+        )
         more = len(self.reasons) - most
         others = f"; {more} more reason{'s' * (more != 1)}" if more > 0 else ""
         return f"{self.count:,} record{'s' * (self.count != 1)} refused: {reasons}{others}"
