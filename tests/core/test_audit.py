@@ -289,3 +289,57 @@ def test_every_kind_says_what_it_means_and_what_to_do() -> None:
     for kind in KINDS.values():
         assert kind.meaning.endswith(".")
         assert kind.advice.endswith(".")
+
+
+def test_unlike_offsets_are_held_against_each_other_as_instants(find: Find) -> None:
+    times = ("2024-05-01T23:00:00-05:00", "2024-05-02T01:00:00+00:00", "2024-05-02T08:00:00+09:00")
+    reversed_in_time = tuple(item(f"i{n}", date=time) for n, time in enumerate(times))
+    only(find(user(history=reversed_in_time)), "history_unsorted")
+    assert not find(user(history=reversed_in_time[::-1]))
+
+
+@pytest.mark.parametrize("date", ["2024-02-31", "2024-13-45", "2024-05-02Tlunch", "9999-12-31"])
+def test_impossible_dates_are_found_in_histories_and_queries(find: Find, date: str) -> None:
+    only(find(user(history=(item("a", date="2019-01-01"), item("b", date=date)))), "date_implausible")
+    asked = dataclasses.replace(query("q"), date=date)
+    assert "date_implausible" in find(user(queries=(asked,)))
+
+
+def test_a_query_that_sees_the_future_is_found(find: Find) -> None:
+    history = (item("a", date="2024-05-01"), item("b", date="2024-05-03T10:00:00+00:00"))
+
+    def asked(date: str, sees: int) -> dict[str, Finding]:
+        return find(user(history=history, queries=(dataclasses.replace(query("q", sees=sees), date=date),)))
+
+    found = only(asked("2024-05-02T09:00:00+00:00", 2), "query_before_history")
+    assert found.severity == "error"
+    assert not asked("2024-05-02T09:00:00+00:00", 1)
+    assert not asked("2024-05-03", 2)  # the same day
+
+
+def test_leaks_are_found_in_scripts_without_spaces(find: Find) -> None:
+    text = "市政府今天宣布新桥将于下周一上午九点正式通车"
+    history = (item("a", "工厂和面包发生了变化"), item("b", text))
+    only(find(user(history=history, queries=(query("q", f"{text}。"),))), "query_in_own_history")
+    only(find(user(history=history, queries=(query("q", text[:-1]),))), "query_near_own_history")
+
+
+def test_labels_are_known_in_every_form(find: Find) -> None:
+    odd = (item("a", tag="true\u00a0story"), item("b", tag=" comedy "))
+    assert not find(user(history=odd, queries=(query("q", gold="dark  comedy"),)))
+
+
+def test_a_rating_that_is_no_number_is_an_error(find: Find) -> None:
+    stars = TASKS["lamp_3"]
+
+    def review(name: str, score: str) -> HistoryItem:
+        return HistoryItem(name, {"text": f"Review {name}.", "score": score})
+
+    def rated(gold: str) -> User:
+        return User(
+            "u", "test", (review("a", "5"), review("b", "5.0")), (Query("q", {"text": "new"}, gold, 2),)
+        )
+
+    found = find(rated("five"), task=stars, harmless=False)
+    assert found["gold_no_number"].severity == "error"
+    assert "gold_no_number" not in find(rated("4.0"), task=stars, harmless=False)

@@ -1,6 +1,7 @@
 """Retrieval: rank_bm25's scores at every position, our order among ties, nothing that was not offered."""
 
 import collections
+import dataclasses
 import math
 import random
 
@@ -10,6 +11,7 @@ from oppu_core import retrieval
 from oppu_core.data import HistoryItem, Query, User
 from oppu_core.retrieval import BM25Index, BM25Retriever, RandomRetriever, RecentRetriever, top_k
 from oppu_core.tasks import TASKS
+from oppu_core.texts import script_words
 from rank_bm25 import BM25Okapi
 
 TASK = TASKS["lamp_2m"]
@@ -298,3 +300,25 @@ def test_a_draw_is_uniform_over_the_pool() -> None:
     assert len(counts) == 10
     assert min(counts.values()) > 60
     assert max(counts.values()) < 140
+
+
+def test_words_by_script_find_the_most_alike_text_of_a_script_without_spaces() -> None:
+    texts = ["工厂今天开始生产新的面包", "城市的灯塔发生了变化", "学校的音乐会受到欢迎", "昨天博物馆关门"]
+    items = tuple(HistoryItem(str(n), {"text": text, "title": "新闻"}) for n, text in enumerate(texts))
+    by_script = BM25Retriever(dataclasses.replace(TASKS["lamp_4"], words="script"))
+    official = BM25Retriever(TASKS["lamp_4"])
+    for place, query in enumerate(("面包工厂", "灯塔", "音乐会在学校", "博物馆")):
+        assert by_script.retrieve(query, items, 4, 1, "key")[0] is items[place]
+        assert official.retrieve(query, items, 4, 1, "key")[0] is items[3]  # no word in common: the latest
+    assert by_script.retrieve("博物馆", items, 2, 4, "key") == [items[1], items[0]]  # nothing from the future
+
+
+def test_bm25_of_words_by_script_is_rank_bm25s() -> None:
+    texts = ["新桥 open today", "Новый мост", "новый МОСТ, 新桥", "新新新"]
+    index = BM25Index(texts, script_words)
+    for before in range(1, len(texts) + 1):
+        for query in ("新桥", "мост today", "桥 новый"):
+            expected = BM25Okapi([script_words(text) for text in texts[:before]]).get_scores(
+                script_words(query)
+            )
+            assert index.scores(query, before).tolist() == expected.tolist()

@@ -1,6 +1,9 @@
 """Metrics agree with scikit-learn and rouge_score, and add up over users."""
 
+import dataclasses
 import math
+import unicodedata
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -108,3 +111,50 @@ def test_statistics_of_parts_add_up_to_the_whole(tagging: Task, rating: Task, he
 def test_lists_of_different_lengths_are_refused(tagging: Task) -> None:
     with pytest.raises(ValueError, match="argument 2"):
         metrics_for(tagging)[0].statistics(["comedy"], ["comedy", "action"])
+
+
+def test_answers_and_golds_meet_in_one_form(tagging: Task) -> None:
+    golds = ["true story", "true\u00a0story", "dark comedy", "sci-fi"]
+    answers = ["true\u00a0 story", "true story\n", "\u200bdark\tcomedy", "sci-fi."]
+    metrics = by_name(tagging)
+    assert metrics["accuracy"].score(answers, golds) == 0.75
+    plain = [" ".join(text.replace("\u200b", "").split()) for text in answers], ["true story", *golds[1:]]
+    plain[1][1] = "true story"
+    assert metrics["macro_f1"].score(answers, golds) == metrics["macro_f1"].score(*plain)
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_labels_in_other_unicode_forms_are_right(tagging: Task, form: Literal["NFC", "NFD"]) -> None:
+    task = dataclasses.replace(tagging, labels=("théâtre", "comédie"))
+    odd = [unicodedata.normalize(form, label) for label in task.labels]
+    assert by_name(task)["accuracy"].score(odd, task.labels) == 1.0
+    assert by_name(task)["accuracy"].score(task.labels, odd) == 1.0
+    assert by_name(task)["macro_f1"].score(odd, task.labels[::-1]) == 0.0
+
+
+def test_number_labels_are_compared_by_value(tagging: Task) -> None:
+    likes = dataclasses.replace(tagging, labels=("0", "1"))
+    assert by_name(likes)["accuracy"].score(["1.0", "0", "0.0", "2"], ["1", "0.00", "1", "1"]) == 0.5
+
+
+def test_rouge_does_not_depend_on_the_unicode_form(headlines: Task) -> None:
+    text = "La forêt brûle à l’été"
+    for metric in metrics_for(headlines):
+        assert metric.score([unicodedata.normalize("NFD", text)], [text]) == 1.0
+
+
+def test_rouge_by_script_stands_before_the_official_one_which_keeps_its_numbers(headlines: Task) -> None:
+    by_script = by_name(dataclasses.replace(headlines, words="script"))
+    assert list(by_script) == ["rouge_1_script", "rouge_l_script", "rouge_1", "rouge_l"]
+    gold, answers = "新桥今天通车", ["新桥今天通车", "新桥昨天通车", "工厂"]
+    assert [by_script["rouge_1_script"].score([answer], [gold]) for answer in answers] == pytest.approx(
+        [1, 5 / 6, 0]
+    )
+    assert by_script["rouge_l_script"].score(["通车新桥"], [gold]) == pytest.approx(0.4)
+    for metric in metrics_for(headlines):
+        assert by_script[metric.name].score(answers, [gold] * 3) == metric.score(answers, [gold] * 3) == 0.0
+        latin = ["The new bridge opens", "new bridge 2024"]
+        assert by_script[metric.name].score(latin, latin[::-1]) == metric.score(latin, latin[::-1]) > 0
+        assert by_script[f"{metric.name}_script"].score(latin, latin[::-1]) == metric.score(
+            latin, latin[::-1]
+        )

@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from oppu_core.data.audit_kinds import FIRST_YEAR, KINDS, Severity
 from oppu_core.data.dataset import REJECTED, Dataset
 from oppu_core.data.moments import moment
-from oppu_core.data.reading import at_of
 from oppu_core.data.rows import shown
 from oppu_core.data.types import HistoryItem, Query, Split, User
 from oppu_core.errors import DataError
@@ -301,7 +300,9 @@ class _Checks:
         dates = [item.date for item in user.history if item.date]
         if 0 < len(dates) < len(user.history):
             self.add("dates_partly_missing", user, text=f"{len(dates)} of {len(user.history)} have one")
-        elif pair := next(((a, b) for a, b in itertools.pairwise(dates) if at_of(a) > at_of(b)), None):
+        read = [(one.at, date) for date in dates if (one := moment(date)) is not None]
+        pair = next(((a, b) for (at, a), (then, b) in itertools.pairwise(read) if at > then), None)
+        if pair and len(dates) == len(user.history):
             self.add("history_unsorted", user, text=f"{pair[0]} comes before {pair[1]}")
         things: list[HistoryItem | Query] = [*user.history, *user.queries]
         for thing in things:
