@@ -33,7 +33,7 @@ def finding(results: Mapping[str, Any], task: str) -> str:
         "against {} {}",
         "rating": "On {}, personal adapters miss the user’s rating by {} points on average, against {} {}",
         "generation": "On {}, texts by personal adapters share words with the user’s own to a degree of {} "
-        "(ROUGE-1), against {} {}",
+        f"({info['metrics'][metric]}), against {{}} {{}}",
     }[info["kind"]]
     without = (
         "without personalization" if split_model(pair[1])[0] == NON_PERSONALIZED else "without the adapter"

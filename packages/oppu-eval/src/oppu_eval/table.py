@@ -133,6 +133,8 @@ def _task_table(results: Mapping[str, Any], task: str, wide: bool, paper: bool) 
     methods = methods_of(results, task)
     best = best_method(methods, primary)
     shown = [metric for metric in metrics if wide or not paper or metric == primary]
+    if not wide and len(metrics) > 2:
+        shown = shown[::2]  # of ROUGE by script and the official one, a column each
     table = Table(
         title=f"{escape(info['title'])} ({escape(task)})",
         title_justify="left",
@@ -144,7 +146,7 @@ def _task_table(results: Mapping[str, Any], task: str, wide: bool, paper: bool) 
     words = [word for method in methods for word in method.split()]
     table.add_column("method", min_width=max(map(len, words)), overflow="fold")  # a model may stand below
     for metric in shown:
-        table.add_column(metrics[metric], justify="right", no_wrap=True)
+        table.add_column(metrics[metric].replace(" (", "\n("), justify="right", no_wrap=True)
     table.add_column("Δ to non-\npersonalized", justify="right", no_wrap=True)
     table.add_column("Δ same prompt,\nno adapter", justify="right", no_wrap=True)
     table.add_column("users\n+/=/−", justify="right", no_wrap=True)
