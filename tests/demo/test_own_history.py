@@ -117,7 +117,9 @@ def test_a_task_with_several_inputs_takes_no_plain_lines() -> None:
         name="recipes", kind="generation", input_fields=("dish", "guest"), output_field="note",
         instruction="Note.", query_template="{dish} for {guest}:",
     )  # fmt: skip
-    with pytest.raises(DataError, match="JSON lines or a CSV table with dish, guest, note"):
+    with pytest.raises(
+        DataError, match="an object a line\\) or a table \\(CSV, TSV\\) with dish, guest, note; an item"
+    ):
         read_items(task, "soup => salt", None)
     row = {"dish": "soup", "guest": "Ada", "note": "salt"}
     assert read(task, json.dumps(row)) == [row]
@@ -132,14 +134,16 @@ def test_a_task_with_several_inputs_takes_no_plain_lines() -> None:
         ("A cat. => comedy\nA ship.", "line 2: write description => tag"),
         ("A cat. => comedy\n => action", "line 2: description is empty"),
         ("A cat. => comedy\nA ship. => ", "line 2: tag is empty"),
-        ('{"description": "A cat.", "tag": "comedy"}\n{', "line 2: not JSON"),
+        ('{"description": "A cat.", "tag": "comedy"}\n{', "line 2: is not JSON"),
         ('{"description": "A cat.", "tag": "comedy"}\n[1]', "line 2: is not an object but a list"),
         ('{"description": "A cat.", "tag": "comedy"}\n{"description": "\\ud800", "tag": "comedy"}',
          "line 2: description has a broken character"),
-        ('{"description": "A cat.", "tag": "comedy"}\n' + "[" * 100_000, "line 2: not JSON"),
-        ('{"description": "A cat.", "tag": "comedy"}\n{"tag": ' + "9" * 5000 + "}", "line 2: not JSON"),
+        ('{"description": "A cat.", "tag": "comedy"}\n' + "[" * 100_000, "line 2: is not JSON (nested too deeply)"),
+        ('{"description": "A cat.", "tag": "comedy"}\n{"description": "A", "tag": ' + "9" * 5000 + "}",
+         "line 2: tag is none of"),
         ("description,tag\nA cat.,comedy\nA ship, sunk.,action", "line 3: has more cells than columns"),
         ("description,tag\nA cat.,comedy\nA ship.", "line 3: tag must be text, but is missing"),
+        ("description,tag\nA cat.,comedy\n" + "x" * 200_000 + ",comedy", "an item may have 10,000"),
         ("A cat. => comedy\n" + "x" * MAX_ITEM_CHARS + " => action", "an item may have 10,000"),
         ('{"description": "A cat.", "tag": "comedy"}\n'
          + json.dumps({"description": "A ship.", "tag": "action", **{f"c{n}": 1 for n in range(1000)}}),
@@ -203,8 +207,9 @@ def zipped(content: bytes) -> bytes:
         (b"PK\x05\x06" + bytes(18), "a zip file, which is not unpacked"),
         (gzip.compress(b"\0" * 10**8), "a gzip file, which is not unpacked"),
         (b"A cat.\0 => comedy", "is no text"),
-        ("A cat. => comedy".encode("utf-16"), "no UTF-8 text"),
-        (b"A caf\xe9 => comedy", r"no UTF-8 text \(byte 6 "),
+        ("A cat. => comedy".encode("utf-16")[:-1], "no UTF-16 text"),
+        (b"A caf\xe9 => comedy", r"no UTF-8 text \(byte 6 cannot be read, it looks like Windows-1252\)"),
+        ("кот => comedy".encode("cp1251"), r"no UTF-8 text \(byte 1 cannot be read\)"),
         (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "no UTF-8 text"),
         (b"\x7fELF\2\1\1\0\0\0", "is no text"),
         (b"x" * (MAX_BYTES + 1), "more than 1 MB"),
@@ -213,8 +218,7 @@ def zipped(content: bytes) -> bytes:
             ",".join(["description", "tag", *map(str, range(1000))]).encode() + b"\nA cat.,comedy",
             "1,002 columns",
         ),
-        (b"description,tag\n" + b"x" * 200_000 + b",comedy", "field limit"),
-        (b'description,tag\n"never closed,comedy', "is no table"),
+        (b'description,tag\n"never closed,comedy', "not the CSV it should be"),
     ],
 )
 def test_an_upload_that_is_no_history_is_one_clear_message(

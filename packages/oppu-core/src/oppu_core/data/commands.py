@@ -37,7 +37,10 @@ def data() -> None:
 def import_(
     path: Annotated[
         Path,
-        typer.Argument(metavar="DIR_OR_FILE", help="Folder of a release or of LaMP, or a table of events."),
+        typer.Argument(
+            metavar="DIR_OR_FILE",
+            help="Folder of a release or of LaMP, or a table of events (a file, or a folder of its parts).",
+        ),
     ],
     out: Annotated[
         Path, typer.Option(help="The dataset folder to make; a dataset that is there is replaced.")
@@ -46,8 +49,8 @@ def import_(
         Literal["lamp", "oppu-release", "events"] | None,
         typer.Option(
             "--format",
-            help="lamp: LaMP's own files; oppu-release: the paper's authors' files; events: one JSON-lines, "
-            "CSV or Parquet file with user_id, time, input, output. Told by the files if left out.",
+            help="lamp: LaMP's own files; oppu-release: the paper's authors' files; events: JSON (lines or a "
+            "list), CSV, TSV or Parquet with user_id, time, input, output. Told by the files if left out.",
         ),
     ] = None,
     task: Annotated[
@@ -76,6 +79,12 @@ def import_(
             help="events: how many of a test user's latest events are queries. By default a fifth, 1 to 20.",
         ),
     ] = None,
+    encoding: Annotated[
+        str | None,
+        typer.Option(
+            help="events: the encoding of text, e.g. cp1252 or shift_jis. UTF-8 and UTF-16 need none."
+        ),
+    ] = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Stop at the first record that cannot be used.")
     ] = False,
@@ -91,7 +100,8 @@ def import_(
     from oppu_core.data.importing import import_files, open_reader
     from oppu_core.tasks import load_task
 
-    reader = open_reader(path, format_, load_task(task) if task else None, test_users, queries, test_split)
+    chosen = load_task(task) if task else None
+    reader = open_reader(path, format_, chosen, test_users, queries, test_split, encoding)
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
