@@ -206,7 +206,7 @@ def test_bad_lines_are_left_out(tmp_path: Path) -> None:
     assert len(imported(path)["u"].history) == 2
     assert rejected(path) == [
         "event: has another number of cells than the header (2, not 4)",
-        "event: description is not UTF-8 text (b'\\xff')",
+        "event: input is not UTF-8 text (b'\\xff')",
     ]
 
 
@@ -227,7 +227,7 @@ def test_bad_lines_are_left_out(tmp_path: Path) -> None:
         (
             "e.csv",
             b"user_id;time;input\nu;1;a\n",
-            r"description must be .*; these have 'user_id, time, input'",
+            r"tag must be .*; these have 'user_id, time, input'",
         ),
         ("e.parquet", b"PAR1", "after record 0: not the Parquet"),
         ("e.parquet", b"", "after record 0: not the Parquet"),

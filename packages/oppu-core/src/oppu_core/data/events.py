@@ -227,10 +227,10 @@ class Events:
             try:
                 if isinstance(row, Unusable):
                     raise row
-                for name in self._used & row.keys():
-                    if isinstance(row[name], bytes):
+                for name, value in row.items():
+                    if isinstance(value, bytes) and name in self._used:
                         encoding = self._encoding or "UTF-8"
-                        raise Unusable(f"{name} is not {encoding} text", ascii(row[name])[:80])
+                        raise Unusable(f"{name} is not {encoding} text", ascii(value)[:80])
                 user_id, time, fields, gold = self._values(row)
                 key, date = self._moment(time)
             except Unusable as problem:

@@ -50,11 +50,12 @@ class Table:
         header, row = (*filter(str.strip, head), "", "")[:2]
         delimiter = delimiter or delimiter_of(header, row)
         self._ends = f" {delimiter}" in header
-        self._is_markdown = delimiter == "|"
+        self._is_markdown = header.startswith("|")
         self._reader = csv.reader(
             itertools.chain(head, rest),
             delimiter=delimiter,
             skipinitialspace=f"{delimiter} " in header,
+            quoting=csv.QUOTE_NONE if self._is_markdown else csv.QUOTE_MINIMAL,
             strict=True,
         )
         self.names = [name.strip() for name in next(self.rows(), [])]
