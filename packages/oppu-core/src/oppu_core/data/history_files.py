@@ -29,7 +29,7 @@ _SCRIPT = re.compile(
     r"((var|let|const)\s+[\w$]+|[\w$]+(\.[\w$]+)+)\s*=\s*(?=[\[{])"
     r"|window\.[\w$.]+\s*=|export\s+(default|const)\s"
 )
-_TWEETS = re.compile(r"window\.YTD\.tweets?\.part\d+\s*=\s*")
+_TWEETS = re.compile(r"window\.YTD\.tweets?\.part\d+\s*=")
 _MARKUP = re.compile(r"<[A-Za-z!?/]")
 _PIECE = re.compile(r"[\s,;]*[\[\]{}][\s\[\]{},;]*")  # a line of brackets: JSON that goes on over lines
 _TELLING_LINES = 50
@@ -66,11 +66,11 @@ def history_records(task: Task, text: str, where: str, suffix: str = "") -> Reco
     text = text.removeprefix("\ufeff")
     start, suffix = text.lstrip("\ufeff \t\r\n"), suffix.lower()
     if script := _SCRIPT.match(start):
-        return _tweets(task, start, where, script[0])
+        return _tweets(task, text, where, script[0])
     if _MARKUP.match(start):
         raise DataError(f"{where} is a web page or XML, which is not read. {how_to(task)}")
     if start.startswith("["):
-        return Records("record", enumerate(map(_untweeted(task), _json_list(start, where)), 1))
+        return Records("record", enumerate(map(_untweeted(task), _json_list(text, where)), 1))
     if start.startswith("{") or suffix in _JSON_SUFFIXES:
         if (objects := _long_objects(start, where)) is not None:
             return Records("record", enumerate(objects, 1))
@@ -120,7 +120,7 @@ def _lines(text: str) -> list[str]:
 
 
 def _tweets(task: Task, text: str, where: str, script: str) -> Records:
-    if (start := _TWEETS.match(text)) is None:
+    if not _TWEETS.match(script):
         raise DataError(
             f"{where} is a script ({script.strip()!r}), of which only the tweets.js of an X archive is read. "
             f"{how_to(task)}"
@@ -129,7 +129,7 @@ def _tweets(task: Task, text: str, where: str, script: str) -> Records:
         raise DataError(
             f"{where} has tweets of an X archive, and a history of {task.name} is no tweets. {how_to(task)}"
         )
-    values = _json_list(text[start.end() :].rstrip().removesuffix(";"), where)
+    values = _json_list(text.replace(script, "", 1).rstrip().removesuffix(";"), where)
     return Records("record", enumerate(map(_untweeted(task), values), 1))
 
 
@@ -170,7 +170,7 @@ def _json_list(text: str, where: str) -> list[Any]:
     except json.JSONDecodeError as error:
         problem = PYTHON if looks_like_python(text) else f"is not JSON ({error.msg}, line {error.lineno})"
         # A tweet may start so: then it needs another one before it.
-        hint = " Plain lines may not start so; put another line first." if re.match(r"\[\w", text) else ""
+        hint = " Plain lines may not start so; put another line first." if re.match(r"\s*\[\w", text) else ""
         raise DataError(f"{where} starts with '[' as JSON does, but {problem}.{hint}") from error
     except RecursionError as error:
         raise DataError(f"{where} is nested too deeply.") from error
