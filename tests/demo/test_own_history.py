@@ -106,6 +106,29 @@ def test_all_formats_say_the_same_pasted_or_uploaded(tmp_path: Path) -> None:
             assert fields(read_items(MOVIES, " \n", file)) == rows  # an empty box beside it
 
 
+def test_structured_text_never_becomes_plain_lines(tmp_path: Path) -> None:
+    rows = [{"text": "off to the market"}, {"text": "rain all day"}]
+    archive = "window.YTD.tweets.part0 = " + json.dumps(
+        [{"tweet": {"full_text": row["text"]}} for row in rows]
+    )
+    for text in (json.dumps(rows, indent=1), "\n".join(map(json.dumps, rows)).replace("{", "{ "), archive):
+        assert read(TWEETS, text) == rows
+        for encoding in ("utf-8", "utf-16"):
+            (tmp_path / "a.txt").write_bytes(text.encode(encoding))
+            assert fields(read_items(TWEETS, None, tmp_path / "a.txt")) == rows
+    for text in ("window.x = {}", "<html>", "[{'text': 'a'}]", "1\toff\n2\train", "text: a\ntext: b"):
+        with pytest.raises(DataError, match=r"^The text "):
+            read_items(TWEETS, text, None)
+    assert read(TWEETS, "off to the market\rrain all day") == rows
+
+
+def test_nothing_to_learn_from_says_why() -> None:
+    preview = read_items(TWEETS, "{'text': 'a'}", None)
+    with pytest.raises(DataError, match=r"There is no item to learn from\. line 1: looks like Python"):
+        preview.something()
+    assert read_items(TWEETS, "a", None).something() == read_items(TWEETS, "a", None).items
+
+
 def test_dates_put_items_in_order_oldest_first() -> None:
     rows = [{"text": f"day {day}", "date": f"2024-01-0{day}"} for day in (3, 1, 2)]
     preview = read_items(TWEETS, "\n".join(map(json.dumps, rows)), None)
@@ -274,8 +297,9 @@ def test_a_giant_paste_is_refused(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     ["A cat. => comedy\n" * (MAX_ITEMS + 1), "x\n" * 400_000, '{"a": 1}\n' * 100_000,
+     "[" + "{}," * MAX_ITEMS + "{}]",
      "description,tag\n" + "A cat.,comedy\n" * (MAX_ITEMS + 1)],
-    ids=["lines", "bad lines", "objects", "table"],
+    ids=["lines", "bad lines", "objects", "list", "table"],
 )  # fmt: skip
 def test_too_many_items_are_refused(text: str) -> None:
     with pytest.raises(DataError, match="more than 2,000 items"):
