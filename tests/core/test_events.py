@@ -193,16 +193,20 @@ def test_a_bad_row_is_left_out(tmp_path: Path, bad: Any, reason: str) -> None:
 def test_bad_lines_are_left_out(tmp_path: Path) -> None:
     path = table(tmp_path / "e.jsonl", [event(), event()])
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes() + b'{"user_id"\n\n\xff\n' + b"[" * 5000 + b"\n{}")
+    path.write_bytes(path.read_bytes() + '\n{"name": "é"}'.encode())
     assert len(imported(path)["u"].history) == 1
     rows = read_jsonl(tmp_path / "out" / "rejected.jsonl")
-    assert [row["record"] for row in rows] == [3, 5, 6, 7]
-    assert [row["value"][:9].strip() for row in rows] == ['{"user_id', "\ufffd", "[[[[[[[[[", "{}"]
+    assert [row["record"] for row in rows] == [3, 5, 6, 7, 8]
+    assert [row["value"][:9].strip() for row in rows[:4]] == ['{"user_id', "\ufffd", "[[[[[[[[[", "{}"]
+    assert rows[1]["reason"] == "event: is not UTF-8 text"
     path = tmp_path / "e.csv"
-    path.write_bytes(b"user_id,time,input,output\nu,1,a,b\nu,2\nu,3,\xff,b\n\nu,4,a,b\n")
-    assert len(imported(path)["u"].history) == 1
+    path.write_bytes(
+        b"user_id,time,input,output\nu,1,a,b\nu,2\nu,3,\xff,b\n\nu,4,a,b\n" + "u,5,é,b\n".encode()
+    )
+    assert len(imported(path)["u"].history) == 2
     assert rejected(path) == [
         "event: has another number of cells than the header (2, not 4)",
-        "event: description has a broken character (a lone surrogate) ('\\udcff')",
+        "event: input is not UTF-8 text (b'\\xff')",
     ]
 
 
@@ -212,18 +216,22 @@ def test_bad_lines_are_left_out(tmp_path: Path) -> None:
         ("e.csv", b"", "the header is empty"),
         ("e.csv", b"user_id,time,time\nu,1,2\n", "the header has a column twice"),
         ("e.csv", b"user_id,time,input,output\n", "has no usable row"),
-        ("e.csv", b'user_id,time,input,output\nu,1,"a,b\nu,1,a,b\n', "line 3, record 1: not the CSV"),
+        ("e.csv", b'user_id,time,input,output\nu,1,"a,b\nu,1,a,b\n', "line 3: not the CSV"),
         (
             "e.csv",
             b"user_id,time,tag\nu,1,2\n",
             r"description must be text, but is missing. An event of lamp_2m",
         ),
         ("e.jsonl", b"", "has no usable row"),
-        ("e.jsonl", b"nonsense\n" * 3, r"has no usable row \(record 1 is not JSON in UTF-8\)"),
-        ("e.csv", b"user_id;time;input\nu;1;a\n", r"user_id must be .*; these have 'user_id;time;input'"),
+        ("e.jsonl", b"nonsense\n" * 3, r"has no usable row \(record 1 is not JSON\)"),
+        (
+            "e.csv",
+            b"user_id;time;input\nu;1;a\n",
+            r"tag must be .*; these have 'user_id, time, input'",
+        ),
         ("e.parquet", b"PAR1", "after record 0: not the Parquet"),
         ("e.parquet", b"", "after record 0: not the Parquet"),
-        ("e.txt", b"", r" is not one; events are one file: \.jsonl"),
+        ("e.txt", b"", "the header is empty"),
     ],
 )
 def test_a_damaged_table_is_one_error(tmp_path: Path, name: str, content: bytes, message: str) -> None:
@@ -234,9 +242,9 @@ def test_a_damaged_table_is_one_error(tmp_path: Path, name: str, content: bytes,
 
 
 def test_a_folder_or_nothing_is_one_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="is a folder; events are one file"):
+    with pytest.raises(DataError, match="is a folder without files of events"):
         open_reader(tmp_path, "events", MOVIES)
-    with pytest.raises(DataError, match="does not exist; events"):
+    with pytest.raises(DataError, match="does not exist"):
         open_reader(tmp_path / "e.csv", "events", MOVIES)
 
 

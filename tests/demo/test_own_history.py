@@ -106,6 +106,29 @@ def test_all_formats_say_the_same_pasted_or_uploaded(tmp_path: Path) -> None:
             assert fields(read_items(MOVIES, " \n", file)) == rows  # an empty box beside it
 
 
+def test_structured_text_never_becomes_plain_lines(tmp_path: Path) -> None:
+    rows = [{"text": "off to the market"}, {"text": "rain all day"}]
+    archive = "window.YTD.tweets.part0 = " + json.dumps(
+        [{"tweet": {"full_text": row["text"]}} for row in rows]
+    )
+    for text in (json.dumps(rows, indent=1), "\n".join(map(json.dumps, rows)).replace("{", "{ "), archive):
+        assert read(TWEETS, text) == rows
+        for encoding in ("utf-8", "utf-16"):
+            (tmp_path / "a.txt").write_bytes(text.encode(encoding))
+            assert fields(read_items(TWEETS, None, tmp_path / "a.txt")) == rows
+    for text in ("window.x = {}", "<html>", "[{'text': 'a'}]", "1\toff\n2\train", "text: a\ntext: b"):
+        with pytest.raises(DataError, match=r"^The text "):
+            read_items(TWEETS, text, None)
+    assert read(TWEETS, "off to the market\rrain all day") == rows
+
+
+def test_nothing_to_learn_from_says_why() -> None:
+    preview = read_items(TWEETS, "{'text': 'a'}", None)
+    with pytest.raises(DataError, match=r"There is no item to learn from\. line 1: looks like Python"):
+        preview.something()
+    assert read_items(TWEETS, "a", None).something() == read_items(TWEETS, "a", None).items
+
+
 def test_dates_put_items_in_order_oldest_first() -> None:
     rows = [{"text": f"day {day}", "date": f"2024-01-0{day}"} for day in (3, 1, 2)]
     preview = read_items(TWEETS, "\n".join(map(json.dumps, rows)), None)
@@ -117,7 +140,9 @@ def test_a_task_with_several_inputs_takes_no_plain_lines() -> None:
         name="recipes", kind="generation", input_fields=("dish", "guest"), output_field="note",
         instruction="Note.", query_template="{dish} for {guest}:",
     )  # fmt: skip
-    with pytest.raises(DataError, match="JSON lines or a CSV table with dish, guest, note"):
+    with pytest.raises(
+        DataError, match="an object a line\\) or a table \\(CSV, TSV\\) with dish, guest, note; an item"
+    ):
         read_items(task, "soup => salt", None)
     row = {"dish": "soup", "guest": "Ada", "note": "salt"}
     assert read(task, json.dumps(row)) == [row]
@@ -132,14 +157,16 @@ def test_a_task_with_several_inputs_takes_no_plain_lines() -> None:
         ("A cat. => comedy\nA ship.", "line 2: write description => tag"),
         ("A cat. => comedy\n => action", "line 2: description is empty"),
         ("A cat. => comedy\nA ship. => ", "line 2: tag is empty"),
-        ('{"description": "A cat.", "tag": "comedy"}\n{', "line 2: not JSON"),
+        ('{"description": "A cat.", "tag": "comedy"}\n{', "line 2: is not JSON"),
         ('{"description": "A cat.", "tag": "comedy"}\n[1]', "line 2: is not an object but a list"),
         ('{"description": "A cat.", "tag": "comedy"}\n{"description": "\\ud800", "tag": "comedy"}',
          "line 2: description has a broken character"),
-        ('{"description": "A cat.", "tag": "comedy"}\n' + "[" * 100_000, "line 2: not JSON"),
-        ('{"description": "A cat.", "tag": "comedy"}\n{"tag": ' + "9" * 5000 + "}", "line 2: not JSON"),
+        ('{"description": "A cat.", "tag": "comedy"}\n' + "[" * 100_000, "line 2: is not JSON (nested"),
+        ('{"description": "A cat.", "tag": "comedy"}\n{"description": "A", "tag": ' + "9" * 5000 + "}",
+         "line 2: tag is none of"),
         ("description,tag\nA cat.,comedy\nA ship, sunk.,action", "line 3: has more cells than columns"),
         ("description,tag\nA cat.,comedy\nA ship.", "line 3: tag must be text, but is missing"),
+        ("description,tag\nA cat.,comedy\n" + "x" * 200_000 + ",comedy", "an item may have 10,000"),
         ("A cat. => comedy\n" + "x" * MAX_ITEM_CHARS + " => action", "an item may have 10,000"),
         ('{"description": "A cat.", "tag": "comedy"}\n'
          + json.dumps({"description": "A ship.", "tag": "action", **{f"c{n}": 1 for n in range(1000)}}),
@@ -203,8 +230,9 @@ def zipped(content: bytes) -> bytes:
         (b"PK\x05\x06" + bytes(18), "a zip file, which is not unpacked"),
         (gzip.compress(b"\0" * 10**8), "a gzip file, which is not unpacked"),
         (b"A cat.\0 => comedy", "is no text"),
-        ("A cat. => comedy".encode("utf-16"), "no UTF-8 text"),
-        (b"A caf\xe9 => comedy", r"no UTF-8 text \(byte 6 "),
+        ("A cat. => comedy".encode("utf-16")[:-1], "no UTF-16 text"),
+        (b"A caf\xe9 => comedy", r"no UTF-8 text \(byte 6 cannot be read, it looks like Windows-1252\)"),
+        ("кот => comedy".encode("cp1251"), r"no UTF-8 text \(byte 1 cannot be read\)"),
         (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "no UTF-8 text"),
         (b"\x7fELF\2\1\1\0\0\0", "is no text"),
         (b"x" * (MAX_BYTES + 1), "more than 1 MB"),
@@ -213,8 +241,7 @@ def zipped(content: bytes) -> bytes:
             ",".join(["description", "tag", *map(str, range(1000))]).encode() + b"\nA cat.,comedy",
             "1,002 columns",
         ),
-        (b"description,tag\n" + b"x" * 200_000 + b",comedy", "field limit"),
-        (b'description,tag\n"never closed,comedy', "is no table"),
+        (b'description,tag\n"never closed,comedy', "not the CSV it should be"),
     ],
 )
 def test_an_upload_that_is_no_history_is_one_clear_message(
@@ -270,8 +297,9 @@ def test_a_giant_paste_is_refused(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     ["A cat. => comedy\n" * (MAX_ITEMS + 1), "x\n" * 400_000, '{"a": 1}\n' * 100_000,
+     "[" + "{}," * MAX_ITEMS + "{}]",
      "description,tag\n" + "A cat.,comedy\n" * (MAX_ITEMS + 1)],
-    ids=["lines", "bad lines", "objects", "table"],
+    ids=["lines", "bad lines", "objects", "list", "table"],
 )  # fmt: skip
 def test_too_many_items_are_refused(text: str) -> None:
     with pytest.raises(DataError, match="more than 2,000 items"):

@@ -115,7 +115,7 @@ def test_an_older_history_keeps_its_adapters_until_the_new_ones_are_there(
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        ("{", "line 2: not JSON"),
+        ("{", "line 2: is not JSON"),
         ("[]", "line 2: is not an object but a list"),
         ('{"description": "A ship."}', "line 2: tag must be text, but is missing"),
         ('{"description": "", "tag": "comedy"}', "line 2: description is empty"),
@@ -180,7 +180,9 @@ def test_names_and_files_that_cannot_be_are_refused(
     assert "more than 1,000 characters" in refused("--user", "x" * 10_000)
     assert "user is empty" in refused("--user", "")
     assert "no method with personal adapters" in refused("--user", "../../x 🦊")
-    assert "not JSON. Correct it" in refused("--strict")
+    assert "is not JSON (Expecting property name enclosed in double quotes). Correct it" in refused(
+        "--strict"
+    )
     assert "no such task lamp_4" in refused("--task", "lamp_4", history=_headline(tmp_path))
     assert "cannot be read" in refused(history=tmp_path)
     assert "cannot be read" in refused(history=tmp_path / "none")

@@ -59,12 +59,13 @@ def add_api(page: Page) -> None:
             }
 
     def train(request: gr.Request, task: str, history: str) -> dict[str, dict[str, float]]:
-        """Train the caller's own adapters on a history (JSON lines, CSV or one item a line); they are the
+        """Train the caller's own adapters on a history (JSON, a table, or one item a line); they are the
         caller's alone. Returns each adapter's first and last loss and seconds."""
         with _Refusing():
             _check(task=(task, str), history=(history, str))
             session = page.session(request.session_hash)
-            for _ in train_own(page.engine, session, task, read_items(page.task(task), history, None).items):
+            items = read_items(page.task(task), history, None).something()
+            for _ in train_own(page.engine, session, task, items):
                 pass
             own = session.own
             return {

@@ -5,7 +5,6 @@ page states. Nothing of it is logged or written.
 """
 
 import collections
-import csv
 import dataclasses
 import functools
 import json
@@ -15,11 +14,13 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from oppu_core.data.history_files import Row, history_records, how_to, plain_fields
 from oppu_core.data.rejects import Unusable
 from oppu_core.data.sample import GRAMMARS, sample_users
+from oppu_core.data.text_files import decoded
 from oppu_core.data.types import HistoryItem, User
 from oppu_core.errors import ConfigError, DataError, OppuError
-from oppu_core.ownership.personalize import Record, json_records, table_records, usable
+from oppu_core.ownership.personalize import usable
 from oppu_core.tasks import Task
 from oppu_core.training.loop import Progress, Trained
 from oppu_core.training.peft_methods import State
@@ -32,10 +33,8 @@ MAX_ITEMS = 2_000
 MAX_ITEM_CHARS = 10_000
 MAX_COLUMNS = 64
 SHOWN_PROBLEMS = 50
-SEPARATORS = ("\t", " => ", " | ")  # between input and output; the first that a line has counts
 USER_ID = "me"
 EXAMPLE_ITEMS = 24  # with half as many, an adapter of the sample world answers worse than none
-_MAGIC = {b"PK\x03\x04": "a zip file or spreadsheet", b"PK\x05\x06": "a zip file", b"\x1f\x8b": "a gzip file"}
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -52,6 +51,17 @@ class Preview:
     problems: tuple[str, ...]
     unusable: int
 
+    def something(self) -> tuple[HistoryItem, ...]:
+        """The items.
+
+        Raises:
+            DataError: there is none; the message says why.
+        """
+        if not self.items:
+            problems = " ".join(f"{problem}." for problem in self.problems[:3])
+            raise DataError(f"There is no item to learn from. {problems}")
+        return self.items
+
     @property
     def summary(self) -> str:
         """What was read, in a line."""
@@ -61,7 +71,7 @@ class Preview:
 
 
 def read_items(task: Task, text: str | None, file: Path | None) -> Preview:
-    """Read an own history: JSON lines, a table (CSV), or one item a line (:func:`how_to`).
+    """Read an own history, in any form that :func:`how_to` names.
 
     Args:
         task: What it is for.
@@ -70,7 +80,8 @@ def read_items(task: Task, text: str | None, file: Path | None) -> Preview:
 
     Raises:
         ConfigError: there are both.
-        DataError: there is nothing, it is no text, or more than the limits allow.
+        DataError: there is nothing, it is no text or has a structure that is not understood, or there is
+            more than the limits allow.
     """
     if file is not None and text and text.strip():
         raise ConfigError("There is pasted text and a file; take one of them away.")
@@ -82,27 +93,11 @@ def read_items(task: Task, text: str | None, file: Path | None) -> Preview:
         raise DataError(f"{where} is empty. {how_to(task)}")
     if "\0" in content:
         raise DataError(f"{where} is no text (it holds NUL characters). Save it as UTF-8 text.")
-    history = usable(_limited(_records(task, content, where, file.suffix if file else ""), where), task)
+    records = history_records(task, content, where, file.suffix if file else "")
+    if (columns := records.columns) > MAX_COLUMNS:
+        raise DataError(f"{where} has {columns:,} columns; {MAX_COLUMNS} are the most that is read.")
+    history = usable(dataclasses.replace(records, rows=_limited(records.rows, where)), task)
     return Preview(history.items, history.problems[:SHOWN_PROBLEMS], len(history.problems))
-
-
-def how_to(task: Task) -> str:
-    """How a history of a task is written, in a sentence or two."""
-    names = ", ".join(task.history_fields)
-    if (plain := _plain_fields(task)) is None:
-        return f"Give JSON lines or a CSV table with {names}; an item has too many fields for plain lines."
-    line = " => ".join(plain)
-    between = " (a tab or | may stand between, too)" if len(plain) > 1 else ""
-    return f"Write one item a line: {line}{between}. Or give JSON lines or a CSV table with {names}."
-
-
-def _plain_fields(task: Task) -> tuple[str, ...] | None:
-    """The fields of an item that is a plain line: one input, or the only field, and the output."""
-    required = [name for name in task.history_fields if name not in task.optional_fields]
-    inputs = [name for name in required if name != task.output_field]
-    if len(inputs) != 1:
-        return None
-    return (inputs[0], task.output_field) if task.output_field else (inputs[0],)
 
 
 def read_file(file: Path) -> str:
@@ -121,68 +116,16 @@ def read_file(file: Path) -> str:
             content = opened.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         raise DataError("The file cannot be read. Upload it again.") from error
-    for magic, kind in _MAGIC.items():
-        if content.startswith(magic):
-            raise DataError(f"The file is {kind}, which is not unpacked. Save it as CSV or text (UTF-8).")
     if len(content) > MAX_BYTES:
         raise DataError(_too_large("The file"))
-    try:
-        return content.decode()
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"The file is no UTF-8 text (byte {error.start + 1:,} cannot be read). Save it as UTF-8."
-        ) from error
+    return decoded(content, "The file")
 
 
 def _too_large(where: str) -> str:
     return f"{where} has more than {MAX_BYTES // 10**6} MB, the most that is read. Leave some items out."
 
 
-def _records(task: Task, content: str, where: str, suffix: str) -> Iterator[Record]:
-    """The records of whichever format it is."""
-    lines = content.split("\n")
-    first = next(line for line in lines if line.strip())
-    columns = _columns(first)
-    needed = {name for name in task.history_fields if name not in task.optional_fields}
-    has_columns = needed <= set(columns) or (bool(task.output_field) and {"input", "output"} <= set(columns))
-    suffix = suffix.lower()
-    if suffix in (".jsonl", ".ndjson", ".json") or (suffix != ".csv" and first.lstrip().startswith('{"')):
-        return json_records(lines)
-    if suffix == ".csv" or has_columns:
-        if len(columns) > MAX_COLUMNS:
-            raise DataError(f"{where} has {len(columns):,} columns; {MAX_COLUMNS} are the most that is read.")
-        if not has_columns:
-            raise DataError(f"{where} has no header line with the columns {', '.join(sorted(needed))}.")
-        return table_records(content.lstrip(), where)
-    return _plain_records(task, lines)
-
-
-def _columns(line: str) -> list[str]:
-    try:
-        return next(csv.reader([line]))
-    except csv.Error:
-        return []
-
-
-def _plain_records(task: Task, lines: Sequence[str]) -> Iterator[Record]:
-    fields = _plain_fields(task)
-    if fields is None:
-        raise DataError(how_to(task))
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        if len(fields) == 1:
-            yield number, {fields[0]: line.strip()}
-            continue
-        separator = next((each for each in SEPARATORS if each in line), None)
-        if separator is None:
-            yield number, Unusable(f"write {' => '.join(fields)}; there is no => in it, no tab and no |")
-        else:
-            given, _, output = line.rpartition(separator)
-            yield number, {fields[0]: given.strip(), fields[1]: output.strip()}
-
-
-def _limited(records: Iterator[Record], where: str) -> Iterator[Record]:
+def _limited(records: Iterator[Row], where: str) -> Iterator[Row]:
     for count, (number, record) in enumerate(records, 1):
         if count > MAX_ITEMS:
             raise DataError(f"{where} has more than {MAX_ITEMS:,} items; leave the oldest out.")
@@ -214,7 +157,7 @@ def example(task: Task) -> str:
         return max(len(users) * count - everybody[word] for word, count in words[place].items())
 
     items = users[max(range(len(users)), key=habit)].history
-    fields = _plain_fields(task)
+    fields = plain_fields(task)
     if fields is None or len(fields) < len(task.history_fields):
         return "\n".join(json.dumps(dict(item.fields), ensure_ascii=False) for item in items)
     return "\n".join(" => ".join(item.fields[name] for name in fields) for item in items)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from oppu_core.data.history_files import how_to
 from oppu_core.errors import ConfigError, OppuError
 
 from oppu_demo.export import write_zip
@@ -15,7 +16,6 @@ from oppu_demo.own_history import (
     MAX_ITEM_CHARS,
     MAX_ITEMS,
     example,
-    how_to,
     read_file,
     read_items,
     train_own,
@@ -71,6 +71,7 @@ class _Handlers:
         """Put an uploaded file's text where pasted text would be."""
         try:
             content = read_file(Path(file))
+            read_items(self._page.task(task), None, Path(file))  # its name says what it has to be
         except OppuError as error:
             return [gr.skip(), problem(error)]
         finally:
@@ -84,7 +85,7 @@ class _Handlers:
         session = self._page.session(request.session_hash)
         off, on, rest = gr.update(interactive=False), gr.update(interactive=True), [gr.skip()] * 3
         try:
-            items = read_items(self._page.task(task), content, None).items
+            items = read_items(self._page.task(task), content, None).something()
             yield [render("training.html.j2", step=None, curve=""), off, on, *rest]
             for step in train_own(self._page.engine, session, task, items):
                 curve = loss_curve(step.losses[step.variant], step.steps)

@@ -13,7 +13,7 @@ import numpy as np
 
 from oppu_core.data.types import HistoryItem, User
 from oppu_core.tasks import Task
-from oppu_core.texts import script_words
+from oppu_core.texts import normal, script_words
 
 K1, B, EPSILON = 1.5, 0.75, 0.25  # as in rank_bm25.BM25Okapi
 FLOOR_BLOCK = 64  # positions whose floors are found in one pass
@@ -127,6 +127,8 @@ def top_k(scores: np.ndarray, k: int) -> list[int]:
 class BM25Retriever:
     """The paper's retriever: the user's own items that are most like the query (rendered, with answers).
 
+    Both on one line: the words at a line's end are words, too.
+
     The index of a tuple of items is made once and kept; the longest unused go when many items are kept.
     """
 
@@ -139,12 +141,12 @@ class BM25Retriever:
         self, query: str, items: tuple[HistoryItem, ...], before: int, k: int, key: str
     ) -> list[HistoryItem]:
         """See :class:`Retriever`."""
-        return [items[index] for index in top_k(self._index(items).scores(query, before), k)]
+        return [items[index] for index in top_k(self._index(items).scores(normal(query), before), k)]
 
     def _index(self, items: tuple[HistoryItem, ...]) -> BM25Index:
         kept = self._indexes.pop(id(items), None)
         if kept is None:
-            lines = [self._task.history_line(item.fields) for item in items]
+            lines = [normal(self._task.history_line(item.fields)) for item in items]
             kept = items, BM25Index(lines, script_words) if self._task.words == "script" else BM25Index(lines)
             room = CACHED_ITEMS - len(items)
             while self._indexes and sum(len(old) for old, _ in self._indexes.values()) > room:

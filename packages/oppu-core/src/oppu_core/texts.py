@@ -14,7 +14,7 @@ import regex
 _INVISIBLE = str.maketrans("", "", "\u200b\u2060\ufeff\u00ad")
 _NUMBER = regex.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,4})?")
 _SHORT_DIGITS = 9  # a number of fewer digits was written so; more may be a 32-bit float read as one of 64
-_MOST_PLACES = 30
+_MOST_PLACES = 15  # beyond, a number with an exponent has lost digits and must not look exact
 
 # Scripts that are written without spaces: each character (with its marks) is a word; others have runs.
 _SPACELESS = "".join(

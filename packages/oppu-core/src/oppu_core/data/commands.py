@@ -37,7 +37,10 @@ def data() -> None:
 def import_(
     path: Annotated[
         Path,
-        typer.Argument(metavar="DIR_OR_FILE", help="Folder of a release or of LaMP, or a table of events."),
+        typer.Argument(
+            metavar="DIR_OR_FILE",
+            help="Folder of a release or of LaMP, or a table of events (a file, or a folder of its parts).",
+        ),
     ],
     out: Annotated[
         Path, typer.Option(help="The dataset folder to make; a dataset that is there is replaced.")
@@ -46,8 +49,8 @@ def import_(
         Literal["lamp", "oppu-release", "events"] | None,
         typer.Option(
             "--format",
-            help="lamp: LaMP's own files; oppu-release: the paper's authors' files; events: one JSON-lines, "
-            "CSV or Parquet file with user_id, time, input, output. Told by the files if left out.",
+            help="lamp: LaMP's own files; oppu-release: the paper's authors' files; events: JSON (lines or a "
+            "list), CSV, TSV or Parquet with user_id, time, input, output. Told by the files if left out.",
         ),
     ] = None,
     task: Annotated[
@@ -84,6 +87,12 @@ def import_(
             "default script where most texts have few letters of a-z."
         ),
     ] = None,
+    encoding: Annotated[
+        str | None,
+        typer.Option(
+            help="events: the encoding of text, e.g. cp1252 or shift_jis. UTF-8 and UTF-16 need none."
+        ),
+    ] = None,
     strict: Annotated[
         bool,
         typer.Option(
@@ -102,7 +111,8 @@ def import_(
     from oppu_core.data.importing import import_files, open_reader
     from oppu_core.tasks import load_task
 
-    reader = open_reader(path, format_, load_task(task) if task else None, test_users, queries, test_split)
+    chosen = load_task(task) if task else None
+    reader = open_reader(path, format_, chosen, test_users, queries, test_split, encoding)
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:

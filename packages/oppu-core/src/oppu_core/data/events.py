@@ -4,6 +4,7 @@ A task with several fields, or with names of its own, has columns called like it
 by user on the disk; a user's latest ones become the queries.
 """
 
+import bisect
 import collections
 import itertools
 import re
@@ -12,9 +13,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from oppu_core.data.event_rows import FORMATS, read_rows
+from oppu_core.data.event_rows import SUFFIXES, OnBytes, kind_of, read_rows, suffix_of
 from oppu_core.data.lamp_files import detect_task
-from oppu_core.data.moments import Moment, is_counter, moment, unix_time, unix_unit, why_no_time
+from oppu_core.data.moments import Moment, is_counter, is_grouped, moment, unix_time, unix_unit, why_no_time
 from oppu_core.data.reading import (
     MISSING,
     Intake,
@@ -30,8 +31,9 @@ from oppu_core.data.reading import (
 from oppu_core.data.rejects import Place, Rejects, Unusable
 from oppu_core.data.rows import shown
 from oppu_core.data.spill import Spill, longest
+from oppu_core.data.text_files import check_encoding
 from oppu_core.data.types import HistoryItem, Query, Split, User
-from oppu_core.errors import DataError
+from oppu_core.errors import ConfigError, DataError
 from oppu_core.tasks import Task
 from oppu_core.texts import number_text
 
@@ -39,9 +41,8 @@ from oppu_core.texts import number_text
 MOST_QUERIES: Mapping[Split, int] = {"test": 20, "others": 3}
 
 _SAMPLED = 1_000
-_DECIMAL_ID = re.compile(
-    r"\d+\.0+"
-)  # a table program's: where an id is missing, it makes all of them decimals
+# Where one id is missing, table programs make all of them decimals.
+_DECIMAL_ID = re.compile(r"\d+\.0+")
 # How times are read: as dates, as Unix times, or as numbers that say an order alone.
 _TIMES: dict[str, Callable[[str], Moment | bool | None]] = {
     "an ISO date": moment,
@@ -52,29 +53,81 @@ _UNIT_NAMES = ("seconds", "milliseconds", "microseconds", "nanoseconds")
 _DAY = 86_400 * 10**6
 
 
+def event_files(path: Path) -> list[Path]:
+    """The file itself, or the parts in a folder, by name; hidden ones, ``_SUCCESS`` and the like are none.
+
+    Raises:
+        DataError: there is none, or the folder cannot be taken as parts of one table.
+    """
+    try:
+        if not path.is_dir():
+            return [path]
+        names = {entry.name: entry for entry in path.iterdir()}
+        parts = [names[name] for name in sorted(names) if not name.startswith((".", "_"))]
+        folder = next((part for part in parts if part.is_dir()), None)
+        files = [part for part in parts if part.stat().st_size]  # who writes in parallel leaves empty ones
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error}.") from error
+    if "_delta_log" in names:
+        raise DataError(
+            f"{path} is a Delta table, whose files may be out of date. Export it as plain Parquet or CSV."
+        )
+    if folder is not None:
+        raise DataError(
+            f"{path} has a folder in it, {shown(folder.name)}, where events are files of one folder. Import "
+            "the inner one, or put all files together."
+        )
+    if not files:
+        raise DataError(f"{path} is a folder without files of events ({', '.join(SUFFIXES)}).")
+    return files
+
+
+def looks_like_parts(path: Path) -> bool:
+    """Whether a folder's files, which nobody has named, are parts of a table by their names."""
+    try:
+        suffixes = {suffix_of(file) for file in event_files(path)}
+    except DataError:
+        return False
+    return len(suffixes) == 1 and suffixes <= set(SUFFIXES)
+
+
 class Events:
-    """A table of events; a :class:`oppu_core.data.reading.Reader`."""
+    """A table of events, in one file or in parts; a :class:`oppu_core.data.reading.Reader`."""
 
     def __init__(
-        self, path: Path, task: Task | None = None, test_users: int | None = None, queries: int | None = None
+        self,
+        path: Path,
+        task: Task | None = None,
+        test_users: int | None = None,
+        queries: int | None = None,
+        encoding: str | None = None,
     ) -> None:
-        """Check that the file is a table with the task's columns.
+        """Check that the files are a table with the task's columns.
 
         Args:
-            path: The file: ``.jsonl``, ``.csv`` or ``.parquet``.
+            path: The file (JSON lines, a JSON list, CSV, Parquet), or a folder of part files of one kind.
             task: The task; told by the columns' names if it is not given.
             test_users: How many users, those with the longest histories, become test users
                 (:func:`oppu_core.data.spill.longest`).
             queries: How many of a test user's latest events are queries; None takes the last fifth, at least
                 1 and at most 20. One event at least stays history.
+            encoding: The encoding of text; told by each file if it is not given.
 
         Raises:
-            DataError: the file is unusable or lacks a column, or the task cannot be told.
+            ConfigError: there is no such encoding, or the files are not text.
+            DataError: a file is unusable or lacks a column, or the task cannot be told.
         """
-        if path.suffix.lower() not in FORMATS or not path.is_file():
-            problem = "is a folder" if path.is_dir() else "is not one" if path.exists() else "does not exist"
-            raise DataError(f"{path} {problem}; events are one file: {', '.join(FORMATS)}.")
+        self._encoding = check_encoding(encoding) if encoding else None
         self._path, self._test_users, self._queries = path, test_users, queries
+        self._files = event_files(path)
+        kinds = {kind_of(file, self._encoding): file for file in self._files}
+        if len(kinds) > 1:
+            found = " and ".join(f"{kind} ({file.name})" for kind, file in kinds.items())
+            raise DataError(f"{path} has {found}; the parts of a table are of one kind. Remove what is none.")
+        if encoding and "Parquet" in kinds:
+            raise ConfigError("--encoding is for text; Parquet files say themselves what they hold.")
+        # The number of the last row of each file, counted over all of them.
+        self._ends: list[int] = []
         self.source: dict[str, Any] = {"kind": "events"}
         self.notes: list[str] = []
         self._now = time.time_ns() // 1000
@@ -85,6 +138,8 @@ class Events:
         usual = {name for name, rows in columns.items() if 2 * rows > max(columns.values())}
         self.task = task or detect_task(path, None, [([dict.fromkeys(usual - {"user_id", "time"})], [])])
         self._aliases = self._allowed_names()
+        names = (*self.task.history_fields, *self.task.input_fields)
+        self._used = frozenset({"user_id", "time", "input", "output", *names})
         try:
             self._values(dict.fromkeys(columns, "0"))
         except Unusable as problem:
@@ -102,16 +157,38 @@ class Events:
         """The columns of the first rows, and how many have them; tells the form of the times."""
         readable: list[dict[str, Any]] = []
         why = ""
-        for number, row in itertools.islice(read_rows(self._path, lambda _: None), _SAMPLED):
+        for place, _, row in itertools.islice(self._rows(lambda _: None), _SAMPLED):
             if isinstance(row, Unusable):
-                why = why or f" (record {number} {row.reason})"
+                why = why or f" (record {place.record} {row.reason})"
             else:
                 readable.append(row)
         times = [time for row in readable if isinstance(time := row.get("time"), str) and time]
         self._form = max(_TIMES, key=lambda form: sum(bool(_TIMES[form](time)) for time in times))
+        grouped = [text for text in times if is_grouped(text)]
+        if 2 * len(grouped) > len(times):
+            raise DataError(
+                f"{self._path}: the times have thousands separators, as in {shown(grouped[0])}. Write plain "
+                "numbers, or ISO dates."
+            )
         if not any(readable):
             raise DataError(f"{self._path} has no usable row{why}. Is it a table of events?")
         return collections.Counter(name for row in readable for name in row)
+
+    def _rows(self, on_bytes: OnBytes) -> Iterator[tuple[Place, int, dict[str, Any] | Unusable]]:
+        """The rows of all files: the place of each, its number counted over all of them, and what it says."""
+        before = 0
+        self._ends.clear()
+        for file in self._files:
+            number = 0
+            for number, row in read_rows(file, on_bytes, self._encoding):
+                yield Place(file, number), before + number, row
+            before += number
+            self._ends.append(before)
+
+    def _place(self, number: int, user_id: str) -> Place:
+        """The place of a row, by its number over all files."""
+        at = bisect.bisect_left(self._ends, number)
+        return Place(self._files[at], number - (self._ends[at - 1] if at else 0), user_id)
 
     def _allowed_names(self) -> dict[str, str]:
         """What fields may be called instead."""
@@ -147,13 +224,13 @@ class Events:
             DataError: the file is damaged, or `rejects` is strict.
         """
         # The same object: whoever holds it sees it completed.
-        self.source.update(files=described([self._path]))
+        self.source.update(files=described(self._files))
         gathered = self._gather(scratch, rejects, on_progress)
         lengths = ((user_id, len(rows or [])) for user_id, rows in gathered.users())
         chosen = longest(lengths, self._test_users)
         intake = self.intake = Intake(self.task, rejects)
         for user_id, rows in gathered.users():
-            place = Place(self._path, rows[0][0] if rows else None, user_id)
+            place = self._place(rows[0][0], user_id) if rows else Place(self._path, None, user_id)
             split: Split = "test" if user_id in chosen else "others"
             try:
                 if rows is None:
@@ -180,25 +257,30 @@ class Events:
 
     def _gather(self, scratch: Path, rejects: Rejects, on_progress: OnProgress) -> Spill:
         """Rows by user: (number, key to sort by, date, fields, gold)."""
-        total, done = self._path.stat().st_size, 0
+        total, done = sum(file.stat().st_size for file in self._files), 0
 
         def count(size: int) -> None:
             nonlocal done
             done += size
             on_progress(done, total)
 
-        # Twice the file's size: keys are written out in every row, and Parquet is compressed.
-        rows = Spill(scratch / "events", 2 * total)
-        for number, row in read_rows(self._path, count):
+        # Twice the files' size: keys are written out in every row, and Parquet is compressed; gzip much more.
+        packed = 5 if any(file.suffix.lower() == ".gz" for file in self._files) else 1
+        rows = Spill(scratch / "events", 2 * packed * total)
+        for place, number, row in self._rows(count):
             try:
                 if isinstance(row, Unusable):
                     raise row
+                for name, value in row.items():
+                    if isinstance(value, bytes) and name in self._used:
+                        encoding = self._encoding or "UTF-8"
+                        raise Unusable(f"{name} is not {encoding} text", ascii(value)[:80])
                 user_id, time, fields, gold = self._values(row)
                 key, date = self._moment(time)
             except Unusable as problem:
                 user = row.get("user_id") if isinstance(row, dict) else None
-                place = Place(self._path, number, user if isinstance(user, str) else None)
-                rejects.add(place, "event", problem, row if isinstance(row, dict) else problem.value)
+                whose = place._replace(user_id=user if isinstance(user, str) else None)
+                rejects.add(whose, "event", problem, row if isinstance(row, dict) else problem.value)
                 continue
             rows.add(user_id, [number, key, date, fields, gold])
         return rows

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from oppu_core.data.dataset import Dataset, write_dataset
-from oppu_core.data.event_rows import FORMATS
-from oppu_core.data.events import Events
+from oppu_core.data.events import Events, looks_like_parts
 from oppu_core.data.raw_lamp import RawLamp, TestSplit, question_files
 from oppu_core.data.reading import OnProgress, Reader
 from oppu_core.data.rejects import Rejects
@@ -44,7 +43,8 @@ def tell_format(path: Path) -> Format:
     is_release = any((path / name).exists() for name in (OTHERS_FILE, *TEST_FILES))
     found: list[Format] = ["oppu-release"] if is_release else []
     found += ["lamp"] if question_files(path) else []
-    found += ["events"] if path.is_file() and path.suffix.lower() in FORMATS else []
+    if not found and (path.is_file() or (path.is_dir() and looks_like_parts(path))):
+        return "events"
     if len(found) == 1:
         return found[0]
     if not path.exists():
@@ -60,6 +60,7 @@ def open_reader(
     test_users: int | None = None,
     queries: int | None = None,
     test_split: TestSplit | None = None,
+    encoding: str | None = None,
 ) -> Reader:
     """The reader of some files; see the readers for the arguments.
 
@@ -79,11 +80,13 @@ def open_reader(
         raise ConfigError("--test-split already says who the test users are; leave --test-users out.")
     if known != "events" and queries is not None:
         raise ConfigError(f"--queries is for events; {known} has queries of its own.")
+    if known != "events" and encoding is not None:
+        raise ConfigError(f"--encoding is for events; the files of {known} are UTF-8.")
     if known == "oppu-release":
         return Release(path, task)
     if known == "lamp":
         return RawLamp(path, task, test_users, test_split)
-    return Events(path, task, test_users, queries)
+    return Events(path, task, test_users, queries, encoding)
 
 
 def import_files(

@@ -23,15 +23,12 @@ _RECORD_CHARS = 64 << 20
 _SPACE = re.compile(r"[ \t\n\r]+")
 
 
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
-
-
-# Numbers become texts: ids and scores are strings with us, and 5.0 is the score 5.
+# Numbers become texts: ids and scores are strings with us, and 5.0 is the score 5. NaN and Infinity are no JSON,
+# but pandas and others write them where a number is missing.
 DECODER = json.JSONDecoder(
     parse_int=str,
     parse_float=number_text,
-    parse_constant=_no_constant,
+    parse_constant=lambda name: None,
 )
 
 
@@ -62,6 +59,19 @@ def read_records(path: Path, on_bytes: Callable[[int], object] | None = None) ->
             yield from _Window(path, file, on_bytes).records()
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error}.") from error
+
+
+def records_in(path: Path, file: Any) -> Iterator[Record]:
+    """The records of an open file, as of :func:`read_records`.
+
+    Args:
+        path: Its name, for messages.
+        file: Has ``read(size)``, which gives UTF-8.
+
+    Raises:
+        DataError: as :func:`read_records`.
+    """
+    return _Window(path, file, None).records()
 
 
 def decode(content: bytes) -> Any:

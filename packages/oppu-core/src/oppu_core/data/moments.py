@@ -111,9 +111,14 @@ def is_counter(text: str) -> bool:
     return number is not None and abs(number) < _FIRST_UNIX
 
 
+def is_grouped(text: str) -> bool:
+    """Whether a text is a number with thousands separators."""
+    return re.fullmatch(r"[+-]?\d{1,3}(([,'\u2019\s]\d{3})+|(\.\d{3}){2,})", text.strip()) is not None
+
+
 def why_no_time(text: str) -> str:
     """What may be wrong with a text that is no time, to be shown behind it."""
-    if re.fullmatch(r"[+-]?\d{1,3}([,.'’\s]\d{3})+", text.strip()):
+    if is_grouped(text):
         return "; write it without thousands separators"
     if re.fullmatch(r"\d{1,2}[/.]\d{1,2}[/.]\d{2,4}.*", text.strip()):
         return "; which is the day, which the month? Write 2024-05-01"

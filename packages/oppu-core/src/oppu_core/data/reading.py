@@ -7,6 +7,7 @@ import collections
 import dataclasses
 import hashlib
 import itertools
+import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -28,6 +29,7 @@ MAX_ID_CHARS = 1_000
 MAX_TEXT_CHARS = 1_000_000
 # What stands for nothing in an id or a time: pandas, SQL and Spark write it as text.
 MISSING = (None, "", "nan", "NaN", "None", "NULL", "null", "<NA>", "NaT", "\\N")
+_ROUNDED = re.compile(r"[+-]?\d(\.\d+)?[eE]\+\d+|[+-]?\d\.\d+[eE]\d+")
 _LOOKED_AT = 10_000  # texts, and characters of each, that tell a script
 _NAMES = {
     dict: "an object", list: "a list", bool: "true or false", type(None): "null", bytes: "bytes",
@@ -107,7 +109,10 @@ def as_user_id(record: Mapping[str, Any]) -> str:
     """The id of a user; what stands for a missing one would be one giant user."""
     if record.get("user_id") in MISSING[2:]:
         raise Unusable("user_id is missing", shown(record["user_id"]))
-    return as_id(record, "user_id")
+    user_id = as_id(record, "user_id")
+    if _ROUNDED.fullmatch(user_id):  # two users may have become one
+        raise Unusable("user_id is a number that has lost its last digits", shown(user_id))
+    return user_id
 
 
 def as_date(record: Mapping[str, Any], name: str = "date") -> str | None:
@@ -188,13 +193,14 @@ class Intake:
         texts: Of the first texts, how many (``all``) and how many that the official scorer does not see
             (``unseen``).
         turned: How many histories came with the newest item first and were turned round.
+        undated: How many have a date for some items alone.
     """
 
     def __init__(self, task: Task, rejects: Rejects) -> None:
         self.task, self.rejects = task, rejects
         self.outside: dict[str, collections.Counter[str]] = {"gold": collections.Counter()}
         self.texts: collections.Counter[str] = collections.Counter()
-        self.turned = 0
+        self.turned = self.undated = 0
         self._users: dict[bytes, tuple[Path, int | None]] = {}
         self._queries: dict[str, Place] = {}
 
@@ -213,7 +219,9 @@ class Intake:
 
     def in_order(self, items: list[HistoryItem]) -> list[HistoryItem]:
         """:func:`in_order`, counting what was turned round."""
-        self.turned += newest_first([item.date for item in items])
+        dates = [item.date for item in items]
+        self.turned += newest_first(dates)
+        self.undated += 0 < dates.count(None) < len(dates)
         return in_order(items)
 
     def item(self, place: Place, value: Any) -> HistoryItem | None:
@@ -303,8 +311,13 @@ class Intake:
                 notes.append(f"{counts.total():,} × {what} is none of the task's labels: {some}{more}; {so}.")
         if self.turned:
             notes.append(
-                f"{self.turned:,} histories stand newest first in the file; items of one day were put in the "
-                "opposite order, as all the others."
+                f"{self.turned:,} histories stand newest first in the file; items of one day, or without a date, "
+                "were put in the opposite order, as all the others."
+            )
+        if self.undated:
+            notes.append(
+                f"{self.undated:,} histories have dates for some items alone and are in the order of the file: "
+                "is it the order of time?"
             )
         return notes
 
@@ -312,19 +325,17 @@ class Intake:
 def in_order(items: list[HistoryItem]) -> list[HistoryItem]:
     """Sorted by date, stably, when all items have one: "what came before" has to be a prefix.
 
-    Where the newest stand first, those of one day are turned round with the rest.
+    Where the newest stand first, all are turned round: those of one day, and those without a date.
     """
     dates = [item.date for item in items]
-    if None in dates:
-        return items
     ordered = items[::-1] if newest_first(dates) else items
-    return sorted(ordered, key=when)
+    return ordered if None in dates else sorted(ordered, key=when)
 
 
 def newest_first(dates: Sequence[str | None]) -> bool:
-    """Whether dates fall from first to last, and some of them are the same."""
+    """Whether dates fall from first to last, and do not tell the order of all: some are the same or missing."""
     known = [at_of(date) for date in dates if date is not None]
-    if not known or len(known) < len(dates) or len(set(known)) in (1, len(known)):
+    if len(set(known)) < 2 or len(set(known)) == len(dates):
         return False
     return all(one >= other for one, other in itertools.pairwise(known))
 

@@ -126,7 +126,11 @@ def _show_kept(console: "Console", traces: "Traces") -> None:
 
 def personalize(
     history: Annotated[
-        Path, typer.Option(help="The history: one JSON object a line, or a .csv with a header line.")
+        Path,
+        typer.Option(
+            help="The history: JSON (lines or a list), a table with a header line, one item a line, or the "
+            "tweets.js of an X archive."
+        ),
     ],
     task: Annotated[
         str | None, typer.Option(help="A task's name or .toml file; may be left out if the run has only one.")
@@ -143,8 +147,8 @@ def personalize(
     """Train an adapter on your own history, to ask with `oppu ask`.
 
     An item has the task's history fields (for lamp_2m: description and tag) or input and output; id and date
-    may be left out. The same history is not trained again; a changed one replaces the old one. Nothing
-    leaves this machine; `oppu forget` removes it all.
+    may be left out. As a plain line it is `description => tag`. The same history is not trained again; a
+    changed one replaces the old one. Nothing leaves this machine; `oppu forget` removes it all.
     """
     import shlex
 

@@ -5,19 +5,19 @@ asked for. In the store it is a user like any other: the same history gives the 
 """
 
 import contextlib
-import csv
 import dataclasses
-import io
-import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from oppu_core.data.dataset import MANIFEST, write_dataset
+from oppu_core.data.event_rows import suffix_of
+from oppu_core.data.history_files import Records, history_records, how_to
 from oppu_core.data.reading import as_date, as_history, as_id, as_object, as_text, in_order
 from oppu_core.data.rejects import Unusable
 from oppu_core.data.rows import shown
 from oppu_core.data.sample import GRAMMARS, sample_users
+from oppu_core.data.text_files import decoded, read_unpacked
 from oppu_core.data.types import SPLITS, HistoryItem, User
 from oppu_core.errors import ConfigError, DataError, TrainingError
 from oppu_core.pipeline import VariantWork, variant_works
@@ -26,105 +26,62 @@ from oppu_core.run_config import resolve_config
 from oppu_core.runs import Run, open_run, start_run
 from oppu_core.store import Store
 from oppu_core.tasks import TASKS, Task
-from oppu_core.texts import number_text
 
 # Of a run that is made for an own history: fewer variants than a comparison has, for a result in a minute.
 METHODS = ("non_personalized", "rag_k1", "oppu_k0", "oppu_rag_k1")
 OTHERS = 30
 
-Record = tuple[int, Any]  # line number and value; for a line that cannot be read, the problem
-
 
 @dataclasses.dataclass(frozen=True)
 class History:
-    """An own history as read: usable items, oldest first, and what is wrong with each of the other lines."""
+    """An own history as read: usable items, oldest first, and what is wrong with each other one."""
 
     items: tuple[HistoryItem, ...]
     problems: tuple[str, ...]
 
 
 def read_history(path: Path, task: Task) -> History:
-    """Read an own history: JSON lines, or a table with a header line (``.csv``).
+    """Read an own history: JSON, a table with a header line, tweets of an X archive, or one item a line.
 
     An item has the task's history fields, or ``input`` and ``output``; ``id`` and ``date`` (or ``time``) may
-    be left out. Where every item has a date, they are sorted by it.
+    be left out. Where every item has a date, they are sorted by it. The file may be packed by gzip.
 
     Raises:
-        DataError: the file cannot be read, or has no usable item.
+        DataError: the file cannot be read, has a structure that is not understood, or has no usable item.
     """
-    try:
-        content = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
-    except OSError as error:
-        raise DataError(f"The history {path} cannot be read: {error.strerror}.") from error
-    if path.suffix.lower() == ".csv":
-        try:
-            records = table_records(content.decode(), str(path))
-        except UnicodeDecodeError as error:
-            raise DataError(f"{path} is no table of UTF-8 text: {error}.") from error
-    else:
-        records = json_records(content.split(b"\n"))
-    history = usable(records, task)
+    text = decoded(read_unpacked(path), str(path))
+    if not text.strip():
+        raise DataError(f"{path} has no usable item: it is empty. {how_to(task)}")
+    history = usable(history_records(task, text, str(path), suffix_of(path)), task)
     if not history.items:
-        fields = ", ".join(repr(name) for name in task.history_fields if name not in task.optional_fields)
-        raise DataError(
-            f"{path} has no usable item. "
-            + "".join(f"{problem}. " for problem in history.problems[:3])
-            + f"Write one JSON object with {fields} a line (or a .csv with these columns)."
-        )
+        problems = "".join(f"{problem}. " for problem in history.problems[:3])
+        raise DataError(f"{path} has no usable item. {problems}{how_to(task)}")
     return history
 
 
-def usable(records: Iterable[Record], task: Task) -> History:
+def usable(records: Records, task: Task) -> History:
     """The usable ones of some records, as :func:`read_history` understands them."""
     items: list[HistoryItem] = []
     problems: list[str] = []
     ids: set[str] = set()
-    for number, record in records:
+    for number, record in records.rows:
         try:
             item = _item(task, record, number)
             if item.id in ids:
                 raise Unusable("id occurs twice", shown(item.id))
         except Unusable as problem:
             detail = f" ({problem.detail})" if problem.detail else ""
-            problems.append(f"line {number}: {problem.reason}{detail}")
+            problems.append(f"{records.unit} {number}: {problem.reason}{detail}")
         else:
             ids.add(item.id)
             items.append(item)
     return History(tuple(in_order(items)), tuple(problems))
 
 
-def table_records(text: str, where: str) -> Iterator[Record]:
-    """The records of a table with a header line (CSV).
-
-    Raises:
-        DataError: it is no such table; the message starts with `where`.
-    """
-    rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    try:
-        for row in rows:
-            surplus = row.pop(None, [])
-            if any(surplus):  # cut at a comma of the text
-                yield rows.line_num, Unusable("has more cells than columns; quote what has a comma")
-            else:
-                yield rows.line_num, {name: value for name, value in row.items() if value}
-    except csv.Error as error:
-        raise DataError(f"{where} is no table of UTF-8 text: {error}.") from error
-
-
-def json_records(lines: Iterable[str | bytes]) -> Iterator[Record]:
-    """The records of JSON lines."""
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            try:
-                yield number, json.loads(line)
-            except (ValueError, RecursionError):
-                yield number, Unusable("not JSON")
-
-
 def _item(task: Task, record: Any, number: int) -> HistoryItem:
     if isinstance(record, Unusable):
         raise record
-    values = {name: _plain(value) for name, value in as_object(record).items()}
+    values = dict(as_object(record))
     if "input" in values and "input" not in task.history_fields:
         if task.output_field is None:
             raise Unusable(f"a history of {task.name} has no input and output but {task.history_fields[0]}")
@@ -137,11 +94,6 @@ def _item(task: Task, record: Any, number: int) -> HistoryItem:
         raise Unusable(f"{task.output_field} is none of {', '.join(task.labels)}", answer)
     name = "date" if "date" in values else "time"
     return HistoryItem(as_id({"id": str(number), **values}, "id"), fields, as_date(values, name))
-
-
-def _plain(value: Any) -> Any:
-    """Numbers as text: a score, an id, a time."""
-    return number_text(repr(value)) if type(value) in (int, float) else value
 
 
 @dataclasses.dataclass(frozen=True)

@@ -96,7 +96,9 @@ def train_task_lora(
         facts = {**dataclasses.asdict(trained), "examples": len(rows)}
         store.put(key, adapter_config_json(peft_model), state, facts)
         base = dataclasses.replace(base, model=peft_model.unload())
-    join = stack if base.identity.quantize else merge
+    # Added to weights of few bits, small updates would be rounded away.
+    exact = base.identity.dtype == "float32" and not base.identity.quantize
+    join = merge if exact else stack
     return dataclasses.replace(base, model=join(base.model, config, store.load(key)))
 
 
