@@ -55,11 +55,45 @@ def test_nothing_but_an_export_is_overwritten(tmp_path: Path, name: str) -> None
     ]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["out", "out.zip"])
+@pytest.mark.parametrize("work", ["more", "card", "top"])
+def test_work_on_an_export_is_not_overwritten(tmp_path: Path, name: str, work: str) -> None:
+    """A clone with its history, a card with somebody's words: readable, but more than what was exported."""
+    files = {
+        "more": {**BUNDLE, ".git/objects/12/34": b"commits"},
+        "card": {**BUNDLE, CARD_FILE: b"my own words"},
+        "top": placed(BUNDLE, "mine/"),
+    }[work]
+    out = packed(files, tmp_path / name)
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    assert set(read_bundle(out)) == set(NAMES)
+    with pytest.raises(ConfigError, match="no longer as it was exported"):
+        write_bundle(BUNDLE, out)
+    assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
+
+
+def test_an_export_without_its_card_is_replaced(tmp_path: Path) -> None:
+    write_bundle(BUNDLE, tmp_path / "out")
+    (tmp_path / "out" / CARD_FILE).unlink()
+    write_bundle(BUNDLE, tmp_path / "out")
+    assert read_bundle(tmp_path / "out") == BUNDLE
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != CARD_FILE])
 def test_a_changed_file_is_named(name: str) -> None:
     changed = BUNDLE[name].replace(b"content", b"CONTENT").replace(b'format": 1', b'format": 2')
     with pytest.raises(DataError, match="format 2" if name == MANIFEST_FILE else f"{name} is not the file"):
         manifest_of({**BUNDLE, name: changed}, "it")
+
+
+def test_the_card_may_change_and_may_be_missing(tmp_path: Path) -> None:
+    changed = packed({**BUNDLE, CARD_FILE: b"# My adapter"}, tmp_path / "changed.zip")
+    bundle = read_bundle(changed)
+    assert bundle[CARD_FILE] == b"# My adapter"
+    assert manifest_of(bundle, "it")["task"] == "lamp_2m"
+    without = {name: content for name, content in BUNDLE.items() if name != CARD_FILE}
+    bundle = read_bundle(packed(without, tmp_path / "without"))
+    assert bundle == without and manifest_of(bundle, "it")["task"] == "lamp_2m"
 
 
 @pytest.mark.parametrize(
@@ -73,6 +107,7 @@ def test_a_broken_manifest_is_refused(manifest: str) -> None:
 
 
 def zipped(files: Bundle, path: Path, kind: int = stat.S_IFREG, **more: bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in files.items():
             info = zipfile.ZipInfo(name)
@@ -81,10 +116,106 @@ def zipped(files: Bundle, path: Path, kind: int = stat.S_IFREG, **more: bytes) -
     return path
 
 
+def packed(files: Bundle, path: Path) -> Path:
+    """The files as a folder, or as a zip if the path ends so."""
+    if path.suffix == ".zip":
+        return zipped(files, path)
+    for name, content in files.items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(content)
+    return path
+
+
+def placed(files: Bundle, top: str) -> Bundle:
+    return {f"{top}{name}": content for name, content in files.items()}
+
+
+LITTER = {
+    "finder": {".DS_Store": b"x", "task_lora/.DS_Store": b"x", "task_lora/._adapter_config.json": b"x"},
+    "archive utility": {"__MACOSX/._README.md": b"x", "__MACOSX/task_lora/._adapter_model.safetensors": b"x"},
+    "hub": {".cache/huggingface/download/adapter_config.json.metadata": b"x", ".gitattributes": b"x"},
+    "old hub": {".huggingface/download/README.md.lock": b""},
+    "git": {".git/HEAD": b"ref", ".git/hooks/pre-commit.sample": b"#!/bin/sh", ".gitignore": b"*.tmp"},
+    "worktree": {".git": b"gitdir: elsewhere"},
+    "windows": {"Thumbs.db": b"x", "desktop.ini": b"x"},
+}
+
+
+@pytest.mark.parametrize("name", ["in", "in.zip"])
+@pytest.mark.parametrize("top", ["", "mine/", "Méine Zip/mine/"])
+@pytest.mark.parametrize("litter", LITTER)
+def test_what_an_export_meets_on_its_way_does_no_harm(
+    tmp_path: Path, name: str, top: str, litter: str
+) -> None:
+    """Neither inside the folder around it nor beside that."""
+    inside = packed({**placed(BUNDLE, top), **placed(LITTER[litter], top)}, tmp_path / "inside" / name)
+    assert read_bundle(inside) == BUNDLE
+    outside = {file: content for file, content in LITTER[litter].items() if "task_lora/" not in file}
+    beside = packed({**placed(BUNDLE, top), **outside}, tmp_path / "beside" / name)
+    assert read_bundle(beside) == BUNDLE
+
+
+def test_the_entries_of_folders_in_a_zip_do_no_harm(tmp_path: Path) -> None:
+    path = packed(placed(BUNDLE, "mine/"), tmp_path / "in.zip")
+    with zipfile.ZipFile(path, "a") as archive:
+        for name in ("mine/", "mine/task_lora/", "__MACOSX/", "mine/.git/"):
+            archive.mkdir(name)
+    assert read_bundle(path) == BUNDLE
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.mkdir("mine/checkpoints")
+    with pytest.raises(DataError, match="folder 'mine/checkpoints', which an exported adapter does not have"):
+        read_bundle(path)
+
+
+@pytest.mark.parametrize("name", ["in", "in.zip"])
+@pytest.mark.parametrize(
+    "strange", ["beside.py", "mine/model.bin", "mine/task_lora/x.pkl", "README.md", "other/README.md"]
+)
+def test_a_folder_around_it_hides_no_strange_file(tmp_path: Path, name: str, strange: str) -> None:
+    path = packed({**placed(BUNDLE, "mine/"), strange: b"x"}, tmp_path / name)
+    with pytest.raises(DataError, match=f"{strange}', which an exported adapter does not have|'other'"):
+        read_bundle(path)
+
+
+@pytest.mark.parametrize("file", [name for name in NAMES if name != CARD_FILE])
+def test_a_pointer_of_git_lfs_is_called_one(tmp_path: Path, file: str) -> None:
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 1234\n"
+    clone = packed({**BUNDLE, file: pointer, ".git/HEAD": b"ref"}, tmp_path / "clone")
+    with pytest.raises(DataError, match=rf"clone: {file} is a git-LFS pointer.*`git lfs pull`"):
+        read_bundle(clone)
+
+
+def test_a_zip_of_very_many_files_is_refused_before_they_are_counted(tmp_path: Path, monkeypatch) -> None:
+    many = packed({**BUNDLE, **{f"._{number}": b"" for number in range(30_000)}}, tmp_path / "many.zip")
+    with monkeypatch.context() as patch:
+        patch.setattr(zipfile.ZipFile, "infolist", lambda _: pytest.fail("its contents were read"))
+        with pytest.raises(DataError, match="list of contents"):
+            read_bundle(many)
+    more = packed({**BUNDLE, **{f"._{number}": b"" for number in range(2_000)}}, tmp_path / "more.zip")
+    with pytest.raises(DataError, match="more than 2,000"):
+        read_bundle(more)
+
+
+def test_of_a_folder_that_is_a_whole_disk_little_is_seen(tmp_path: Path, monkeypatch) -> None:
+    for number in range(200):
+        (tmp_path / str(number // 20) / str(number)).mkdir(parents=True)
+    monkeypatch.setattr(bundles, "ENTRIES", 30)
+    scan, seen = os.scandir, []
+
+    def counted(path: Path):
+        seen.append(path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", counted)
+    with pytest.raises(DataError, match="more than 30"):
+        read_bundle(tmp_path)
+    assert len(seen) < 30
+
+
 @pytest.mark.parametrize(
     "name",
     ["../evil.txt", "/etc/passwd", "adapter_model.bin", "task_lora/../../evil", "code.py", "C:\\evil",
-     "a\x00b", "README.md/x", "optimizer.pt"],
+     "a\x00b", "README.md/x", "optimizer.pt", "__MACOSX/../evil", ".git/../../.DS_Store", "/.DS_Store"],
 )  # fmt: skip
 def test_a_zip_with_a_strange_name_is_refused_and_nothing_is_unpacked(tmp_path: Path, name: str) -> None:
     path = zipped({**BUNDLE, name: b"x"}, tmp_path / "in.zip")
@@ -97,9 +228,15 @@ def test_a_zip_with_a_link_a_double_or_a_missing_file_is_refused(tmp_path: Path)
     link = zipped(BUNDLE, tmp_path / "link.zip", stat.S_IFLNK, **{CARD_FILE: b""})
     with pytest.raises(DataError, match="no plain file"):
         read_bundle(link)
-    missing = zipped({n: c for n, c in BUNDLE.items() if n != CARD_FILE}, tmp_path / "missing.zip")
-    with pytest.raises(DataError, match=r"has no README\.md"):
-        read_bundle(missing)
+    for kind, litter in ((stat.S_IFLNK, ".DS_Store"), (stat.S_IFIFO, ".git/x"), (stat.S_IFDIR, "._x")):
+        hidden = zipped({**BUNDLE, litter: b""}, tmp_path / "hidden.zip", kind, **{litter: b""})
+        with pytest.raises(DataError, match="no plain file"):
+            read_bundle(hidden)
+    for name in NAMES:
+        if name != CARD_FILE:
+            missing = zipped({n: c for n, c in BUNDLE.items() if n != name}, tmp_path / "missing.zip")
+            with pytest.raises(DataError, match=f"has no {name}"):
+                read_bundle(missing)
     double = zipped(BUNDLE, tmp_path / "double.zip")
     with zipfile.ZipFile(double, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
         archive.writestr(CARD_FILE, "another")
@@ -151,7 +288,7 @@ def test_a_zip_that_lies_about_a_size_gives_no_more_than_it_said(tmp_path: Path)
         read_bundle(tmp_path / "in.zip")
 
 
-@pytest.mark.parametrize("kind", ["link", "folder", "file", "pipe", "linked folder"])
+@pytest.mark.parametrize("kind", ["link", "folder", "file", "pipe", "linked folder", "linked litter"])
 def test_a_folder_with_anything_else_is_refused(tmp_path: Path, kind: str) -> None:
     folder = tmp_path / "in"
     write_bundle(BUNDLE, folder)
@@ -162,6 +299,8 @@ def test_a_folder_with_anything_else_is_refused(tmp_path: Path, kind: str) -> No
     elif kind == "linked folder":
         (folder / "task_lora").rename(tmp_path / "elsewhere")
         (folder / "task_lora").symlink_to(tmp_path / "elsewhere")
+    elif kind == "linked litter":
+        (folder / ".cache").symlink_to(tmp_path)
     elif kind == "folder":
         (folder / "more").mkdir()
     elif kind == "pipe":
@@ -171,12 +310,6 @@ def test_a_folder_with_anything_else_is_refused(tmp_path: Path, kind: str) -> No
         (folder / "adapter_model.bin").write_bytes(b"pickle")
     with pytest.raises(DataError, match="does not have"):
         read_bundle(folder)
-
-
-def test_what_git_and_the_hub_add_does_no_harm(tmp_path: Path) -> None:
-    write_bundle(BUNDLE, tmp_path / "in")
-    (tmp_path / "in" / ".gitattributes").write_text("*.safetensors filter=lfs")
-    assert read_bundle(tmp_path / "in") == BUNDLE
 
 
 def test_what_is_not_there_is_said() -> None:

@@ -172,6 +172,20 @@ def test_a_repository_with_something_else_is_left_alone(fake: FakeHub) -> None:
     assert not uploads(fake)
 
 
+def test_a_card_written_on_the_hub_and_litter_do_no_harm(fake: FakeHub) -> None:
+    litter = {".gitattributes": b"x", ".DS_Store": b"x", ".cache/huggingface/x.lock": b""}
+    fake.repos[ME] = {"private": True, "files": {**BUNDLE, CARD_FILE: b"my words", **litter}}
+    assert hub.pull(ME, endpoint=fake.url) == {**BUNDLE, CARD_FILE: b"my words"}
+    got = {path for method, path in fake.requests if method == "GET" and "/resolve/" in path}
+    assert len(got) == 6 and not any(name in path for path in got for name in litter)
+    del fake.repos[ME]["files"][CARD_FILE]
+    assert CARD_FILE not in hub.pull(ME, endpoint=fake.url)
+    hub.push(BUNDLE, ME, endpoint=fake.url)
+    assert fake.repos[ME]["files"] == {**BUNDLE, **litter}
+    fake.repos[ME] = {"private": True, "files": {f"mine/{name}": data for name, data in BUNDLE.items()}}
+    assert hub.pull(ME, endpoint=fake.url) == BUNDLE
+
+
 @pytest.mark.parametrize("status", [401, 403, 404, 409, 500])
 @pytest.mark.parametrize("part", ["/api/models/me/mine", "/api/repos/create", "/commit/"])
 def test_a_hub_that_refuses_is_told_in_one_line(fake: FakeHub, monkeypatch, part: str, status: int) -> None:

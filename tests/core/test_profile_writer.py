@@ -165,6 +165,159 @@ def test_the_ends_of_turns_that_the_folder_names_end_a_profile(base, chat_folder
         (chat_folder / "generation_config.json").unlink()
 
 
+class Says:
+    """In the place of a model: writes the same text behind every prompt, and keeps what it was asked."""
+
+    device = "cpu"
+
+    def __init__(self, tokenizer, text: str) -> None:
+        self.ids = tokenizer(text, add_special_tokens=False).input_ids
+        self.asked: list[list[list[int]]] = []
+
+    def generate(self, input_ids, **_):
+        import torch
+
+        self.asked.append(input_ids.tolist())
+        return torch.cat([input_ids, torch.tensor([self.ids] * len(input_ids))], dim=1)
+
+
+def saying(base, text: str, template: str = TEMPLATE, special: tuple[str, ...] = ()):
+    """The base with a model that only says this, and another template."""
+    from oppu_core.models import TextCodec
+
+    tokenizer = type(base.codec.tokenizer).from_pretrained(base.name)
+    tokenizer.chat_template = template
+    tokenizer.add_special_tokens({"additional_special_tokens": list(special)})
+    return dataclasses.replace(base, codec=TextCodec(tokenizer, 700), model=Says(tokenizer, text))
+
+
+GPT = (
+    "<|channel|>analysis<|message|>Tags?<|end|><|start|>assistant<|channel|>final<|message|>Likes films.<end>"
+)
+
+
+@pytest.mark.parametrize("special", [False, True])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Likes films.", "Likes films."),
+        ("<think>\nTags?\n</think>\n\nLikes\nfilms.<end>", "Likes films."),
+        ("Tags?</think>Likes films.", "Likes films."),
+        ("<think>a</think>No. <think>b</think>Likes films.", "Likes films."),
+        ("[THINK]Tags?[/THINK]Likes films.", "Likes films."),
+        ("<|channel>thought\nTags?<channel|>Likes films.", "Likes films."),
+        (GPT, "Likes films."),
+        ("Likes a < b, [films] and </b>.", "Likes a < b, [films] and </b>."),
+    ],
+)
+def test_thoughts_are_no_part_of_a_profile(
+    base, short: None, text: str, expected: str, special: bool
+) -> None:
+    from oppu_core.profile_writer import Writer
+
+    marks = ("<think>", "</think>", "[THINK]", "[/THINK]", "<|channel>", "<channel|>", "<|channel|>",
+             "<|message|>", "<|start|>", "<|end|>")  # fmt: skip
+    model = saying(base, text, special=marks if special else ())
+    assert Writer(MOVIE, model, 0).write([user("u", 2)]) == [expected]
+
+
+@pytest.mark.parametrize(
+    "text", ["<think>Tags? So many", "<think>a</think> <think>b", "<think></think>\n", "Hm. <think>Tags?",
+             "<|channel|>analysis<|message|>Tags?"],
+)  # fmt: skip
+def test_a_model_that_only_thinks_is_an_error_that_names_the_user(base, short: None, text: str) -> None:
+    from oppu_core.profile_writer import Writer
+
+    writer = Writer(MOVIE, saying(base, text), 0)
+    with pytest.raises(ModelError, match=r"User 'u': .*nothing but thoughts in 12 tokens\. Use a"):
+        writer.write([user("nobody", 0), user("u", 2)])
+
+
+def test_thinking_is_switched_off_or_closed_by_the_prompt(base, short: None) -> None:
+    from oppu_core.profile_writer import Writer
+
+    switch = TEMPLATE + (
+        "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}"
+    )
+    opened = TEMPLATE + "{% if add_generation_prompt %}<think>\n{% endif %}"
+    for template in (switch, opened):
+        model = saying(base, "Likes films.", template)
+        assert text_of(model, user("u", 1)).endswith("tag: tag0|model:<think>\n\n</think>\n\n")
+        assert Writer(MOVIE, model, 0).write([user("u", 1)]) == ["Likes films."]
+
+
+def test_a_template_with_todays_date_gives_the_same_texts_tomorrow(
+    base, short: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datetime as clock
+
+    from oppu_core.profile_writer import Writer
+    from transformers.utils import chat_template_utils
+
+    class Tomorrow(clock.datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return cls(2031, 1, 2)
+
+    dated = (
+        "{%- macro day() %}{{ strftime_now('%Y') }}{% endmacro -%}\n"
+        "{%- if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
+        "{{ day() }}/{{ strftime_now('%d') | int - 1 }}/{{ strftime_now('%A %-d %B %Y') }}/{{ date_string }}"
+    )
+    model = saying(base, "Likes films.", dated + TEMPLATE)
+    today = Writer(MOVIE, model, 0)
+    before = today.prompt_ids(user("u", 1))
+    assert text_of(model, user("u", 1)).startswith("2024/25/Friday 26 July 2024/26 Jul 2024<end>person:")
+    monkeypatch.setattr(chat_template_utils, "datetime", Tomorrow)
+    tomorrow = Writer(MOVIE, model, 0)
+    assert tomorrow.prompt_ids(user("u", 1)) == before and tomorrow.settings == today.settings
+
+
+@pytest.mark.parametrize("head", ["", "\n", "  ", "  \n ", "{# a comment #}\n", "x\n"])
+def test_a_fixed_date_changes_nothing_else_of_a_template(base, head: str) -> None:
+    """Jinja looks at what stands before a tag and behind it on its line."""
+    from oppu_core.chat import render_chat
+
+    body = head + "{% if true %}\n a{% endif %}\n" + TEMPLATE
+    tokenizer = saying(base, "").codec.tokenizer
+    said = [{"role": "user", "content": "hello"}]
+    tokenizer.chat_template = body
+    plain = tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True)
+    tokenizer.chat_template = body + "{% if false %}{{ strftime_now('%Y') }}{% endif %}"
+    assert render_chat(tokenizer, said) == plain
+
+
+def test_the_settings_tell_what_a_chat_model_is_asked(base, chat_folder: Path, short: None) -> None:
+    """A file that was begun when thoughts were kept, or by another template, is not continued."""
+    from oppu_core.files import content_id
+    from oppu_core.profile_writer import Writer
+
+    def setting(template: str) -> str:
+        return Writer(MOVIE, saying(base, "", template), 0).settings["chat_template"]
+
+    assert setting(TEMPLATE) == setting(TEMPLATE) != setting(TEMPLATE + " ")
+    assert setting(TEMPLATE) != content_id(TEMPLATE), "the setting of files with thoughts"
+    before = setting(TEMPLATE)
+    (chat_folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [0, 7]}))
+    try:
+        assert setting(TEMPLATE) != before
+    finally:
+        (chat_folder / "generation_config.json").unlink()
+
+
+@pytest.mark.parametrize(("pads", "sizes"), [(True, [3]), (False, [1, 1, 1])])
+def test_where_padding_changes_answers_users_are_written_one_at_a_time(
+    base, short: None, pads: bool, sizes: list[int]
+) -> None:
+    from oppu_core.profile_writer import Writer
+
+    model = saying(base, "Likes films.")
+    object.__setattr__(model, "pads", pads)
+    users = [user("a", 3), user("nobody", 0), user("b", 1), user("c", 2)]
+    assert Writer(MOVIE, model, 0).write(users) == ["Likes films.", "", "Likes films.", "Likes films."]
+    assert [len(rows) for rows in model.model.asked] == sizes
+
+
 @pytest.fixture
 def dataset(tmp_path: Path) -> Dataset:
     users = [dataclasses.replace(user(name, 3), split="others") for name in "abc"]

@@ -552,6 +552,19 @@ def test_a_chat_template_is_rendered_and_its_special_tokens_are_single(
         assert get_task("lamp_2m").instruction in prompt and prompt.endswith("</s><s>assistant:")
 
 
+def test_a_chat_template_knows_no_today_and_leaves_no_room_for_thoughts(tmp_path: Path) -> None:
+    base = tmp_path / "thoughtful"
+    shutil.copytree(TINY_FOLDER, base)
+    template = "{{ strftime_now('%d %b %Y') }} " + CHAT + "{% if not enable_thinking %}<think>\n{% endif %}"
+    config = read_json(base / "tokenizer_config.json") | {"chat_template": template}
+    (base / "tokenizer_config.json").write_text(json.dumps(config))
+    model = OppuLM(pretrained=str(base), store=str(tmp_path / "store"))
+    said = [{"role": "user", "content": "Hello"}]
+    before = "26 Jul 2024 <s>user: Hello</s>"
+    assert model.apply_chat_template(said) == f"{before}<s>assistant:<think>\n\n</think>\n\n"
+    assert model.apply_chat_template(said, add_generation_prompt=False) == f"{before}<think>\n"
+
+
 def test_a_base_without_a_chat_template_says_so(run: Path) -> None:
     with pytest.raises(ConfigError, match=r"--apply_chat_template: the base tiny has no chat template"):
         ask({"run": str(run), "method": "oppu_k0"}, ["lamp_2m"], apply_chat_template=True)

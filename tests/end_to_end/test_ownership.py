@@ -189,6 +189,18 @@ def test_what_was_exported_comes_back_with_the_same_bytes_and_answers(
     assert again.returncode == 0 and "had it already" in again.stdout
 
 
+def test_an_export_that_was_unzipped_and_zipped_again_comes_back(
+    oppu, run: Path, empty: Path, exported: Bundle, tmp_path: Path
+) -> None:
+    write_bundle(exported, tmp_path / "zips" / "mine")
+    (tmp_path / "zips" / "mine" / "README.md").write_text("My own words.")
+    (tmp_path / "zips" / "mine" / ".DS_Store").write_text("x")
+    shutil.make_archive(str(tmp_path / "again"), "zip", tmp_path / "zips")  # with entries of folders
+    done = oppu("adapters", "import", tmp_path / "again.zip", "--run", empty)
+    assert done.returncode == 0, done.stderr
+    assert weights(empty).read_bytes() == weights(run).read_bytes()
+
+
 def test_an_adapter_is_not_put_over_another(oppu, run: Path, exported: Bundle, tmp_path: Path) -> None:
     from safetensors.torch import load, save
 
@@ -283,6 +295,10 @@ def test_an_exported_base_is_whole_or_absent_and_nothing_is_overwritten(
     assert [one.returncode for one in made] == [0, 0], made[1].stderr
     card = (tmp_path / "base" / "README.md").read_text()
     assert "rag_k1" in card and str(tmp_path) not in card
+
+    (tmp_path / "base" / ".git").mkdir()
+    refused = oppu(*arguments)
+    assert refused.returncode == 2 and (tmp_path / "base" / ".git").exists()
 
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "copyfile", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))

@@ -278,8 +278,7 @@ class Engine:
             self._standing = place
         if personal:
             return dataclasses.replace(self._base, model=self._model)
-        if not self._base.packs:
-            load_state(self._model, self._fresh)  # changes no answer
+        load_state(self._model, self._fresh)  # changes no answer; whoever was answered last may lie there
         return dataclasses.replace(self._base, model=self._model.get_base_model())
 
     def _maker(self, task: str, method: Method, private: bool) -> PromptMaker:

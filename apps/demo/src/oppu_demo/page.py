@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from oppu_core.ask import asked_query
 from oppu_core.data.types import Query, User
 from oppu_core.errors import ConfigError, DataError, OppuError
 from oppu_core.process import release_memory
@@ -185,7 +186,7 @@ class Page:
                 raise ConfigError(
                     f"The {name.replace('_', ' ')} has more than 10,000 characters; shorten it."
                 )
-        return Query("asked", fields, None, len(user.history))
+        return asked_query(user, fields)
 
     def chosen(self, methods: Sequence[str] | None) -> list[str]:
         """Methods in the run's order; those of the start if none is chosen.

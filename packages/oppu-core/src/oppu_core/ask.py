@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from rich.console import Console
 
 from oppu_core.data.rows import shown
-from oppu_core.data.types import Query
+from oppu_core.data.types import Query, User
 from oppu_core.errors import ConfigError, DataError
 from oppu_core.pipeline import variant_works
 from oppu_core.progress import Watch
 from oppu_core.runs import Run
 from oppu_core.store import Store
 from oppu_core.tasks import Task
+from oppu_core.texts import normal
 
 
 def read_fields(texts: Sequence[str]) -> dict[str, str]:
@@ -73,13 +74,29 @@ def ask(
         raise DataError(f"{error} {hint}.") from error
     if user.split != "test":
         raise DataError(f"User {user_id!r} is one of the others; only test users have adapters. {hint}.")
-    asked = Query("asked", fields, None, len(user.history))
+    asked = asked_query(user, fields)
     answers: dict[str, str] = {}
     with contextlib.closing(Store(run.store_path)) as store:
         for work in variant_works(run, store, Watch(Console(quiet=True)), device, 32):
             if work.dataset.task.name == task:
                 answers.update(work.ask(user, asked))
     return {name: answers[name] for name in run.config.methods if name in answers}
+
+
+def asked_query(user: User, fields: Mapping[str, str]) -> Query:
+    """A query of anybody's that may see the user's whole history.
+
+    Where it is one of the user's own, it has that one's id: some methods draw by it.
+    """
+
+    def said(texts: Mapping[str, str]) -> dict[str, str]:
+        return {name: normal(text) for name, text in texts.items()}
+
+    seen = len(user.history)
+    own = (
+        query.id for query in user.queries if query.history_len == seen and said(query.fields) == said(fields)
+    )
+    return Query(next(own, "asked"), fields, None, seen)
 
 
 def _fields(task: Task, text: str, others: Mapping[str, str]) -> dict[str, str]:

@@ -76,6 +76,7 @@ class VariantWork:
         self.task_config = self.run.config.task_lora[task]
         self.personal_config = self.run.config.personal[task]
         self._title = f"{task} {self.variant}"
+        self._sampling = Sampling(seed=self.run.config.seed) if self.run.config.sample else None
         self._base_identity = self.run.base_identity()
         self._examples = (self.run.config.examples, self.profiles.content(self.dataset))
         self.task_lora = task_base.key_of(
@@ -114,7 +115,7 @@ class VariantWork:
                 self._answer(base, method, maker)
 
     def ask(self, user: User, query: Query) -> dict[str, str]:
-        """One query's answers by this variant's methods.
+        """One query's answers by this variant's methods, as the run answers its own queries.
 
         Raises:
             StoreError: something that is needed has not been trained.
@@ -141,6 +142,7 @@ class VariantWork:
                     profiles,
                     maker,
                     adapter_of=lambda _: adapter,
+                    sampling=self._sampling,
                     constrain=self.run.config.constrain,
                 )
                 answers[method.name] = next(unit)[0].answer
@@ -255,7 +257,7 @@ class VariantWork:
                 done=set(answers),
                 adapter_of=lambda user: self.store.load(self.key_of(user)),
                 batch_size=self.batch_size,
-                sampling=Sampling(seed=self.run.config.seed) if self.run.config.sample else None,
+                sampling=self._sampling,
                 constrain=self.run.config.constrain,
             ):
                 journal.add(unit)
@@ -317,13 +319,13 @@ def execute(
             if task not in warned:
                 warned.add(task)
                 _warn(work, watch)
+            work.do(jobs)
             if "answers" in jobs and not run.profiles_path(task).exists():
                 rows = [
                     {"task": task, "user_id": user.user_id, "profile": work.profiles(user)}
                     for user in work.users
                 ]
                 write_jsonl(run.profiles_path(task), rows)
-            work.do(jobs)
 
 
 def _warn(work: VariantWork, watch: Watch) -> None:

@@ -1,8 +1,9 @@
 """Profiles written by an instruction-tuned language model, as in the paper's Appendix I.
 
 Each user is described from ten items of the history that personal training may see; queries and golds are
-never shown. A user's text depends on the model, the seed and the user; on the batch only by the rounding of
-padded arithmetic.
+never shown. A model's thoughts are switched off where its chat template can do that, and cut where it cannot.
+A user's text depends on the model, the seed and the user; on the batch only by the rounding of padded
+arithmetic.
 """
 
 import dataclasses
@@ -15,7 +16,9 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, LogitsProcessorList
 
+from oppu_core.chat import THOUGHTS, decode_marked, render_chat, without_thoughts
 from oppu_core.data.dataset import Dataset
+from oppu_core.data.rows import shown
 from oppu_core.data.types import Split, User
 from oppu_core.errors import ConfigError, ModelError
 from oppu_core.files import append_jsonl, content_id, read_appended, read_json, write_json, write_jsonl
@@ -52,7 +55,7 @@ def write_profiles(
 
     Raises:
         ConfigError: `out` was begun with other settings, or is another file.
-        ModelError: the model's context has no room for the instruction.
+        ModelError: the model's context has no room for the instruction, or it wrote nothing but thoughts.
     """
     task = dataset.task
     writer = Writer(task, base, seed)
@@ -119,12 +122,16 @@ class Writer:
     def __init__(self, task: Task, base: Base, seed: int) -> None:
         self._task, self._base, self._seed = task, base, seed
         self._new_tokens = min(NEW_TOKENS, base.codec.context // 2)
-        template = getattr(base.codec.tokenizer, "chat_template", None)
-        self._frame = _chat_frame(base.codec.tokenizer) if template else None
-        self._stop_ids = _chat_stop_ids(base) if template else base.codec.stop_ids
+        self._frame: tuple[str, str] | None = None
+        self._stop_ids = base.codec.stop_ids
+        chat = None
+        if getattr(base.codec.tokenizer, "chat_template", None):
+            self._frame = _chat_frame(base.codec.tokenizer)
+            self._stop_ids = _chat_stop_ids(base)
+            chat = content_id([*self._frame, self._stop_ids, THOUGHTS])
         self.settings: dict[str, Any] = {
             "model": dataclasses.asdict(base.identity),
-            "chat_template": content_id(template) if template else None,
+            "chat_template": chat,
             "instruction": task.profile_prompt,
             "seed": seed,
             "items": ITEMS,
@@ -134,17 +141,26 @@ class Writer:
         }
 
     def write(self, users: Sequence[User]) -> list[str]:
-        """The users' profiles, each on one line; empty for a user without a history."""
-        asked = [index for index, user in enumerate(users) if user.training_history]
-        texts = [""] * len(users)
-        if not asked:
-            return texts
+        """The users' profiles, each on one line; empty for a user without a history.
+
+        Raises:
+            ModelError: there is no room for the instruction, or the model wrote nothing but thoughts.
+        """
+        asked = [user for user in users if user.training_history]
+        size = len(asked) if getattr(self._base, "pads", True) else 1
+        texts: dict[str, str] = {}
+        for batch in _batched(iter(asked), size):
+            texts.update(zip((user.user_id for user in batch), self._write(batch), strict=True))
+        return [texts.get(user.user_id, "") for user in users]
+
+    def _write(self, users: Sequence[User]) -> list[str]:
+        """The same for users with histories, all at once."""
         codec, model = self._base.codec, self._base.model
-        rows = [self.prompt_ids(users[index]) for index in asked]
+        rows = [self.prompt_ids(user) for user in users]
         width = max(map(len, rows))
         ids_BT = torch.tensor([[codec.pad_id] * (width - len(row)) + row for row in rows])
         mask_BT = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
-        noise = _SeededSampling([f"profile/{self._seed}/{users[index].user_id}" for index in asked])
+        noise = _SeededSampling([f"profile/{self._seed}/{user.user_id}" for user in users])
         with torch.inference_mode():
             output_BT = model.generate(
                 input_ids=ids_BT.to(model.device),
@@ -155,9 +171,22 @@ class Writer:
                 eos_token_id=self._stop_ids,
                 pad_token_id=codec.pad_id,
             )
-        for index, ids in zip(asked, output_BT[:, width:].tolist(), strict=True):
-            texts[index] = " ".join(codec.tokenizer.decode(ids, skip_special_tokens=True).split())
-        return texts
+        rows = output_BT[:, width:].tolist()
+        return [" ".join(self._said(user, ids).split()) for user, ids in zip(users, rows, strict=True)]
+
+    def _said(self, user: User, ids: list[int]) -> str:
+        """The text of ids without thoughts; a base without a chat template has none."""
+        if self._frame is None:
+            text: str = self._base.codec.tokenizer.decode(ids, skip_special_tokens=True)
+            return text
+        written = decode_marked(self._base.codec.tokenizer, ids)
+        said = without_thoughts(written)
+        if written.strip() and not said.strip():
+            raise ModelError(
+                f"User {shown(user.user_id)}: the model wrote nothing but thoughts in {self._new_tokens} "
+                "tokens. Use a model that answers without thinking, or try another --seed and --out."
+            )
+        return said
 
     def prompt_ids(self, user: User) -> list[int]:
         """What the model is asked: instruction and items, their texts shortened until they fit.
@@ -213,9 +242,7 @@ def _chat_frame(tokenizer: Any) -> tuple[str, str]:
     """What the chat template puts before and behind a person's message."""
     mark = "USER-MESSAGE"
     try:
-        text = tokenizer.apply_chat_template(
-            [{"role": "user", "content": mark}], tokenize=False, add_generation_prompt=True
-        )
+        text = render_chat(tokenizer, [{"role": "user", "content": mark}])
     except Exception as error:  # a template is a program
         raise ModelError(f"The model's chat template cannot be used: {error}") from error
     before, found, after = text.partition(mark)

@@ -1,7 +1,8 @@
 """The run folder: what was asked for, with which versions and data, and what has come of it so far.
 
 A run is continued by starting its command again; a run that was asked for something else refuses, and shows
-the difference. Weights lie in the store beside it, so that a new run trains nothing twice.
+the difference. One of which nothing has come, as its start failed, becomes what it is asked for now. Weights
+lie in the store beside it, so that a new run trains nothing twice.
 """
 
 import contextlib
@@ -34,6 +35,7 @@ from oppu_core.prompts import parse_method
 from oppu_core.run_config import RunConfig
 
 FORMAT = 1
+OUTCOMES = ("task_lora", "user")  # events of the log that tell of something trained
 PACKAGES = ("oppu-core", "torch", "transformers", "peft", "bitsandbytes", "tokenizers", "numpy")
 
 
@@ -132,12 +134,20 @@ class Run:
         """Who was trained together, for a task's personal adapters."""
         return self.path / task / "cohorts.jsonl"
 
+    @property
+    def begun(self) -> bool:
+        """Whether anything has come of it: a plan, profile texts, answers, an own user, something trained."""
+        folders = [self.path / "own", *(self.path / task for task in self.config.data)]
+        return any(folder.exists() for folder in folders) or any(
+            isinstance(row, dict) and row.get("event") in OUTCOMES for row in read_appended(self.log_path)
+        )
+
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Keep other processes from working on the same run; the system lifts it if this one is killed.
 
         Raises:
-            ConfigError: another process works on it.
+            ConfigError: another process works on it, or has just asked it for something else.
         """
         with (self.path / ".lock").open("w") as file:
             try:
@@ -146,6 +156,8 @@ class Run:
                 raise ConfigError(
                     f"Another process is working on {self.path}; wait for it to end."
                 ) from error
+            if open_run(self.path) != self:
+                raise ConfigError(f"Another process has just changed {self.path}; start the command again.")
             yield
 
 
@@ -250,7 +262,7 @@ def follow_data(run: Run, fingerprints: Mapping[str, str]) -> None:
     values = read_json(run.path / "run.json")
     values["provenance"]["data"] |= fingerprints
     values["provenance"]["profiles"] = profile_hashes(run.config.profiles)
-    write_json(run.path / "run.json", {**values, "checksum": _checksum(values)})
+    _describe(run.path, values)
 
 
 def _checksum(values: Mapping[str, Any]) -> str:
@@ -258,7 +270,8 @@ def _checksum(values: Mapping[str, Any]) -> str:
 
 
 def start_run(path: Path, config: RunConfig, store: Path | None = None) -> Run:
-    """Start a run, or continue one that was asked for the same.
+    """Start a run, or continue one that was asked for the same; one that has not begun may have been asked
+    for anything.
 
     Raises:
         ConfigError: the folder holds a run with another configuration, or something else.
@@ -279,37 +292,46 @@ def start_run(path: Path, config: RunConfig, store: Path | None = None) -> Run:
             **{name: importlib.metadata.version(name) for name in PACKAGES},
         },
     }
-    if (path / "run.json").exists():
-        run = open_run(path)
-        # A dataset or file may have moved: its fingerprint tells it, not its place.
-        old, new = (
-            {**c.to_json(), "base": p["base"], "data": p["data"], "profiles": p.get("profiles", {})}
-            for c, p in ((run.config, run.provenance), (config, provenance))
-        )
-        changes = list(differences(old, new))
-        if store is not None and store.resolve() != run.store_path.resolve():
-            changes.append(("store", str(run.store_path), str(store)))
-        if changes:
-            raise ConfigError(
-                f"{path} was started with another configuration:\n"
-                + "\n".join(f"  {name}: {before!r} then, {after!r} now" for name, before, after in changes)
-                + "\nUse the old one, or another --run (what is in the store is not trained again)."
-            )
-        if (run.config.data, run.config.profiles) != (config.data, config.profiles):
-            values = {**read_json(path / "run.json"), "config": config.to_json()}
-            write_json(path / "run.json", {**values, "checksum": _checksum(values)})
-        return open_run(path)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise ConfigError(f"{path} exists and is no run; choose another --run.")
-    path.mkdir(parents=True, exist_ok=True)
     values = {
         "format": FORMAT,
         "config": config.to_json(),
         "provenance": provenance,
         "store": str(store.resolve()) if store else None,
     }
-    write_json(path / "run.json", {**values, "checksum": _checksum(values)})
+    if not (path / "run.json").exists():
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise ConfigError(f"{path} exists and is no run; choose another --run.")
+        path.mkdir(parents=True, exist_ok=True)
+        _describe(path, values)
+        return open_run(path)
+    run = open_run(path)
+    if not run.begun:
+        with run.lock():
+            if not run.begun:  # still
+                _describe(path, values)
+                return open_run(path)
+    # A dataset or file may have moved: its fingerprint tells it, not its place.
+    old, new = (
+        {**c.to_json(), "base": p["base"], "data": p["data"], "profiles": p.get("profiles", {})}
+        for c, p in ((run.config, run.provenance), (config, provenance))
+    )
+    changes = list(differences(old, new))
+    if store is not None and store.resolve() != run.store_path.resolve():
+        changes.append(("store", str(run.store_path), str(store)))
+    if changes:
+        raise ConfigError(
+            f"{path} was started with another configuration:\n"
+            + "\n".join(f"  {name}: {before!r} then, {after!r} now" for name, before, after in changes)
+            + "\nUse the old one, or another --run (what is in the store is not trained again)."
+        )
+    if (run.config.data, run.config.profiles) != (config.data, config.profiles):
+        _describe(path, {**read_json(path / "run.json"), "config": config.to_json()})
     return open_run(path)
+
+
+def _describe(path: Path, values: Mapping[str, Any]) -> None:
+    """Write ``run.json``."""
+    write_json(path / "run.json", {**values, "checksum": _checksum(values)})
 
 
 def _check_profiles(config: RunConfig, datasets: Mapping[str, Dataset]) -> dict[str, str]:

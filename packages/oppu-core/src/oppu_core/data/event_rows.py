@@ -198,12 +198,14 @@ def _plain(value: Any) -> Any:
     if isinstance(value, bool):
         return value
     if isinstance(value, float):
-        if abs(value) >= _INEXACT:
-            return f"{value:.15g}"  # an id that has lost digits shows it
-        # pandas writes "missing" as NaN.
-        return None if math.isnan(value) else number_text(repr(value))
-    if isinstance(value, int | decimal.Decimal | uuid.UUID):
-        return number_text(str(value)) if isinstance(value, decimal.Decimal) else str(value)
+        if math.isnan(value):  # pandas writes "missing" so
+            return None
+        # An id that has lost digits shows it.
+        return f"{value:.15g}" if abs(value) >= _INEXACT else number_text(repr(value))
+    if isinstance(value, decimal.Decimal):
+        value = number_text(str(value))
+    if isinstance(value, int | uuid.UUID):
+        return str(value)
     if isinstance(value, bytes):
         try:
             return value.decode()

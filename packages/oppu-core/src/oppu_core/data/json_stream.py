@@ -23,8 +23,8 @@ _RECORD_CHARS = 64 << 20
 _SPACE = re.compile(r"[ \t\n\r]+")
 
 
-# Numbers become texts: ids and scores are strings with us, and 5.0 is the score 5. NaN and Infinity are no JSON,
-# but pandas and others write them where a number is missing.
+# Numbers become texts: ids and scores are strings with us, and 5.0 is the score 5. NaN and Infinity are no
+# JSON, but pandas and others write them where a number is missing.
 DECODER = json.JSONDecoder(
     parse_int=str,
     parse_float=number_text,

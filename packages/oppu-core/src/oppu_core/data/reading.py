@@ -311,8 +311,8 @@ class Intake:
                 notes.append(f"{counts.total():,} × {what} is none of the task's labels: {some}{more}; {so}.")
         if self.turned:
             notes.append(
-                f"{self.turned:,} histories stand newest first in the file; items of one day, or without a date, "
-                "were put in the opposite order, as all the others."
+                f"{self.turned:,} histories stand newest first in the file; items of one day, or without a "
+                "date, were put in the opposite order, as all the others."
             )
         if self.undated:
             notes.append(
@@ -333,7 +333,7 @@ def in_order(items: list[HistoryItem]) -> list[HistoryItem]:
 
 
 def newest_first(dates: Sequence[str | None]) -> bool:
-    """Whether dates fall from first to last, and do not tell the order of all: some are the same or missing."""
+    """Whether dates fall from first to last, but some are the same or missing."""
     known = [at_of(date) for date in dates if date is not None]
     if len(set(known)) < 2 or len(set(known)) == len(dates):
         return False

@@ -11,7 +11,7 @@ from oppu_core.errors import ConfigError, DataError
 from oppu_core.files import new_dir, read_json, write_json, write_text
 from oppu_core.models import Base, base_folder
 from oppu_core.ownership.adapters import open_store
-from oppu_core.ownership.bundle import CARD_FILE, MANIFEST_FILE
+from oppu_core.ownership.bundle import CARD_FILE, MANIFEST_FILE, is_litter
 from oppu_core.ownership.card import base_card
 from oppu_core.pipeline import find_work
 from oppu_core.runs import Run
@@ -43,7 +43,9 @@ def export_base(run: Run, task: str | None, variant: str | None, out: Path) -> N
             "of `oppu adapters export`."
         )
     if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or _is_export(out))):
-        raise ConfigError(f"{out} is there already and is no exported task base; choose another --out.")
+        raise ConfigError(
+            f"{out} is there already and is no exported task base, or holds more; choose another --out."
+        )
     with open_store(run.store_path) as store:
         work = find_work(run, store, task, variant, personal=False)
         state = store.load(work.task_lora)
@@ -72,6 +74,9 @@ def write_model(base: Base, folder: Path) -> None:
 
 
 def _is_export(folder: Path) -> bool:
+    """Whether it is an exported base alone; what was made of one, as a clone with its history, is not."""
+    if any(entry.is_dir() or is_litter(entry.name) for entry in folder.iterdir()):
+        return False
     try:
         manifest = read_json(folder / MANIFEST_FILE)
     except DataError:

@@ -8,16 +8,21 @@
     task_lora/adapter_config.json, …/adapter_model.safetensors  what it stands on, likewise
 
 Everything that comes in is read here: other names, links, a wrong size or checksum are refused, and nothing
-is unpacked to the disk. Knows nothing of runs.
+is unpacked to the disk. What an export meets on its way is passed over: a folder around it, and what git, the
+hub and desktops leave (:func:`is_litter`). The card is for people, who may change it or leave it out. Knows
+nothing of runs.
 """
 
+import dataclasses
 import hashlib
 import io
+import itertools
 import json
+import os
 import stat
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +38,22 @@ CARD_FILE = "README.md"
 MANIFEST_FILE = "oppu.json"
 WEIGHT_FILES = (CONFIG_FILE, WEIGHTS_FILE, f"task_lora/{CONFIG_FILE}", f"task_lora/{WEIGHTS_FILE}")
 NAMES = (*WEIGHT_FILES, CARD_FILE, MANIFEST_FILE)
-GIT_FILE = ".gitattributes"  # the hub puts one into every repository
+LITTER_FOLDERS = frozenset({".git", ".cache", ".huggingface", "__MACOSX"})
+LITTER_FILES = frozenset({".gitattributes", ".gitignore", ".DS_Store", "Thumbs.db", "desktop.ini"})
+LFS_POINTER = b"version https://git-lfs.github.com/spec/v1"
 LIMIT = 2**30  # bytes of a whole bundle: a LoRA of rank 64 on all projections of a 7B model has 640 MB
+ENTRIES = 2_000  # files and folders, litter included; a clone's .git has a hundred
+LISTING = 2**20  # bytes of a zip's list of contents
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A file or folder as it lies somewhere, its name with slashes; `plain` is neither link nor device."""
+
+    name: str
+    size: int = 0
+    folder: bool = False
+    plain: bool = True
 
 
 def seal(files: Bundle, facts: Mapping[str, Any]) -> Bundle:
@@ -43,14 +62,18 @@ def seal(files: Bundle, facts: Mapping[str, Any]) -> Bundle:
         **facts,
         "format": FORMAT,
         "kind": "adapter",
-        "files": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
+        "files": _sums(files),
     }
     text = json.dumps(manifest, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
     return {**files, MANIFEST_FILE: text.encode()}
 
 
+def _sums(files: Bundle) -> dict[str, str]:
+    return {name: hashlib.sha256(data).hexdigest() for name, data in files.items() if name != MANIFEST_FILE}
+
+
 def manifest_of(bundle: Bundle, where: str) -> dict[str, Any]:
-    """A bundle's manifest, once every checksum in it has been found right.
+    """A bundle's manifest, once the checksums of weights and configurations have been found right.
 
     Raises:
         DataError: it is no manifest of this format, or a file is not the one that it names.
@@ -65,11 +88,9 @@ def manifest_of(bundle: Bundle, where: str) -> dict[str, Any]:
         raise DataError(
             f"{where} has format {shown(manifest.get('format'))}; this oppu reads format {FORMAT}."
         )
-    sums = manifest.get("files")
-    for name in NAMES:
-        if name == MANIFEST_FILE:
-            continue
-        if not isinstance(sums, dict) or sums.get(name) != hashlib.sha256(bundle[name]).hexdigest():
+    sums, found = manifest.get("files"), _sums(bundle)
+    for name in WEIGHT_FILES:
+        if not isinstance(sums, dict) or sums.get(name) != found[name]:
             raise DataError(
                 f"{where}: {name} is not the file that was exported (its sha256 is not the one in "
                 f"{MANIFEST_FILE}). Export or fetch it again."
@@ -77,86 +98,141 @@ def manifest_of(bundle: Bundle, where: str) -> dict[str, Any]:
     return manifest
 
 
-def check_files(files: Iterable[tuple[str, int]], where: str) -> None:
-    """Hold names and sizes against the format, before anything is read.
+def is_litter(name: str) -> bool:
+    """Whether a path is of what git, downloads from the hub and desktops put beside an export."""
+    parts = name.split("/")
+    return not LITTER_FOLDERS.isdisjoint(parts) or parts[-1] in LITTER_FILES or parts[-1].startswith("._")
+
+
+def find_files(entries: Iterable[Entry], where: str) -> dict[str, str]:
+    """Where the files of the format are; names, kinds and sizes are held against it before anything is read.
+
+    Args:
+        entries: All that there is.
+        where: What to call it in messages.
+
+    Returns:
+        {name: where it lies}, without the card where there is none.
 
     Raises:
-        DataError: a name is not of the format, occurs twice or is missing; together they are too large.
+        DataError: there is something else, a link, a name twice; a file is missing; it is too much.
     """
-    files = [(name, size) for name, size in files if name != GIT_FILE]
-    names = [name for name, _ in files]
-    for name in names:
-        if name not in NAMES:
-            raise DataError(
-                f"{where} holds {shown(name)}, which an exported adapter does not have; nothing was read."
-            )
+    found = list(itertools.islice(entries, ENTRIES + 1))
+    if len(found) > ENTRIES:
+        raise DataError(
+            f"{where} holds more than {ENTRIES:,} files and folders; an exported adapter has six files. "
+            "Nothing was read."
+        )
+    for entry in found:
+        if {"", ".", ".."}.intersection(entry.name.split("/")):
+            raise _foreign(where, shown(entry.name))
+        if not entry.plain:
+            raise _foreign(where, f"{shown(entry.name)}, no plain file but a link or device")
+    files = [entry for entry in found if not entry.folder and not is_litter(entry.name)]
+    manifests = [name for entry in files if (name := f"/{entry.name}").endswith(f"/{MANIFEST_FILE}")]
+    # The folder around it, as zip programs, clones and downloads make it.
+    top = min(manifests, key=len, default=f"/{MANIFEST_FILE}")[1:].removesuffix(MANIFEST_FILE)
+    places = {f"{top}{name}": name for name in NAMES}
+    folders = {name[:end] for name in places for end, sign in enumerate(name) if sign == "/"}
+    for entry in found:
+        if entry.name not in (folders if entry.folder else places) and not is_litter(entry.name):
+            raise _foreign(where, f"the folder {shown(entry.name)}" if entry.folder else shown(entry.name))
+    names = [places[entry.name] for entry in files]
+    for name in NAMES:
         if names.count(name) > 1:
             raise DataError(f"{where} holds {name} twice; nothing was read.")
-    for name in NAMES:
-        if name not in names:
+        if name not in names and name != CARD_FILE:
             raise DataError(f"{where} is no exported adapter: it has no {name}.")
-    if (size := sum(size for _, size in files)) > LIMIT:
+    if (size := sum(entry.size for entry in files)) > LIMIT:
         raise DataError(f"{where} has {size:,} bytes; an adapter has at most {LIMIT:,}. Nothing was read.")
+    return {name: place for place, name in places.items() if name in names}
 
 
-def read_bundle(path: Path) -> Bundle:
-    """Read a folder or zip file.
+def _foreign(where: str, what: str) -> DataError:
+    return DataError(f"{where} holds {what}, which an exported adapter does not have; nothing was read.")
+
+
+def read_bundle(path: Path, where: str | None = None) -> Bundle:
+    """Read a folder or zip file; `where` is what to call it in messages.
 
     Raises:
-        DataError: it is not there, cannot be read, or holds anything but the files of the format.
+        DataError: it is not there, cannot be read, or is no export: see :func:`find_files`.
     """
+    where = where or str(path)
+    bundle: Bundle
     if path.is_dir():
-        return _read_folder(path)
-    if not path.is_file():
+        places = find_files(_entries(path), where)
+        bundle = {name: (path / place).read_bytes() for name, place in places.items()}
+    elif path.is_file():
+        try:
+            bundle = _read_zip(path)
+        except (
+            zipfile.BadZipFile,
+            zlib.error,
+            EOFError,
+            NotImplementedError,
+            RuntimeError,
+            OSError,
+        ) as error:
+            raise DataError(f"{path} is no zip file that can be read: {error}.") from error
+    else:
         raise DataError(f"{path} does not exist; name a folder or zip file of `oppu adapters export`.")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return _read_zip(archive, str(path))
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError) as error:
-        raise DataError(f"{path} is no zip file that can be read: {error}.") from error
-
-
-def _read_folder(path: Path) -> Bundle:
-    found = []
-    for file in path.rglob("*"):
-        name = file.relative_to(path).as_posix()
-        status = file.lstat()
-        if stat.S_ISDIR(status.st_mode) and name == "task_lora":
-            continue
-        if not stat.S_ISREG(status.st_mode):
-            kind = "folder" if stat.S_ISDIR(status.st_mode) else "link or special file"
+    for name, content in bundle.items():
+        if content.startswith(LFS_POINTER):
             raise DataError(
-                f"{path} holds the {kind} {shown(name)}, which an exported adapter does not have."
+                f"{where}: {name} is a git-LFS pointer, not the file that it stands for. Run `git lfs pull` "
+                "in the clone (git-lfs has to be installed), and try again."
             )
-        found.append((name, status.st_size))
-        if len(found) > len(NAMES) + 1:  # no export: see no more of what may be a whole disk
-            break
-    check_files(found, str(path))
-    return {name: (path / name).read_bytes() for name in NAMES}
+    return bundle
 
 
-def _read_zip(archive: zipfile.ZipFile, where: str) -> Bundle:
-    infos = [info for info in archive.infolist() if info.filename != "task_lora/"]
-    for info in infos:
-        if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG):
-            raise DataError(f"{where}: {shown(info.filename)} is no plain file; nothing was read.")
-    check_files(((info.filename, info.file_size) for info in infos), where)
-    return {name: archive.read(name) for name in NAMES}
+def _entries(top: Path) -> Iterator[Entry]:
+    """What lies below a folder; litter is not entered, links are not followed."""
+    folders = [""]
+    while folders:
+        below = folders.pop()
+        with os.scandir(top / below) as found:  # one by one: it may be a whole disk
+            for one in found:
+                name, status = f"{below}{one.name}", one.stat(follow_symlinks=False)
+                folder = stat.S_ISDIR(status.st_mode)
+                if folder and not is_litter(name):
+                    folders.append(f"{name}/")
+                yield Entry(name, status.st_size, folder, folder or stat.S_ISREG(status.st_mode))
+
+
+class _ZipFile(io.FileIO):
+    """Refuses to read a list of contents as long as no export's: `zipfile` would hold all of it in memory."""
+
+    listed = False
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """See :meth:`io.FileIO.read`."""
+        if not self.listed and size is not None and size > LISTING:
+            raise zipfile.BadZipFile(f"its list of contents has {size:,} bytes")
+        return super().read(size)
+
+
+def _read_zip(path: Path) -> Bundle:
+    with _ZipFile(path) as file, zipfile.ZipFile(file) as archive:
+        file.listed = True
+        places = find_files(map(_entry, archive.infolist()), str(path))
+        return {name: archive.read(place) for name, place in places.items()}
+
+
+def _entry(info: zipfile.ZipInfo) -> Entry:
+    kind = stat.S_IFMT(info.external_attr >> 16)  # 0: made where files have no such kinds
+    plain = kind in (0, stat.S_IFDIR if info.is_dir() else stat.S_IFREG)
+    return Entry(info.filename.removesuffix("/"), info.file_size, info.is_dir(), plain)
 
 
 def write_bundle(bundle: Bundle, out: Path) -> None:
     """Write a folder, or a zip if `out` ends so; whole or not at all, the same bytes for the same bundle.
 
     Raises:
-        ConfigError: `out` holds something that is no exported adapter.
+        ConfigError: `out` holds something that is no exported adapter, or more than was exported.
     """
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        try:
-            manifest_of(read_bundle(out), str(out))
-        except DataError as error:
-            raise ConfigError(
-                f"{out} is there already and is no exported adapter; choose another --out."
-            ) from error
+        _check_replaceable(out)
     if out.suffix.lower() == ".zip":
         content = io.BytesIO()
         with zipfile.ZipFile(content, "w") as archive:
@@ -171,3 +247,29 @@ def write_bundle(bundle: Bundle, out: Path) -> None:
         (folder / "task_lora").mkdir()
         for name, data in bundle.items():
             (folder / name).write_bytes(data)
+
+
+def _check_replaceable(out: Path) -> None:
+    """See that an export as it was written is all that would be lost: a changed card may be somebody's work.
+
+    Raises:
+        ConfigError: there is something else.
+    """
+    try:
+        bundle = read_bundle(out)
+        as_written = _sums(bundle).items() <= manifest_of(bundle, str(out))["files"].items()
+    except DataError as error:
+        raise ConfigError(
+            f"{out} is there already and is no exported adapter; choose another --out."
+        ) from error
+    if out.is_dir():
+        names = {entry.name for entry in _entries(out)}
+    else:
+        with zipfile.ZipFile(out) as archive:
+            names = set(archive.namelist())
+    more = sorted(names - {*NAMES, "task_lora", "task_lora/"})
+    if more or not as_written:
+        problem = f"it also holds {shown(more[0])}" if more else f"{CARD_FILE} was changed"
+        raise ConfigError(
+            f"{out} is there already and is no longer as it was exported ({problem}); choose another --out."
+        )

@@ -5,7 +5,6 @@ the same checks as a file.
 """
 
 import contextlib
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +21,7 @@ from huggingface_hub.utils import disable_progress_bars, validate_repo_id  # typ
 
 from oppu_core.data.rows import shown
 from oppu_core.errors import ConfigError, HubError, OppuError
-from oppu_core.ownership.bundle import GIT_FILE, NAMES, Bundle, check_files, read_bundle
+from oppu_core.ownership.bundle import NAMES, Bundle, Entry, find_files, is_litter, read_bundle
 
 
 def check_repo_name(repo: str, hidden: str | None = None) -> None:
@@ -83,7 +82,8 @@ def push(bundle: Bundle, repo: str, *, public: bool = False, endpoint: str | Non
                 f"{repo} is public, and this is one person's adapter. Make the repository private or choose "
                 "another; or say --public."
             )
-        strange = sorted({file.rfilename for file in info.siblings or []} - {*NAMES, GIT_FILE})
+        names = sorted(file.rfilename for file in info.siblings or [])
+        strange = [name for name in names if name not in NAMES and not is_litter(name)]
         if strange:
             raise ConfigError(
                 f"{repo} holds something else ({shown(strange[0])}); choose another repository."
@@ -98,7 +98,7 @@ def push(bundle: Bundle, repo: str, *, public: bool = False, endpoint: str | Non
 
 
 def pull(repo: str, *, endpoint: str | None = None) -> Bundle:
-    """Download an adapter: the six files of the format, of one commit, and nothing else.
+    """Download an adapter: the files of the format, of one commit, and nothing else.
 
     Args:
         repo: ORG/NAME.
@@ -115,11 +115,10 @@ def pull(repo: str, *, endpoint: str | None = None) -> Bundle:
     # A folder of its own: nothing of a person's adapter stays in the hub's cache.
     with tempfile.TemporaryDirectory(prefix="oppu-") as name, _hub_errors(repo, api.endpoint):
         info = api.model_info(repo, files_metadata=True)
-        check_files(((file.rfilename, file.size or 0) for file in info.siblings or []), repo)
-        for file in NAMES:
-            api.hf_hub_download(repo, file, revision=info.sha, local_dir=name)
-        shutil.rmtree(Path(name) / ".cache", ignore_errors=True)
-        return read_bundle(Path(name))
+        entries = (Entry(file.rfilename, file.size or 0) for file in info.siblings or [])
+        for place in find_files(entries, repo).values():
+            api.hf_hub_download(repo, place, revision=info.sha, local_dir=name)
+        return read_bundle(Path(name), repo)
 
 
 @contextlib.contextmanager

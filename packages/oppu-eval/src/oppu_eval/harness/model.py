@@ -18,6 +18,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import simple_parse_args_string
+from oppu_core.chat import render_chat
 from oppu_core.cli import BATCH_SIZE
 from oppu_core.errors import ConfigError, ModelError
 from oppu_core.files import content_id
@@ -317,21 +318,18 @@ class OppuLM(LM):
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
-        """Messages as the base's chat template renders them.
+        """Messages as the base's chat template renders them (see :func:`oppu_core.chat.render_chat`).
 
         Raises:
             ConfigError: it has none, or refuses them.
         """
         try:
-            rendered: str = self.tokenizer.apply_chat_template(
-                chat_history, tokenize=False, add_generation_prompt=add_generation_prompt
-            )
+            return render_chat(self.tokenizer, chat_history, add_generation_prompt)
         except Exception as error:  # templates raise what they like
             raise ConfigError(
                 f"--apply_chat_template: the base {self._base_name} has no chat template that takes these "
                 f"messages: {error}"
             ) from error
-        return rendered
 
     def get_model_info(self) -> dict[str, Any]:
         """What results say of the model."""

@@ -1,0 +1,79 @@
+"""`oppu ask`, the page and the harness answer a run's own query as the run did, however it was asked to."""
+
+from typing import Any
+
+import pytest
+from harness_runs import answers, ask, replace_adapters
+from oppu_core.ask import ask as ask_run
+from oppu_core.data.dataset import Dataset
+from oppu_core.pipeline import execute
+from oppu_core.progress import Watch
+from oppu_core.run_config import resolve_config
+from oppu_core.runs import Run, start_run
+from oppu_demo.engine import Engine
+from rich.console import Console
+from small_world import QUICK
+
+METHODS = ("non_personalized", "random_k1", "rag_k1", "pag_k0", "oppu_k0", "oppu_rag_k1", "oppu_pag_k0")
+TASK = "lamp_2m"
+WAYS: dict[str, dict[str, Any]] = {
+    "greedy": {}, "sample": {"sample": True}, "constrain": {"constrain": True},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def runs(movies: Dataset, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
+    """A finished run of each way to answer, on one store of random adapters, whose answers surely differ."""
+    folder, made = tmp_path_factory.mktemp("ways"), {}
+    watch = Watch(Console(quiet=True))
+    for name, options in WAYS.items():
+        asked = {
+            "data": [movies.path], "model": "tiny", "methods": METHODS, "preset": "auto",
+            "overrides": QUICK[1::2], "dtype": "float32", "seed": 3, "users": 1, "sample": False,
+        }  # fmt: skip
+        made[name] = start_run(folder / name, resolve_config(**{**asked, **options}))
+        execute(made[name], watch, ["bases", "personal"], "cpu")
+        if name == "greedy":
+            for variant in ("base", "rag_k1", "pag_k0"):
+                replace_adapters(made[name].path, 1, task=TASK, variant=variant)
+        execute(made[name], watch, ["answers"], "cpu")
+    return made
+
+
+def predicted(run: Run, user_id: str, query_id: str) -> dict[str, str]:
+    return {name: run.predictions(TASK, name)[user_id, query_id] for name in METHODS}
+
+
+def test_the_ways_to_answer_differ(runs: dict[str, Run]) -> None:
+    """Else their parity would prove nothing."""
+    everything = {name: [run.predictions(TASK, method) for method in METHODS] for name, run in runs.items()}
+    assert everything["greedy"] != everything["sample"] != everything["constrain"] != everything["greedy"]
+    by_method = [str(answers) for answers in everything["sample"]]
+    assert len(set(by_method)) > 4
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_asking_a_run_gives_its_own_answers(runs: dict[str, Run], way: str) -> None:
+    run = runs[way]
+    (user,) = run.test_users(run.dataset(TASK))
+    query = user.queries[0]
+    assert query.history_len == len(user.history)
+    text = f"  {query.fields['description'].replace(' ', '  ')}\n"  # as a person may copy it
+    assert ask_run(run, user.user_id, text, TASK, "cpu") == predicted(run, user.user_id, query.id)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_page_gives_the_run_s_answers(runs: dict[str, Run], way: str) -> None:
+    run = runs[way]
+    engine = Engine(run, "cpu")
+    (user,) = engine.users(TASK).values()
+    for query in user.queries[:2]:  # the second is not answered with what is left of the first
+        found = {name: engine.answer(TASK, name, user, query).text for name in METHODS}
+        assert found == predicted(run, user.user_id, query.id)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_harness_gives_the_run_s_answers(runs: dict[str, Run], way: str) -> None:
+    run = runs[way]
+    results = ask({"run": str(run.path), "method": "oppu_rag_k1"}, [TASK], batch_size=64)
+    assert answers(results, TASK) == run.predictions(TASK, "oppu_rag_k1")
