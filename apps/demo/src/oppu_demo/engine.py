@@ -108,6 +108,7 @@ class Engine:
 
     def __init__(self, run: Run, device: str = "auto") -> None:
         self.run = run
+        self._opened_with = self._description()
         self._turns = Turns()
         self._prompting = threading.Lock()  # retrievers and tokenizers keep what they met
         self._methods = {name: parse_method(name) for name in run.config.methods}
@@ -198,6 +199,7 @@ class Engine:
             DataError: the query does not fit into the base's context.
         """
         method = self._methods[name]
+        self._check_current()
         stage = self._stages[task, method.variant]
         private = self._users[task].get(user.user_id) is not user
         maker = self._maker(task, method, private)
@@ -224,6 +226,22 @@ class Engine:
                 sampling=sampling, answers=answers,
             )  # fmt: skip
             return Answered(name, text, prompt, time.perf_counter() - start)
+
+    def _check_current(self) -> None:
+        """See that nobody was forgotten since the page was opened: it has everybody in memory.
+
+        Raises:
+            StoreError: somebody was.
+        """
+        if self._description() != self._opened_with:
+            raise StoreError(
+                f"{self.run.path} has changed since this page was opened: somebody was forgotten, or it was "
+                "started anew. Start the page again."
+            )
+
+    def _description(self) -> bytes | None:
+        file = self.run.path / "run.json"
+        return file.read_bytes() if file.exists() else None
 
     def train(
         self, task: str, user: User, on_step: Callable[[str, Progress], None]

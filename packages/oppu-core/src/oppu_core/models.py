@@ -139,6 +139,11 @@ class BaseIdentity:
     context: int
     quantize: Quantize | None = None
 
+    @property
+    def takes_merging(self) -> bool:
+        """Whether a LoRA can be added to its weights: to those of fewer bits it would be rounded away."""
+        return self.dtype == "float32" and self.quantize is None
+
 
 @dataclasses.dataclass(frozen=True)
 class Base:

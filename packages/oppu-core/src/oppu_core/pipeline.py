@@ -24,8 +24,8 @@ from oppu_core.profile_files import Profiles
 from oppu_core.progress import Stage, Watch
 from oppu_core.prompts import Method, PromptMaker, TokenCounter, parse_method, variant_method
 from oppu_core.retrieval import BM25Retriever, RandomRetriever, RecentRetriever, Retriever
-from oppu_core.run_warnings import scoring_warnings, tokenizer_warnings
-from oppu_core.runs import Journal, Run
+from oppu_core.run_warnings import scoring_warnings, tokenizer_warnings, version_warnings
+from oppu_core.runs import Journal, Run, versions
 from oppu_core.store import Key, Store
 from oppu_core.training import personal, task_base
 from oppu_core.training.loop import Progress
@@ -313,6 +313,9 @@ def execute(
     """
     store = Store(run.store_path)
     with contextlib.closing(store):
+        for warning in version_warnings(run.provenance.get("versions", {}), versions()):
+            watch.console.print(f"[yellow]{escape(warning)}[/]", highlight=False, soft_wrap=True)
+            watch.event("warning", text=warning)
         warned: set[str] = set()
         for work in variant_works(run, store, watch, device, batch_size, cohort):
             task = work.dataset.task.name

@@ -134,9 +134,9 @@ def resolve_config(
             "one dataset of each task is needed."
         )
     folder = base_folder(model)
-    size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-    chosen = resolve_preset(preset, size // 2)  # two bytes a parameter; the presets are orders apart
-    projections = projection_names(base_skeleton(folder))
+    skeleton = base_skeleton(folder)
+    chosen = resolve_preset(preset, skeleton.num_parameters())
+    projections = projection_names(skeleton)
     task_lora = {
         task: _override("task_lora", task_config(task, chosen, seed, projections), overrides)
         for task in tasks

@@ -1,6 +1,6 @@
 """What makes right answers look wrong: said when a run starts, and at the head of its tables and report."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from oppu_core.data.rows import shown
@@ -65,6 +65,18 @@ def tokenizer_warnings(task: Task, codec: Speller) -> list[str]:
             f"{shown(longest)} needs them."
         )
     return warnings
+
+
+def version_warnings(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """Packages that have changed since a run was started, whose arithmetic may differ."""
+    pairs = {name: (old, now.get(name, old)) for name, old in then.items()}
+    changed = [f"{name} {old} then, {new} now" for name, (old, new) in pairs.items() if old != new]
+    if not changed:
+        return []
+    return [
+        f"Continued with other versions than it was started with ({'; '.join(changed)}): what is made now may "
+        "differ from what is there by more than rounding. run.json names the old ones."
+    ]
 
 
 def _some(texts: list[str]) -> str:

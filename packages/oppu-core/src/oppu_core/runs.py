@@ -287,10 +287,7 @@ def start_run(path: Path, config: RunConfig, store: Path | None = None) -> Run:
         "base": dataclasses.asdict(base_identity(base_folder(config.model), config.dtype, config.quantize)),
         "data": {task: dataset.fingerprint for task, dataset in datasets.items()},
         "profiles": _check_profiles(config, datasets),
-        "versions": {
-            "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in PACKAGES},
-        },
+        "versions": versions(),
     }
     values = {
         "format": FORMAT,
@@ -332,6 +329,14 @@ def start_run(path: Path, config: RunConfig, store: Path | None = None) -> Run:
 def _describe(path: Path, values: Mapping[str, Any]) -> None:
     """Write ``run.json``."""
     write_json(path / "run.json", {**values, "checksum": _checksum(values)})
+
+
+def versions() -> dict[str, str]:
+    """Of Python and the packages that results depend on."""
+    return {
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in PACKAGES},
+    }
 
 
 def _check_profiles(config: RunConfig, datasets: Mapping[str, Dataset]) -> dict[str, str]:

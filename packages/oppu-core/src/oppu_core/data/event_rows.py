@@ -4,6 +4,7 @@ A row is ``(number, values)`` or, where it cannot be read, ``(number, why not)``
 cell that is no text stays bytes. Knows nothing of what the columns mean.
 """
 
+import contextlib
 import datetime
 import decimal
 import math
@@ -207,8 +208,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, int | uuid.UUID):
         return str(value)
     if isinstance(value, bytes):
-        try:
-            return value.decode()
-        except UnicodeDecodeError:
-            return value
+        with contextlib.suppress(UnicodeDecodeError):
+            value = value.decode()
     return value.isoformat() if isinstance(value, datetime.date) else value

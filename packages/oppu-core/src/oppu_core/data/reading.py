@@ -316,8 +316,8 @@ class Intake:
             )
         if self.undated:
             notes.append(
-                f"{self.undated:,} histories have dates for some items alone and are in the order of the file: "
-                "is it the order of time?"
+                f"{self.undated:,} histories have dates for some items alone and keep the file's order; is "
+                "it the order of time?"
             )
         return notes
 

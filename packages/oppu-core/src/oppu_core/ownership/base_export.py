@@ -1,7 +1,7 @@
 """A task base as an ordinary model folder, for tools that know nothing of task LoRAs.
 
-The task LoRA is merged into the base's weights, in the base's type; tokenizer and generation settings are the
-base's own files.
+The task LoRA is merged into the base's weights, in float32, as weights of fewer bits would round it away; tokenizer
+and generation settings are the base's own files.
 """
 
 import shutil
@@ -57,7 +57,7 @@ def export_base(run: Run, task: str | None, variant: str | None, out: Path) -> N
         "variant": work.variant,
         "task_lora": dict(work.task_lora.identity),
     }
-    merged = Base(base.name, merge(base.model, work.task_config, state), base.codec, base.identity)
+    merged = Base(base.name, merge(base.model.float(), work.task_config, state), base.codec, base.identity)
     with new_dir(out) as folder:
         write_model(merged, folder)
         write_json(folder / MANIFEST_FILE, facts)

@@ -144,13 +144,14 @@ def _front_matter(run: Run, tags: Sequence[str]) -> str:
 
 def _stacking(run: Run, method: str) -> str:
     """The lines of Python that put task LoRA and adapter on `base`."""
-    if not run.config.quantize:
+    if run.base_identity().takes_merging:
         return (
             'task_base = PeftModel.from_pretrained(base, "this folder/task_lora").merge_and_unload()\n'
             'model = PeftModel.from_pretrained(task_base, "this folder")'
         )
     first = (
-        f"# It was trained on the base in {run.config.quantize}: load `base` so, and merge nothing into it.\n"
+        f"# It was trained on the base in {run.config.quantize or run.config.dtype}: load `base` so, and "
+        "merge nothing into it.\n"
         'model = PeftModel.from_pretrained(base, "this folder/task_lora", adapter_name="task")\n'
     )
     if method == "lora":

@@ -1,7 +1,7 @@
 """Task bases: the base adapted once to a task and a prompt variant, on the queries of held-out users.
 
 The task LoRA is what is stored; merged into the base it is the frozen ground that personal adapters of this
-variant stand on (beside a quantized base: it is never quantized itself). Test users have no part in it.
+variant stand on (beside a base of fewer than 32 bits, which would round it away). Test users have no part in it.
 """
 
 import dataclasses
@@ -96,9 +96,7 @@ def train_task_lora(
         facts = {**dataclasses.asdict(trained), "examples": len(rows)}
         store.put(key, adapter_config_json(peft_model), state, facts)
         base = dataclasses.replace(base, model=peft_model.unload())
-    # Added to weights of few bits, small updates would be rounded away.
-    exact = base.identity.dtype == "float32" and not base.identity.quantize
-    join = merge if exact else stack
+    join = merge if base.identity.takes_merging else stack
     return dataclasses.replace(base, model=join(base.model, config, store.load(key)))
 
 
