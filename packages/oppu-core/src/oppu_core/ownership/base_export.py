@@ -1,7 +1,7 @@
 """A task base as an ordinary model folder, for tools that know nothing of task LoRAs.
 
-The task LoRA is merged into the base's weights, in float32, as weights of fewer bits would round it away; tokenizer
-and generation settings are the base's own files.
+The task LoRA is merged into the base's weights, in float32, as weights of fewer bits would round it away;
+tokenizer and generation settings are the base's own files.
 """
 
 import shutil

@@ -1,7 +1,8 @@
 """Task bases: the base adapted once to a task and a prompt variant, on the queries of held-out users.
 
 The task LoRA is what is stored; merged into the base it is the frozen ground that personal adapters of this
-variant stand on (beside a base of fewer than 32 bits, which would round it away). Test users have no part in it.
+variant stand on (beside a base of fewer than 32 bits, which would round it away). Test users have no part in
+it.
 """
 
 import dataclasses
