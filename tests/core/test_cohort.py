@@ -20,6 +20,7 @@ from oppu_core.training.config import Peft, TrainConfig, personal_config
 from oppu_core.training.loop import Outcome, Progress, Trained, train
 from oppu_core.training.peft_methods import State, adapter_state, attach, load_state
 from packed_toys import Users, count_hooks, draw, example, filled, in_doubles, partitions, state_distance
+from rounding import ADAPTERS, LOSSES, UNDECIDED
 from toy_models import FAMILIES
 
 Folder = Callable[[str], Path]
@@ -121,7 +122,7 @@ CASES: list[tuple[str, Peft]] = [
 ]
 
 
-def away_from_loop(trainee: Trainee, users: Users = USERS, losses_rel: float = 1e-5) -> float:
+def away_from_loop(trainee: Trainee, users: Users = USERS, losses_rel: float = LOSSES) -> float:
     """How far the cohort's adapters are from the loop's; the facts and every step must be the same."""
     steps: list[tuple[int, Progress]] = []
     outcomes = trainee.cohort(users, lambda place, progress: steps.append((place, progress)))
@@ -141,9 +142,7 @@ def away_from_loop(trainee: Trainee, users: Users = USERS, losses_rel: float = 1
 
 @pytest.mark.parametrize(("family", "method"), CASES)
 def test_a_cohort_is_trained_as_the_loop_trains_each_user(family: str, method: Peft, trainee: Loaded) -> None:
-    # AdamW divides by the gradient's own size: where that is near 0, as for some of GPT-2's scales, rounding
-    # decides on a step (in doubles it does not, see below).
-    bound = 1e-3 if (family, method) == ("gpt2", "ia3") else 1e-5
+    bound = UNDECIDED if (family, method) == ("gpt2", "ia3") else ADAPTERS
     assert away_from_loop(trainee(family, method)) < bound
 
 
@@ -177,8 +176,10 @@ def test_every_setting_does_what_it_does_in_the_loop(changes: dict[str, Any], fa
     settings: dict[str, Any] = {"weight_decay": 3.0}
     plain = make(family_folder("llama"), **settings)
     other = make(family_folder("llama"), **(settings | changes))
-    assert away_from_loop(other) < 1e-5
-    assert state_distance(other.states(USERS)[0], plain.states(USERS)[0]) > 1e-4, "the setting matters"
+    assert away_from_loop(other) < ADAPTERS
+    assert state_distance(other.states(USERS)[0], plain.states(USERS)[0]) > 2 * ADAPTERS, (
+        "the setting matters"
+    )
 
 
 def test_rows_of_any_kind(trainee: Loaded) -> None:
@@ -191,7 +192,7 @@ def test_rows_of_any_kind(trainee: Loaded) -> None:
             [(2, 1)],
         )
     ]
-    assert away_from_loop(trainee("gemma2"), users) < 1e-5
+    assert away_from_loop(trainee("gemma2"), users) < ADAPTERS
 
 
 def test_prompts_that_share_nothing_are_packed_all_the_same(
@@ -201,7 +202,7 @@ def test_prompts_that_share_nothing_are_packed_all_the_same(
     users = [[example(0, 20 + 5 * seed, 3, 10 * user + seed, user) for seed in range(5)] for user in range(3)]
     users[0][1] = example(0, 60, 3, 77, 0)
     users = [[dataclasses.replace(row, ids=(b, *row.ids[1:])) for b, row in enumerate(u)] for u in users]
-    assert away_from_loop(trainee(), users) < 1e-5
+    assert away_from_loop(trainee(), users) < ADAPTERS
     assert {packed.prefix for packed in packs if packed.own_UB.shape[1] > 1} == {0}
     assert {packed.own_UB.shape for packed in packs[:2]} == {(3, 3), (3, 2)}
 
@@ -240,8 +241,8 @@ def test_any_partition_into_cohorts_comes_to_the_same(trainee: Loaded) -> None:
             for group in groups:
                 found = one.states([USERS[place] for place in group])
                 parts |= dict(zip(group, found, strict=True))
-            assert furthest([parts[place] for place in range(len(USERS))], states) < 1e-5
-        assert furthest(one.states(USERS[::-1])[::-1], states) < 1e-5
+            assert furthest([parts[place] for place in range(len(USERS))], states) < ADAPTERS
+        assert furthest(one.states(USERS[::-1])[::-1], states) < ADAPTERS
 
 
 def test_the_same_cohort_gives_the_same_bytes(family_folder: Folder, trainee: Loaded) -> None:
@@ -260,10 +261,10 @@ def test_a_user_does_not_depend_on_the_others_data(method: Peft, trainee: Loaded
         [[TokenizedExample((1, 2), 1)], [example(3, 5, 3, 501, 7)]],
         [USERS[0], USERS[0]],
     ):
-        assert state_distance(one.states([USERS[0], *others])[0], state) < 1e-5
-        assert state_distance(one.states([*others, USERS[0]])[-1], state) < 1e-5
+        assert state_distance(one.states([USERS[0], *others])[0], state) < ADAPTERS
+        assert state_distance(one.states([*others, USERS[0]])[-1], state) < ADAPTERS
     changed = [*USERS[0][:-1], example(20, 22, 3, 502)]
-    assert state_distance(one.states([changed])[0], state) > 1e-3, "but on the own data"
+    assert state_distance(one.states([changed])[0], state) > 2 * ADAPTERS, "but on the own data"
 
 
 def test_users_come_as_they_are_finished(trainee: Loaded) -> None:
@@ -317,7 +318,7 @@ def test_a_user_who_diverges_leaves_and_harms_nobody(
     assert str(outcome) == f"the loss became nan at step 2 of {finished(sound[broken])[0].steps}"
     assert [number for place, number in seen if place == broken] == [1]
     for place, other in outcomes.items():
-        assert state_distance(finished(other)[1], finished(sound[place])[1]) < 1e-5
+        assert state_distance(finished(other)[1], finished(sound[place])[1]) < ADAPTERS
 
 
 def test_a_rate_that_is_far_too_high_is_noticed_as_in_the_loop(trainee: Loaded) -> None:
@@ -342,7 +343,7 @@ def test_examples_without_an_answer_fail_as_in_the_loop(trainee: Loaded) -> None
             trainee().loop(users[place])
         assert str(outcomes[place]) == reason
     state = trainee().states([USERS[1]])[0]
-    assert furthest([finished(outcomes[place])[1] for place in (0, 3)], [state, state]) < 1e-5
+    assert furthest([finished(outcomes[place])[1] for place in (0, 3)], [state, state]) < ADAPTERS
 
 
 def test_weights_that_are_not_finite_after_the_last_step_are_noticed(trainee: Loaded) -> None:
@@ -369,7 +370,7 @@ def test_every_user_stops_early_as_in_the_loop(trainee: Loaded) -> None:
             trained, state, _ = stopping.loop(rows)
             facts, ours = finished(outcomes[place])
             assert (facts.steps, facts.tokens) == (trained.steps, trained.tokens)
-            assert state_distance(ours, state) < 1e-4
+            assert state_distance(ours, state) < ADAPTERS
             steps.append(facts.steps)
         assert steps[0] == 3 * epochs
         assert epochs > 1 or steps == [3, 1, 1, 2]
@@ -450,8 +451,8 @@ def test_dropout_does_not_depend_on_the_others(
     states = dropping.states(USERS)
     assert identical(dropping.states(USERS), states)
     for place in range(len(USERS)):  # alone, a row is shorter
-        assert state_distance(dropping.states([USERS[place]])[0], states[place]) < 1e-4
-    assert furthest(dropping.states(USERS[::-1])[::-1], states) < 1e-4
+        assert state_distance(dropping.states([USERS[place]])[0], states[place]) < ADAPTERS
+    assert furthest(dropping.states(USERS[::-1])[::-1], states) < ADAPTERS
     assert len({packed.ids_UT.shape[1] for packed in packs}) > 3
     assert {packed.prefix for packed in packs} == {0}, "a dropped-out prefix would be the same for all rows"
     none = make(family_folder("llama"), dropout=0.0).states(USERS)

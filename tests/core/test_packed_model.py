@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from oppu_core.models import load_base, projection_names
-from oppu_core.packed_model import PackedModel, prompts, why_not
+from oppu_core.packed_model import PackedModel, prompts
 from oppu_core.packing import IGNORED, Packed, TokenizedExample, pack
 from oppu_core.training.config import personal_config
 from oppu_core.training.peft_methods import attach, load_state
@@ -29,7 +29,6 @@ from packed_toys import (
     loss_alone,
 )
 from toy_models import FAMILIES
-from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 Folder = Callable[[str], Path]
@@ -336,66 +335,3 @@ def test_threads_take_turns(family_folder: Folder) -> None:
 
     with ThreadPoolExecutor(2) as threads:
         assert max(threads.map(often, (0, 1))) < 1e-5
-
-
-@pytest.mark.parametrize(("family", "attention"), PAIRS)
-def test_no_family_is_refused(family: str, attention: str, family_folder: Folder) -> None:
-    assert why_not(load(family_folder, family, attention)) is None
-
-
-def small(family: str, **sizes: Any) -> Any:
-    torch.manual_seed(0)
-    config = AutoConfig.for_model(
-        family, vocab_size=SIZE, bos_token_id=0, eos_token_id=0, pad_token_id=0, **sizes
-    )
-    config.initializer_range = 0.3
-    return AutoModelForCausalLM.from_config(config).eval()
-
-
-OTHERS: dict[str, tuple[dict[str, Any], str]] = {
-    "bloom": ({"hidden_size": 32, "n_layer": 2, "n_head": 2}, "cannot take another attention"),
-    "gptj": ({"n_embd": 32, "n_layer": 2, "n_head": 2, "rotary_dim": 8}, "gives other answers"),
-    "mamba": ({"hidden_size": 32, "num_hidden_layers": 2}, "gives other answers"),
-    "opt": (
-        {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "ffn_dim": 64,
-         "word_embed_proj_dim": 32},
-        "gives other answers",
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("family", OTHERS)
-def test_a_model_whose_attention_is_its_own_is_refused(family: str, dtype: torch.dtype) -> None:
-    sizes, reason = OTHERS[family]
-    model = small(family, **sizes).to(dtype)
-    before = model.config._attn_implementation
-    assert reason in (why_not(model) or "")
-    assert type(model).__name__ in (why_not(model) or "")
-    assert model.config._attn_implementation == before
-    assert PackedModel.reading is None
-
-
-def test_attention_that_does_not_do_as_it_is_told_is_refused(
-    family_folder: Folder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = load(family_folder, "llama")
-    plain = ALL_ATTENTION_FUNCTIONS["sdpa"]
-
-    def deaf(module: Any, query: Any, key: Any, value: Any, mask: Any, **options: Any) -> Any:
-        """Causal, whatever the mask says."""
-        rows = torch.zeros(query.shape[2], key.shape[2])
-        causal = rows.masked_fill(torch.ones_like(rows).tril(key.shape[2] - query.shape[2]) == 0, -math.inf)
-        return plain(module, query, key, value, causal[None, None], **options)
-
-    assert why_not(model) is None
-    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS, "sdpa", deaf)
-    assert "gives other answers with its attention exchanged (off by" in (why_not(model) or "")
-
-
-def test_positions_that_are_not_heeded_are_refused(family_folder: Folder) -> None:
-    model = load(family_folder, "llama")
-    model.model.register_forward_pre_hook(
-        lambda _, args, options: (args, {**options, "position_ids": None}), with_kwargs=True
-    )
-    assert "gives other answers" in (why_not(model) or "")

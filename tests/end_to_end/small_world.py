@@ -10,12 +10,11 @@ from oppu_core.data.dataset import Dataset, write_dataset
 from oppu_core.data.sample import sample_users
 from oppu_core.store import Store
 from oppu_core.tasks import get_task
+from rounding import ADAPTERS
 
 # One quick epoch: these tests are about what depends on what, not about scores.
 QUICK = ["--set", "personal.epochs=1", "--set", "task_lora.epochs=1"]
-# How far adapters may be apart that were trained under different plans. AdamW divides by the gradient's own
-# size: where that is near 0, rounding decides on a step. In doubles they are the same (test_invariants.py).
-ROUNDING = 1e-3
+ROUNDING = ADAPTERS  # how far adapters may be apart that were trained under different plans
 
 
 def sample_dataset(folder: Path, task: str = "lamp_2m", users: int = 3, seed: int = 0) -> Dataset:

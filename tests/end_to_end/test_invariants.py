@@ -17,6 +17,7 @@ from oppu_core.training import personal, task_base
 from oppu_core.training.config import TrainConfig, personal_config, task_config
 from oppu_core.training.peft_methods import attach, load_state
 from oppu_core.training.plan import CohortPlan
+from rounding import LOSSES
 from small_world import QUICK, ROUNDING, distance, sample_dataset
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
@@ -159,7 +160,7 @@ def test_in_cohorts_the_others_matter_by_rounding_alone(world, tmp_path: Path) -
         "reference": trained("reference", [first, second], packs=False),
     }
     assert {name: away for name, one in found.items() if (away := distance(one, alone)) >= ROUNDING} == {}
-    assert losses == pytest.approx(losses[:1] * len(losses), rel=1e-5)
+    assert losses == pytest.approx(losses[:1] * len(losses), rel=LOSSES)
 
 
 @pytest.mark.parametrize("packs", [True, False])

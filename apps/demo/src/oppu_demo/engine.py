@@ -15,11 +15,10 @@ from collections.abc import Callable, Iterator, Mapping
 
 from oppu_core.data.rows import shown
 from oppu_core.data.types import Query, User
-from oppu_core.errors import ConfigError, StoreError, TrainingError
+from oppu_core.errors import ConfigError, ModelError, StoreError, TrainingError, explained
 from oppu_core.generate import AnswerSet, Sampling
 from oppu_core.inference import write_answers
 from oppu_core.models import Base
-from oppu_core.packed_model import why_not
 from oppu_core.packing import tokenize
 from oppu_core.pipeline import VariantWork, prompt_maker, variant_works
 from oppu_core.profiles import compute_profile
@@ -29,8 +28,8 @@ from oppu_core.retrieval import BM25Retriever
 from oppu_core.runs import Run
 from oppu_core.store import Key, Store
 from oppu_core.tasks import Task
-from oppu_core.training.cohort import Cohort
-from oppu_core.training.loop import Outcome, Progress, Trained, train_each
+from oppu_core.training.cohort import train_users
+from oppu_core.training.loop import Outcome, Progress, Trained
 from oppu_core.training.peft_methods import TASK, State, adapter_state, attach, load_state
 from rich.console import Console
 
@@ -136,8 +135,6 @@ class Engine:
                 "make a run for each of them."
             )
         self._base = works[0].load_base()
-        if why_not(self._base.model):
-            self._base = dataclasses.replace(self._base, packs=False)
         # Checkpointing is a matter of one training, not of the model that everybody shares.
         task_config = dataclasses.replace(works[0].task_config, gradient_checkpointing=False)
         personal_config = dataclasses.replace(works[0].personal_config, gradient_checkpointing=False)
@@ -216,7 +213,7 @@ class Engine:
         sampling = Sampling(seed=config.seed) if config.sample else None
         constrained = config.constrain and of_task.labels
         answers = AnswerSet(self._base.codec, of_task.labels) if constrained else None
-        with self._turns.turn():
+        with self._turns.turn(), explained(f"The answer of {name}", ModelError):
             start = time.perf_counter()
             base = self._stand(stage, personal=method.personal)
             if private:
@@ -271,7 +268,6 @@ class Engine:
             self._maker(task, method, private=True), profile_of=lambda one: self._fresh_profile(task, one)
         )
         rows = tokenize(maker.history_examples(stage.work.variant, user), self._base.codec.forgetful())
-        pad_id = self._base.codec.pad_id
 
         def step(_: int, progress: Progress) -> None:
             on_step(progress)
@@ -279,13 +275,9 @@ class Engine:
                 self._turns.pass_on()
                 self._stand(stage, personal=True)
 
-        with self._turns.turn():
-            self._stand(stage, personal=True)
-            if self._base.packs:
-                outcomes = Cohort(self._model, self._fresh, config, pad_id).train([rows], step)
-            else:
-                outcomes = train_each(self._model, self._fresh, [rows], config, pad_id, step)
-            ((_, outcome),) = outcomes
+        with self._turns.turn(), explained("The training", TrainingError):
+            base = self._stand(stage, personal=True)
+            ((_, outcome),) = train_users(base, self._fresh, [rows], config, step)
             return outcome
 
     def _stand(self, stage: _Stage, personal: bool) -> Base:

@@ -224,7 +224,8 @@ def train_own(engine: Engine, session: Session, task: str, items: Sequence[Histo
         try:
             news.put(engine.train(task, user, on_step))
         except OppuError as error:
-            news.put(error.with_traceback(None))  # which holds the history
+            error.__cause__ = error.__context__ = None  # their tracebacks hold the history
+            news.put(error.with_traceback(None))
         except BaseException as error:
             news.put(error)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from oppu_core.errors import ConfigError
 from oppu_core.runs import Run, open_run
 from rich.console import Console
+from rich.markup import escape
 
 from oppu_demo.app import build
 from oppu_demo.engine import Engine
@@ -42,7 +43,10 @@ def free_port(host: str, port: int | None) -> int:
 
 def _page(run: Run, device: str) -> Page:
     check_ready(run)
-    return Page(Engine(run, device))
+    engine = Engine(run, device)
+    if engine.base.slower:
+        Console(stderr=True, highlight=False).print(f"[yellow]{escape(engine.base.slower)}[/]")
+    return Page(engine)
 
 
 def serve(

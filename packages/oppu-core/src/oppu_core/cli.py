@@ -6,6 +6,7 @@ Start-up imports no torch: commands import what they need when they run.
 import contextlib
 import importlib.metadata
 import sys
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
@@ -16,7 +17,7 @@ from rich.markup import escape
 
 from oppu_core import __version__
 from oppu_core.data.commands import app as data_app
-from oppu_core.errors import ConfigError, Interrupted, OppuError
+from oppu_core.errors import ConfigError, Interrupted, OppuError, reason
 from oppu_core.ownership import commands as ownership
 from oppu_core.ownership import personal_commands
 from oppu_core.process import tune_process
@@ -139,6 +140,10 @@ base_app.command(
 @app.callback(invoke_without_command=True)
 def oppu(
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    debug: Annotated[
+        bool,
+        typer.Option("--debug", help="Show where an error happened (its traceback); anywhere in a command."),
+    ] = False,
 ) -> None:
     """One PEFT Per User."""
     if version:
@@ -349,6 +354,12 @@ def profiles(
     with interruptible():
         dataset = Dataset.open(data)
         base = load_base(model, dtype, device, quantize)
+        watch = Watch(Console(stderr=True))
+        if not base.pads:
+            watch.console.print(
+                "[yellow]Slower, one profile at a time: in padded batches this base's texts would depend on "
+                "each other.[/]"
+            )
         write_profiles(
             dataset,
             SPLITS if split == "both" else (split,),
@@ -356,7 +367,7 @@ def profiles(
             out,
             seed,
             batch_size,
-            Watch(Console(stderr=True)),
+            watch,
         )
     Console().print(f"Profiles: {out}", highlight=False)
 
@@ -375,15 +386,30 @@ def register_plugins() -> None:
             )
 
 
+def _take_debug(arguments: list[str]) -> bool:
+    """Take ``--debug`` out of the arguments, wherever it stands; behind ``--`` it is a text."""
+    options = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    left = [argument for argument in options if argument != "--debug"]
+    arguments[: len(options)] = left
+    return len(left) < len(options)
+
+
 def _interrupted(text: str) -> NoReturn:
     Console(stderr=True).print(text)
     sys.exit(130)
 
 
 def main() -> None:
-    """Run the command line: errors of ours in one message, without a traceback."""
+    """Run the command line: errors in one message, and where they happened if that was asked for."""
     tune_process()
-    console = Console(stderr=True)
+    debug = _take_debug(sys.argv)
+
+    def fail(text: str, code: int) -> NoReturn:
+        if debug:
+            traceback.print_exc()
+        Console(stderr=True).print(f"[bold red]error:[/] {escape(text)}", highlight=False, soft_wrap=True)
+        sys.exit(code)
+
     try:
         register_plugins()
         app()
@@ -396,11 +422,9 @@ def main() -> None:
     except Interrupted as error:
         _interrupted(str(error))
     except OppuError as error:
-        console.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-        sys.exit(2 if isinstance(error, ConfigError) else 1)
+        fail(str(error), 2 if isinstance(error, ConfigError) else 1)
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
-        console.print(
-            f"[bold red]error:[/] {escape(str(error.strerror or error))}{escape(where)}", highlight=False
-        )
-        sys.exit(1)
+        fail(f"{error.strerror or error}{where}", 1)
+    except Exception as error:
+        fail(f"Something unexpected: {reason(error, 'This is a fault of the program; please report it.')}", 1)

@@ -1,8 +1,16 @@
 """Every error that oppu raises on purpose.
 
 A message says three things: what is wrong, where (file, line, user, field), and what to do. The command
-line prints it without a traceback; a library user catches :class:`OppuError`.
+line prints it without a traceback; a library user catches :class:`OppuError`. :func:`explained` gives what
+libraries raise the same form.
 """
+
+import contextlib
+from collections.abc import Iterator
+from concurrent.futures import CancelledError
+
+_LONGEST = 300  # characters of a library's message
+_ADVICE = "Most likely the base, settings and libraries do not fit together: try the same with --model tiny."
 
 
 class OppuError(Exception):
@@ -35,3 +43,43 @@ class Interrupted(OppuError):  # noqa: N818 (a wish, no error)
 
 class HubError(OppuError):
     """The Hugging Face hub cannot be reached, or does not do what it is asked."""
+
+
+@contextlib.contextmanager
+def explained(what: str, kind: type[OppuError]) -> Iterator[None]:
+    """Turn what libraries raise inside the block into one sentence: what failed, why, and what to do.
+
+    Errors of ours, of the operating system, and a cancelled training pass as they are.
+
+    Args:
+        what: What is being done, e.g. ``Training the task LoRA``.
+        kind: Which error to raise.
+    """
+    try:
+        yield
+    except (OppuError, OSError, CancelledError):
+        raise
+    except Exception as error:
+        raise kind(f"{what} failed: {reason(error)}") from error
+
+
+def reason(error: Exception, advice: str = _ADVICE) -> str:
+    """What a library's exception says, in one line, and what to do about it.
+
+    Args:
+        error: The exception.
+        advice: What to do, where memory is not what was missing.
+    """
+    text = str(error)
+    if (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"  # torch's, which is not imported for this
+        or any(words in text.lower() for words in ("out of memory", "can't allocate memory"))
+    ):
+        return (
+            "there is too little memory. Train fewer users at once (--cohort 1), answer fewer prompts at a "
+            "time (--batch-size 1), hold the base in 4 bits (--quantize nf4), or take a smaller --model."
+        )
+    first = next(iter(text.strip().splitlines()), "")
+    said = f"{type(error).__name__}: {first[:_LONGEST]}".rstrip(": .")
+    return f"{said}. {advice} --debug shows where it happened."

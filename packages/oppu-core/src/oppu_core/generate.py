@@ -15,7 +15,7 @@ import torch
 
 from oppu_core.models import TextCodec
 from oppu_core.packed_model import PackedModel, prompts
-from oppu_core.packing import pack
+from oppu_core.packing import pack, pad_left
 from oppu_core.stacked import StackedAdapters, stack_states
 from oppu_core.training.peft_methods import State, soft_prompt
 
@@ -133,7 +133,8 @@ def generate(
         codec: Its tokenizer.
         prompts: Texts that leave room for `max_new_tokens` in the context.
         max_new_tokens: Longest answer.
-        batch_size: Prompts at a time; 1 when sampling, so that an answer depends on its own seed alone.
+        batch_size: Prompts at a time, where the model's answers do not depend on it; 1 when sampling, so that
+            an answer depends on its own seed alone.
         sampling: None is greedy.
         answers: The only answers there are, for greedy ones; None for any.
     """
@@ -142,12 +143,8 @@ def generate(
     rows = [[codec.pad_id] * prefix + codec.prompt_ids(prompt) for prompt in prompts]
     texts = [""] * len(rows)
     for batch in plan_batches([len(row) for row in rows], 1 if sampling else batch_size):
-        width = max(len(rows[index]) for index in batch)
-        ids_BT = torch.full((len(batch), width), codec.pad_id)
-        mask_BT = torch.zeros((len(batch), width), dtype=torch.long)
-        for b, index in enumerate(batch):
-            ids_BT[b, width - len(rows[index]) :] = torch.tensor(rows[index])
-            mask_BT[b, width - len(rows[index]) :] = 1
+        ids_BT, mask_BT = pad_left([rows[index] for index in batch], codec.pad_id)
+        width = ids_BT.shape[1]
         inputs = {"input_ids": ids_BT.to(model.device)}
         carrier, start = model, width
         if prefix_Vd is not None:

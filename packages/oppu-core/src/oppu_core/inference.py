@@ -68,7 +68,8 @@ def write_answers(
     sampling: Sampling | None = None,
     answers: AnswerSet | None = None,
 ) -> list[list[str]]:
-    """The answers to groups of prompts, all at once where the base reads packed rows.
+    """The answers to groups of prompts, all at once where the base reads packed rows, and one by one where
+    they would depend on what shares a padded batch.
 
     Args:
         base: A task base; with an adapter attached if there are states.
@@ -93,7 +94,7 @@ def write_answers(
                 base.codec,
                 group,
                 max_new_tokens=max_new_tokens,
-                batch_size=len(group),
+                batch_size=len(group) if base.pads else 1,
                 sampling=sampling,
                 answers=answers,
             )

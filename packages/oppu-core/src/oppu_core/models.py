@@ -25,8 +25,9 @@ from transformers import (
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
-from oppu_core.errors import ConfigError, DataError, ModelError
+from oppu_core.errors import ConfigError, DataError, ModelError, explained, reason
 from oppu_core.files import file_sha256, read_json
+from oppu_core.trial import Trial, try_out
 
 TINY = "tiny"
 TINY_FOLDER = Path(__file__).parent / "tiny_base"
@@ -47,15 +48,21 @@ class TextCodec:
     Args:
         tokenizer: A Hugging Face tokenizer.
         context: How many tokens the model takes at once.
+        known: How many tokens the model knows (the rows of its embedding); None is not checked.
+
+    Raises:
+        ModelError: answers could not end, or the tokenizer writes tokens that the model does not know.
     """
 
-    def __init__(self, tokenizer: Any, context: int) -> None:
+    def __init__(self, tokenizer: Any, context: int, known: int | None = None) -> None:
         if tokenizer.eos_token_id is None:
             raise ModelError("The tokenizer has no end-of-text token; answers could not end.")
         self.tokenizer = tokenizer
         self.context = context
         self.eos_id: int = tokenizer.eos_token_id
-        self.pad_id: int = self.eos_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        pad_id = tokenizer.pad_token_id
+        # A padding token that was added to the tokenizer alone is common. What stands there is never read.
+        self.pad_id: int = self.eos_id if pad_id is None or (known and pad_id >= known) else pad_id
         # SentencePiece-style tokenizers put a space before the first word themselves.
         pieces = tokenizer.tokenize("a")
         self._lead = "" if pieces and pieces[0].startswith("▁") else " "
@@ -67,11 +74,25 @@ class TextCodec:
                 warnings.simplefilter("ignore")  # "sequence longer than …": lengths are checked by the caller
                 # "</s>" in a user's text is five characters, not the end of text.
                 options = {"verbose": False, "split_special_tokens": not chat, "add_special_tokens": special}
-                return array.array("i", tokenizer(text, **options)["input_ids"])
+                found = array.array("i", tokenizer(text, **options)["input_ids"])
+            if known and found and max(found) >= known:
+                raise _unknown(tokenizer, max(found), known)
+            return found
 
         self._read: Callable[..., array.array[int]] = ids
         # Its own; it holds the tokenizer, not the codec.
         self._ids: Callable[..., array.array[int]] = functools.lru_cache(CACHED_TEXTS)(ids)
+        if known:
+            self._check_tokens(known)
+
+    def _check_tokens(self, known: int) -> None:
+        """See at once that the model knows what will be written: words, the end of text, and what is put in
+        front. Other special tokens stand in no text; Gemma's for images are often beyond the embedding."""
+        self.prompt_ids("a")
+        special = _special_ids(self.tokenizer)
+        words = (index for index in range(known, len(self.tokenizer)) if index not in special)
+        if (unknown := self.eos_id if self.eos_id >= known else next(words, None)) is not None:
+            raise _unknown(self.tokenizer, unknown, known)
 
     def forgetful(self) -> "TextCodec":
         """The same, but no text is kept."""
@@ -123,6 +144,18 @@ class TextCodec:
         return sorted({self.eos_id, *ends})
 
 
+def _special_ids(tokenizer: Any) -> set[int]:
+    return {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+
+
+def _unknown(tokenizer: Any, index: int, known: int) -> ModelError:
+    return ModelError(
+        f"The tokenizer writes {tokenizer.convert_ids_to_tokens(index)!r} as token {index}, but the model's "
+        f"embedding has {known} rows. Take the tokenizer that belongs to the model, or resize the model "
+        "(model.resize_token_embeddings(len(tokenizer))) and save it anew."
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class BaseIdentity:
     """What weights that are trained on a base depend on.
@@ -154,7 +187,10 @@ class Base:
         model: The causal language model, frozen, in evaluation mode.
         codec: Text to ids and back.
         identity: What tells it from other bases.
-        packs: Whether it can read packed rows (:func:`oppu_core.packed_model.why_not`).
+        packs: Whether it can read packed rows (found by :mod:`oppu_core.trial`, as are the next ones).
+        pads: Whether a padded batch gives the same answers as its prompts one at a time.
+        pads_training: Whether a batch that is padded on the right gives the loss of its rows one at a time.
+        slower: What to tell people when it takes a slower way than packed rows: which, and why.
     """
 
     name: str
@@ -162,6 +198,9 @@ class Base:
     codec: TextCodec
     identity: BaseIdentity
     packs: bool = True
+    pads: bool = True
+    pads_training: bool = True
+    slower: str | None = None
 
     @property
     def device(self) -> torch.device:
@@ -223,6 +262,11 @@ def base_folder(name: str) -> Path:
         raise ModelError(f"{folder} has no config.json; it is no Hugging Face model folder.")
     if not any(folder.glob("*.safetensors")):
         raise ModelError(f"{folder} has no *.safetensors; pickled weights are never loaded. Convert them.")
+    if (folder / "adapter_config.json").exists():  # transformers would put it on the base, silently
+        raise ModelError(
+            f"{folder} has an adapter beside the base's weights (adapter_config.json). Move it away or, if it "
+            "belongs to the base, merge it."
+        )
     return folder
 
 
@@ -260,6 +304,22 @@ def projection_names(model: Any) -> list[str]:
         for name, module in model.named_modules()
         if isinstance(module, torch.nn.Linear | Conv1D)
     ]
+
+
+def shared_projections(model: Any) -> dict[str, str]:
+    """The linear maps whose weights another module holds as well, and which: a head that is tied to the
+    embedding, or layers that share their weights."""
+    holders: dict[int, set[str]] = {}
+    for name, module in model.named_modules():
+        if isinstance(weight := getattr(module, "weight", None), torch.nn.Parameter):
+            holders.setdefault(id(weight), set()).add(name.removesuffix(".base_layer"))
+    linear = set(projection_names(model))
+    return {
+        name: min(names - {name})
+        for names in holders.values()
+        if len(names) > 1
+        for name in sorted(names & linear)
+    }
 
 
 def base_identity(folder: Path, dtype: Dtype, quantize: Quantize | None = None) -> BaseIdentity:
@@ -317,7 +377,7 @@ def load_base(
             8 bits look for outliers in the whole batch, so that answers can depend on what shares it.
 
     Raises:
-        ModelError: it cannot be loaded, or has no tokenizer with an end-of-text token.
+        ModelError: it cannot be loaded or asked, or its tokenizer does not fit.
     """
     target = pick_device(device)
     folder = base_folder(name)
@@ -327,21 +387,61 @@ def load_base(
     if quantize:
         options = {"quantization_config": _quantization(quantize, dtype), "device_map": {"": target}}
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            str(folder), dtype=getattr(torch, dtype), use_safetensors=True, trust_remote_code=False, **options
+        model, found = AutoModelForCausalLM.from_pretrained(
+            str(folder),
+            dtype=getattr(torch, dtype),
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **options,
         )
     except Exception as error:
-        raise ModelError(f"The base in {folder} cannot be loaded: {type(error).__name__}: {error}") from error
+        raise ModelError(f"The base in {folder} cannot be loaded: {reason(error)}") from error
+    if lacking := sorted(map(str, [*found["missing_keys"], *found["mismatched_keys"]])):
+        raise ModelError(  # they would be drawn by chance, anew at every load
+            f"The base in {folder} lacks {len(lacking)} weights of a {type(model).__name__}, or has them in other "
+            f"shapes, e.g. {lacking[0]}. Take a whole checkpoint of a causal language model."
+        )
     model.generation_config = GenerationConfig()  # no penalties or beams of the folder's: greedy is greedy
     for module in model.modules():
         # On some CPUs bitsandbytes repacks 4-bit weights in place once they are only read, for a kernel of
         # another precision: answers would not be those of the model that adapters were trained on.
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
-    if not quantize:  # else it lies where it belongs; bitsandbytes refuses to move it
-        model = model.to(target)
-    model = model.eval().requires_grad_(False)
-    return Base(name, model, TextCodec(tokenizer, identity.context), identity)
+    with explained(f"Loading the base in {folder}", ModelError):
+        if not quantize:  # else it lies where it belongs; bitsandbytes refuses to move it
+            model = model.to(target)
+        model = model.eval().requires_grad_(False)
+        embedding = model.get_input_embeddings()
+        codec = TextCodec(tokenizer, identity.context, getattr(embedding, "num_embeddings", None))
+        trial = try_out(model, _plain_ids(tokenizer, embedding), codec.pad_id, identity.context)
+    return Base(
+        name,
+        model,
+        codec,
+        identity,
+        packs=trial.not_packed is None,
+        pads=trial.not_padded is None,
+        pads_training=trial.not_trained_padded is None,
+        slower=_slower(trial),
+    )
+
+
+def _plain_ids(tokenizer: Any, embedding: Any) -> list[int]:
+    """The tokens that the model knows and that stand in texts."""
+    special = _special_ids(tokenizer)
+    known = range(min(len(tokenizer), getattr(embedding, "num_embeddings", len(tokenizer))))
+    return [index for index in known if index not in special]
+
+
+def _slower(trial: Trial) -> str | None:
+    if trial.not_packed is None:
+        return None
+    ways = ["with padded batches" if trial.not_padded is None else "answered one prompt at a time"]
+    if trial.not_trained_padded:
+        ways.append("trained one example at a time")
+    reasons = (trial.not_packed, trial.not_padded, trial.not_trained_padded)
+    return f"Slower, {', '.join(ways)}: {'; '.join(filter(None, reasons))}."
 
 
 def _quantization(quantize: Quantize, dtype: Dtype) -> BitsAndBytesConfig:

@@ -3,7 +3,7 @@
 Three things are changed while it does, and put back afterwards. Attention sees to it that an example's
 tokens look at the prefix and at themselves alone; the last layer's feed-forward and the output head only work
 where a target is predicted; a soft prompt takes its place in front. Everything else is the model's own code,
-so that any family works whose attention can be exchanged; :func:`why_not` tries it.
+so that any family works whose attention can be exchanged; :mod:`oppu_core.trial` tries it.
 
 Axes: see :mod:`oppu_core.packing`; H heads, D the size of a head, V vocabulary, d hidden.
 """
@@ -18,7 +18,7 @@ import torch
 from transformers import AttentionInterface
 
 from oppu_core.packed_attention import Reading
-from oppu_core.packing import Packed, TokenizedExample, pack
+from oppu_core.packing import Packed, TokenizedExample
 
 _NAME = "oppu_packed"
 _LOCK = threading.RLock()  # a model is changed while it reads: one at a time in a process
@@ -193,35 +193,3 @@ def _last_feed_forward(model: Any) -> Any:
 def prompts(rows: Iterable[Sequence[int]]) -> list[TokenizedExample]:
     """Prompts as examples of one target, to be predicted."""
     return [TokenizedExample((*ids, 0), len(ids)) for ids in rows]
-
-
-def why_not(model: Any) -> str | None:
-    """Why a model cannot read packed rows; None if it can.
-
-    Tried on a small batch: attention that looks elsewhere than it is told gives other logits, and every layer
-    has to ask for ours (one that carries a state along instead may be off by little).
-    """
-    size = model.config.vocab_size
-    draw = torch.Generator().manual_seed(0)
-    rows = [torch.randint(size, (count,), generator=draw).tolist() for count in (9, 6, 12)]
-    packed = pack([prompts([[*rows[0], *row] for row in rows[1:]]), prompts([rows[1]])], 0).to(model.device)
-    tolerance = 1e-3 if model.dtype == torch.float32 and not getattr(model, "is_quantized", False) else 0.1
-    with torch.inference_mode():
-        alone = [
-            model(torch.tensor([ids], device=model.device), use_cache=False).logits[0, -1]
-            for ids in ([*rows[0], *rows[1]], [*rows[0], *rows[2]], rows[1])
-        ]
-        try:
-            with PackedModel(model) as packed_model:
-                logits_UNV = packed_model.logits(packed)
-                asked = len(packed_model.reading.layers) if packed_model.reading else 0
-        except Exception as error:  # whatever a family that we do not know does with our attention
-            return f"{type(model).__name__} cannot take another attention ({type(error).__name__}: {error})"
-    together = (logits_UNV[0, 0], logits_UNV[0, 1], logits_UNV[1, 0])
-    off = max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(together, alone, strict=True))
-    if not off <= tolerance:
-        return f"{type(model).__name__} gives other answers with its attention exchanged (off by {off:.2g})"
-    layers = getattr(model.config, "num_hidden_layers", asked)
-    if not 0 < asked == layers:
-        return f"{type(model).__name__} has {layers} layers, of which {asked} take another attention"
-    return None

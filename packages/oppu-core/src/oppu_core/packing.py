@@ -72,6 +72,14 @@ def collate(rows: Sequence[TokenizedExample], pad_id: int) -> Batch:
     return Batch(ids_BT, mask_BT, labels_BT)
 
 
+def pad_left(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and mask [B, T] of prompts, padded on the left, so that all are continued at the end."""
+    width = max(map(len, rows))
+    ids_BT = torch.tensor([[pad_id] * (width - len(row)) + list(row) for row in rows])
+    mask_BT = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+    return ids_BT, mask_BT
+
+
 def epoch_order(
     rows: Sequence[TokenizedExample], batch_size: int, generator: torch.Generator
 ) -> Iterator[list[int]]:

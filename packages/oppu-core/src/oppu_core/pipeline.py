@@ -14,12 +14,11 @@ from rich.markup import escape
 
 from oppu_core.data.dataset import Dataset
 from oppu_core.data.types import Query, User
-from oppu_core.errors import ConfigError, ModelError, StoreError
+from oppu_core.errors import ConfigError, ModelError, StoreError, TrainingError, explained
 from oppu_core.files import write_jsonl
 from oppu_core.generate import Sampling
 from oppu_core.inference import answer
 from oppu_core.models import Base, base_codec, load_base
-from oppu_core.packed_model import why_not
 from oppu_core.profile_files import Profiles
 from oppu_core.progress import Stage, Watch
 from oppu_core.prompts import Method, PromptMaker, TokenCounter, parse_method, variant_method
@@ -145,7 +144,8 @@ class VariantWork:
                     sampling=self._sampling,
                     constrain=self.run.config.constrain,
                 )
-                answers[method.name] = next(unit)[0].answer
+                with explained(f"Answering by {method.name}", ModelError):
+                    answers[method.name] = next(unit)[0].answer
         return answers
 
     def key_of(self, user: User) -> Key:
@@ -170,21 +170,21 @@ class VariantWork:
     def task_base(self) -> tuple[Base, PromptMaker]:
         """The variant's task base, trained if it is not in the store, and what makes its prompts."""
         base = self.load_base()
-        if reason := why_not(base.model):
-            base = dataclasses.replace(base, packs=False)
-            self.watch.console.print(f"[yellow]Slower, with padded batches: {escape(reason)}.[/]")
-            self.watch.event("padded", variant=self._title, reason=reason)
+        if base.slower:
+            self.watch.console.print(f"[yellow]{escape(base.slower)}[/]")
+            self.watch.event("padded" if base.pads else "alone", variant=self._title, reason=base.slower)
         seed = self.run.config.seed
         maker = prompt_maker(self.dataset, base.codec, self.profiles, self.methods, seed)
         arguments = (base, self.dataset, self.variant, maker, self.task_config, self.store)
-        if self.store.intact(self.task_lora):
-            result = task_base.train_task_lora(*arguments, None, *self._examples)
-        else:
-            with self.watch.stage(f"{self._title} task base", 100, "%") as stage:
-                on_step = _on_step(
-                    stage, 100, lambda step: self.watch.report(f"{self._title}/task LoRA", step.loss)
-                )
-                result = task_base.train_task_lora(*arguments, on_step, *self._examples)
+        with explained(f"Making the task base of {self._title}", TrainingError):
+            if self.store.intact(self.task_lora):
+                result = task_base.train_task_lora(*arguments, None, *self._examples)
+            else:
+                with self.watch.stage(f"{self._title} task base", 100, "%") as stage:
+                    on_step = _on_step(
+                        stage, 100, lambda step: self.watch.report(f"{self._title}/task LoRA", step.loss)
+                    )
+                    result = task_base.train_task_lora(*arguments, on_step, *self._examples)
         entry = next(self.store.entries(self.task_lora.config_id))
         self.watch.event("task_lora", variant=self._title, folder=entry.folder, **entry.facts)
         return result, maker
@@ -199,12 +199,14 @@ class VariantWork:
         """
         maker = dataclasses.replace(maker, counter=base.codec.leaving(self.personal_config.prefix))
         arguments = (base, self.task_lora, self.variant)
+        failed = explained(f"Training the adapters of {self._title}", TrainingError)
         if not train:
-            result = personal.train_personal(
-                *arguments, [], maker, self.personal_config, self.store, lambda done: None
-            )
+            with failed:
+                result = personal.train_personal(
+                    *arguments, [], maker, self.personal_config, self.store, lambda done: None
+                )
             return result, maker
-        with self.watch.stage(f"{self._title} adapters", len(self.users), "users") as stage:
+        with failed, self.watch.stage(f"{self._title} adapters", len(self.users), "users") as stage:
 
             def on_user(done: personal.UserDone) -> None:
                 facts = {name: value for name, value in dataclasses.asdict(done).items() if value is not None}
@@ -244,9 +246,11 @@ class VariantWork:
         order = [(user.user_id, query.id) for user in users for query in user.queries]
         wanted = set(order)
         answers = {key: value for key, value in journal.read().items() if key in wanted}
-        with self.watch.stage(
-            f"{self.dataset.task.name} {method.name} answers", len(order), "queries"
-        ) as stage:
+        title = f"{self.dataset.task.name} {method.name}"
+        with (
+            explained(f"Answering {title}", ModelError),
+            self.watch.stage(f"{title} answers", len(order), "queries") as stage,
+        ):
             stage.advance(len(answers))
             for unit in answer(
                 base,

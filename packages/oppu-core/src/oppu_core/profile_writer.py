@@ -147,7 +147,7 @@ class Writer:
             ModelError: there is no room for the instruction, or the model wrote nothing but thoughts.
         """
         asked = [user for user in users if user.training_history]
-        size = len(asked) if getattr(self._base, "pads", True) else 1
+        size = len(asked) if self._base.pads else 1
         texts: dict[str, str] = {}
         for batch in _batched(iter(asked), size):
             texts.update(zip((user.user_id for user in batch), self._write(batch), strict=True))

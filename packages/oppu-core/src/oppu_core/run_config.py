@@ -8,7 +8,14 @@ from typing import Any, get_type_hints
 
 from oppu_core.data.dataset import Dataset
 from oppu_core.errors import ConfigError
-from oppu_core.models import Dtype, Quantize, base_folder, base_skeleton, projection_names
+from oppu_core.models import (
+    Dtype,
+    Quantize,
+    base_folder,
+    base_skeleton,
+    projection_names,
+    shared_projections,
+)
 from oppu_core.prompts import Examples, parse_method
 from oppu_core.training.config import (
     ONLY_OF,
@@ -148,7 +155,7 @@ def resolve_config(
         personal[task.name] = _override("personal", settings, overrides)
     for config in (*task_lora.values(), *personal.values()):
         if config.method != "prompt_tuning":
-            check_targets(config.targets, projections)
+            check_targets(config.targets, projections, shared_projections(skeleton))
     return RunConfig(
         data={dataset.task.name: str(dataset.path.resolve()) for dataset in datasets},
         model=model if folder != Path(model).expanduser() else str(folder.resolve()),

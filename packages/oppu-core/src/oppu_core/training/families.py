@@ -31,11 +31,19 @@ def default_targets(roles: Iterable[str], projections: Sequence[str]) -> tuple[s
     return tuple(dict.fromkeys(known)) if len(known) == len(found) else ()
 
 
-def check_targets(targets: Sequence[str], projections: Sequence[str]) -> None:
+def check_targets(
+    targets: Sequence[str], projections: Sequence[str], shared: Mapping[str, str] | None = None
+) -> None:
     """Refuse to adapt what a model does not have; PEFT alone would leave it out silently.
 
+    Args:
+        targets: Ends of names.
+        projections: The full names of the model's linear maps.
+        shared: Those whose weights another module holds as well, and which: what is merged into one of them
+            would change the other.
+
     Raises:
-        ConfigError: naming what is missing and what there is.
+        ConfigError: naming what is missing and what there is, or what is shared.
     """
     missing = [name for name in targets if not _has(projections, name)]
     if missing or not targets:
@@ -45,6 +53,13 @@ def check_targets(targets: Sequence[str], projections: Sequence[str]) -> None:
             f"The base has no module {what} for an adapter; its modules: {', '.join(there)}. "
             "Name others with --set personal.targets=… and --set task_lora.targets=…."
         )
+
+    for name, other in (shared or {}).items():
+        if target := next((target for target in targets if _has([name], target)), None):
+            raise ConfigError(
+                f"The base's {name} has the same weights as {other}, so that it cannot be adapted by itself. "
+                f"Leave {target} out of --set personal.targets=… and --set task_lora.targets=…."
+            )
 
 
 def _has(projections: Sequence[str], target: str) -> bool:

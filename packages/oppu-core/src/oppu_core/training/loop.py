@@ -81,17 +81,39 @@ def target_loss(model: Any, batch: Batch) -> torch.Tensor:
     )
 
 
+def _parts(
+    rows: Sequence[TokenizedExample], padded: bool
+) -> Iterator[tuple[Sequence[TokenizedExample], float]]:
+    """What a batch's loss is taken of at once, and its share of the batch's target tokens."""
+    if padded:
+        yield rows, 1.0
+        return
+    targets = [len(row.ids) - max(row.prompt_len, 1) for row in rows]
+    for row, count in zip(rows, targets, strict=True):
+        if count or not any(targets):
+            yield [row], count / (sum(targets) or 1)
+
+
 def train(
     model: Any,
     examples: Sequence[TokenizedExample],
     config: TrainConfig,
     pad_id: int,
     on_step: Callable[[Progress], None] | None = None,
+    padded: bool = True,
 ) -> Trained:
     """Train the model's trainable parameters in place.
 
     AdamW, linear schedule with warm-up, clipped gradients. The order of examples comes from the
     configuration's seed alone, so that nothing but the examples tells two users' trainings apart.
+
+    Args:
+        model: A model with an adapter attached.
+        examples: What is learnt.
+        config: Training settings.
+        pad_id: Stands where there is no token.
+        on_step: Told of every step.
+        padded: Whether a batch is read at once; else its rows one by one, which comes to the same gradient.
 
     Raises:
         TrainingError: there is nothing to train on, or a loss is not finite.
@@ -111,18 +133,20 @@ def train(
     with training_mode(model):
         for _ in range(config.epochs):
             for indices in epoch_order(examples, config.batch_size, order):
-                batch = collate([examples[index] for index in indices], pad_id).to(model.device)
-                loss = target_loss(model, batch)
-                value = loss.item()
-                if not math.isfinite(value):
-                    raise TrainingError(f"the loss became {value} at step {len(losses) + 1} of {steps}")
+                rows = [examples[index] for index in indices]
                 optimizer.zero_grad()
-                torch.autograd.backward(loss)
+                value = 0.0
+                for part, share in _parts(rows, padded):
+                    loss = target_loss(model, collate(part, pad_id).to(model.device)) * share
+                    value += loss.item()
+                    if not math.isfinite(value):
+                        raise TrainingError(f"the loss became {value} at step {len(losses) + 1} of {steps}")
+                    torch.autograd.backward(loss)
                 torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
                 optimizer.step()
                 schedule.step()
                 losses.append(value)
-                tokens += (count := int(batch.mask_BT.sum()))
+                tokens += (count := sum(len(row.ids) for row in rows))
                 if on_step:
                     on_step(Progress(len(losses), steps, value, count))
             if sum(losses[-per_epoch:]) / per_epoch < config.stop_loss:
@@ -142,13 +166,17 @@ def train_each(
     config: TrainConfig,
     pad_id: int,
     on_step: Callable[[int, Progress], None] | None = None,
+    padded: bool = True,
 ) -> Iterator[tuple[int, Outcome]]:
-    """Train one user after another from the same fresh weights: (place, what came of it)."""
+    """Train one user after another from the same fresh weights: (place, what came of it).
+
+    See :func:`train`.
+    """
     for place, examples in enumerate(users):
         load_state(peft_model, fresh)
         try:
             step = functools.partial(on_step, place) if on_step else None
-            trained = train(peft_model, examples, config, pad_id, step)
+            trained = train(peft_model, examples, config, pad_id, step, padded)
         except TrainingError as error:
             yield place, error
         else:

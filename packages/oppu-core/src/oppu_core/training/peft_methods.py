@@ -24,7 +24,7 @@ from peft import (
 from peft.tuners.tuners_utils import BaseTunerLayer
 
 from oppu_core.errors import ModelError
-from oppu_core.models import projection_names
+from oppu_core.models import projection_names, shared_projections
 from oppu_core.training.config import TrainConfig
 from oppu_core.training.families import ROLES, check_targets
 
@@ -70,10 +70,10 @@ def attach(model: Any, config: TrainConfig, name: str = OWN) -> Any:
     that was stacked on the model stays active, and frozen.
 
     Raises:
-        ConfigError: the model has no module of a targeted name.
+        ConfigError: the model has no module of a targeted name, or one that shares its weights.
     """
     if config.method != "prompt_tuning":
-        check_targets(config.targets, projection_names(model))
+        check_targets(config.targets, projection_names(model), shared_projections(model))
     stacked = any(TASK in getattr(module, "lora_A", ()) for module in model.modules())
     torch.manual_seed(config.seed)
     with warnings.catch_warnings():
@@ -120,7 +120,7 @@ def adapter_layers(peft_model: Any) -> Iterator[tuple[str, Any]]:
 
 def adapter_state(peft_model: Any) -> dict[str, torch.Tensor]:
     """A copy of the adapter's weights, under PEFT's names, sorted."""
-    state = get_peft_model_state_dict(peft_model)
+    state = _state_dict(peft_model, OWN)
     return {name: state[name].detach().to("cpu", copy=True).contiguous() for name in sorted(state)}
 
 
@@ -129,8 +129,13 @@ def adapter_shapes(peft_model: Any, name: str = OWN) -> dict[str, torch.Size]:
     config = peft_model.peft_config[name]
     if config.is_prompt_learning:  # PEFT would copy the embeddings out of the model
         return {"prompt_embeddings": torch.Size((config.num_virtual_tokens, config.token_dim))}
-    state = get_peft_model_state_dict(peft_model, adapter_name=name)
-    return {tensor: value.shape for tensor, value in state.items()}
+    return {tensor: value.shape for tensor, value in _state_dict(peft_model, name).items()}
+
+
+def _state_dict(peft_model: Any, name: str) -> State:
+    # By itself PEFT adds the base's own weights of a head that carries an adapter.
+    state: State = get_peft_model_state_dict(peft_model, adapter_name=name, save_embedding_layers=False)
+    return state
 
 
 def load_state(peft_model: Any, state: State, name: str = OWN) -> None:

@@ -17,9 +17,9 @@ from oppu_core.packing import TokenizedExample, tokenize
 from oppu_core.prompts import PromptMaker, variant_method
 from oppu_core.store import Key, Store, adapter_key
 from oppu_core.tasks import Task
-from oppu_core.training.cohort import Cohort
+from oppu_core.training.cohort import Cohort, train_users
 from oppu_core.training.config import TrainConfig
-from oppu_core.training.loop import Outcome, Progress, train_each
+from oppu_core.training.loop import Outcome, Progress
 from oppu_core.training.peft_methods import adapter_config_json, adapter_state, attach
 from oppu_core.training.plan import CohortPlan, auto_size
 
@@ -106,7 +106,6 @@ def train_personal(
         if folder not in present
     }
     fresh = adapter_state(model)
-    together = Cohort(model, fresh, config, base.codec.pad_id)
 
     def examples_of(folder: str) -> list[TokenizedExample]:
         return tokenize(maker.history_examples(variant, keys[folder][0]), base.codec)
@@ -119,11 +118,7 @@ def train_personal(
             if on_step and folders[place] in missing:  # the others were counted when they were stored
                 on_step(progress)
 
-        if base.packs:
-            outcomes = together.train(examples, step)
-        else:
-            outcomes = train_each(model, fresh, examples, config, base.codec.pad_id, step)
-        for place, outcome in outcomes:
+        for place, outcome in train_users(base, fresh, examples, config, step):
             yield folders[place], len(examples[place]), outcome
 
     if base.packs:
@@ -131,7 +126,7 @@ def train_personal(
         def size() -> int:
             largest = max(missing, key=lambda folder: _largest_batch(keys[folder][0], config.batch_size))
             rows = sorted(examples_of(largest), key=lambda row: -len(row.ids))
-            return auto_size(together, rows[: config.batch_size])
+            return auto_size(Cohort(model, fresh, config, base.codec.pad_id), rows[: config.batch_size])
 
         failed = {folder for folder in missing if store.failure(keys[folder][1]) is not None}
         cohorts = (plan or CohortPlan()).cohorts(missing, failed, present, size)

@@ -14,9 +14,9 @@ from oppu_core.models import Base, BaseIdentity
 from oppu_core.packing import tokenize
 from oppu_core.prompts import Example, Examples, PromptMaker, variant_method
 from oppu_core.store import Key, Store, task_lora_key
-from oppu_core.training.cohort import Cohort
+from oppu_core.training.cohort import train_users
 from oppu_core.training.config import TrainConfig
-from oppu_core.training.loop import Progress, train_each
+from oppu_core.training.loop import Progress
 from oppu_core.training.peft_methods import adapter_config_json, adapter_state, attach, merge, stack
 
 
@@ -82,12 +82,8 @@ def train_task_lora(
             )
         peft_model = attach(base.model, config)
         step = (lambda _, progress: on_step(progress)) if on_step else None
-        fresh = adapter_state(peft_model)
-        if base.packs:
-            outcomes = Cohort(peft_model, fresh, config, base.codec.pad_id).train([rows], step)
-        else:
-            outcomes = train_each(peft_model, fresh, [rows], config, base.codec.pad_id, step)
-        ((_, outcome),) = outcomes
+        adapted = dataclasses.replace(base, model=peft_model)
+        ((_, outcome),) = train_users(adapted, adapter_state(peft_model), [rows], config, step)
         if isinstance(outcome, TrainingError):
             raise TrainingError(
                 f"The task LoRA ({dataset.task.name}, {variant}) could not be trained on the others' queries "

@@ -9,15 +9,13 @@ from typing import Any
 
 from oppu_core.data.types import User
 from oppu_core.inference import write_answers
-from oppu_core.packed_model import why_not
 from oppu_core.packing import tokenize
 from oppu_core.pipeline import Job, VariantWork, prompt_maker, variant_works
 from oppu_core.progress import Watch
 from oppu_core.prompts import PromptMaker, variant_method
 from oppu_core.runs import Run
 from oppu_core.store import Store
-from oppu_core.training.cohort import Cohort
-from oppu_core.training.loop import train_each
+from oppu_core.training.cohort import train_users
 from oppu_core.training.peft_methods import adapter_state, attach
 from rich.console import Console
 
@@ -88,15 +86,11 @@ def trial(work: VariantWork, device: str) -> tuple[float, float, float]:
         write_answers(base, [texts], None, max_new_tokens=maker.answer_tokens)
         prompt = (time.perf_counter() - start) / len(texts)
     if rows:
-        packs = base.packs and why_not(base.model) is None
-        model = attach(base.model, config)
-        fresh = adapter_state(model)
+        base = dataclasses.replace(base, model=attach(base.model, config))
+        fresh = adapter_state(base.model)
         for _ in range(2):  # the first time a model does what it does only once
             start = time.perf_counter()
-            if packs:
-                list(Cohort(model, fresh, config, base.codec.pad_id).train([rows], None))
-            else:
-                list(train_each(model, fresh, [rows], config, base.codec.pad_id, None))
+            list(train_users(base, fresh, [rows], config))
             token = (time.perf_counter() - start) / sum(len(row.ids) for row in rows)
     return token, prompt, load
 

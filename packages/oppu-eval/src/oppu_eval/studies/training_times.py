@@ -251,15 +251,11 @@ def _train(
 
     The seconds are whole on a GPU too: every step waits for its loss, the end for the weights.
     """
-    from oppu_core.training.cohort import Cohort
-    from oppu_core.training.loop import train_each
+    from oppu_core.training.cohort import train_users
 
-    cohort = Cohort(model, fresh, config, base.codec.pad_id)
     start = time.perf_counter()
-    if base.packs:
-        ((_, outcome),) = cohort.train([rows])
-    else:
-        ((_, outcome),) = train_each(model, fresh, [rows], config, base.codec.pad_id)
+    adapted = dataclasses.replace(base, model=model)
+    ((_, outcome),) = train_users(adapted, fresh, [rows], config)
     seconds = time.perf_counter() - start
     if isinstance(outcome, TrainingError):
         raise TrainingError(f"A user of {len(rows)} items could not be trained: {outcome}.") from outcome
