@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from oppu_core.data import HistoryItem, User
 from oppu_core.data.importing import Imported, import_files, open_reader
+from oppu_core.data.reading import in_order
 from oppu_core.errors import DataError
 from oppu_core.files import read_jsonl
 from oppu_core.tasks import TASKS, Task
@@ -261,3 +262,58 @@ def test_words_by_script_are_another_task_to_the_store_and_official_ones_the_sam
     assert by_script.fingerprint != NEWS.fingerprint
     item = HistoryItem("1", {"text": "x", "title": "y"})
     assert by_script.history_line(item.fields) == NEWS.history_line(item.fields)
+
+
+@pytest.mark.parametrize("kind", ["float64", "text"])
+def test_ids_that_have_lost_digits_are_not_made_one_user(tmp_path: Path, kind: str) -> None:
+    ids = [1029384756647382910, 1029384756647382911, 77]
+    events = [event | {"user_id": one} for one in ids for event in rows(["1", "1", "1"], 1)]
+    if kind == "text":  # as spreadsheets write them
+        for event in events:
+            event["user_id"] = "1.02938E+18" if event["user_id"] > 2**53 else "77"
+        result = take(tmp_path / "e.csv", events)
+    else:
+        table = pa.Table.from_pylist(events)
+        ids_column = pa.array([float(event["user_id"]) for event in events])
+        pq.write_table(table.set_column(0, "user_id", ids_column), tmp_path / "e.parquet")
+        result = take(tmp_path / "e.parquet", [])
+    assert [user.user_id for user in result.dataset.users()] == ["77"]
+    assert "6 × user_id is a number that has lost its last digits" in result.notes[-1]
+    whole = [event | {"user_id": str(one)} for one in ids for event in rows(["1", "1", "1"], 1)]
+    exact = take(tmp_path / "whole.csv", whole)
+    assert {user.user_id for user in exact.dataset.users()} == {str(one) for one in ids}
+
+
+def test_a_history_with_some_dates_keeps_its_order_or_is_turned_and_both_are_said() -> None:
+    def items(*dates: str | None) -> list[HistoryItem]:
+        return [HistoryItem(str(n), {"text": "x"}, date) for n, date in enumerate(dates)]
+
+    def order(*dates: str | None) -> str:
+        return "".join(item.id for item in in_order(items(*dates)))
+
+    assert order("2024-05-03", None, "2024-05-01") == "210"
+    assert order("2024-05-01", None, "2024-05-03") == "012"
+    assert order("2024-05-02", None, "2024-05-03", "2024-05-01") == "0123"
+    assert order(None, None) == "01"
+    assert order("2024-05-03", "2024-05-02", "2024-05-01") == "210"
+
+
+def test_histories_with_some_dates_are_counted(tmp_path: Path) -> None:
+    def user(name: str, *days: str | None) -> dict[str, Any]:
+        items = [
+            {"id": str(n), "description": "a ship", "tag": "sci-fi", "date": day}
+            for n, day in enumerate(days)
+        ]
+        query = {
+            "id": f"q{name}",
+            "input": f"{MOVIES.instruction} description: a robot {name}",
+            "gold": "sci-fi",
+        }
+        return {"user_id": name, "profile": items, "query": [query]}
+
+    half = user("a", "2024-05-03", None, "2024-05-01")
+    (tmp_path / "user_top_100_history.json").write_text(json.dumps([half, user("b", None, None)]))
+    (tmp_path / "user_others.json").write_text(json.dumps([user("c", "2024-05-01", "2024-05-02")]))
+    result = import_files(tmp_path, tmp_path / "out", open_reader(tmp_path, task=MOVIES))
+    assert any("1 histories stand newest first" in note for note in result.notes)
+    assert any("1 histories have dates for some items alone" in note for note in result.notes)

@@ -322,3 +322,23 @@ def test_bm25_of_words_by_script_is_rank_bm25s() -> None:
                 script_words(query)
             )
             assert index.scores(query, before).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\t", "  ", "\u00a0"])
+def test_words_at_the_ends_of_lines_are_found(end: str) -> None:
+    texts = ["A robot{}dreams of{}the sea.", "A zoo by the sea is for sale.", "x y z", "p q r", "s u v"]
+    movies = TASKS["lamp_2m"]
+
+    def items(between: str) -> tuple[HistoryItem, ...]:
+        return tuple(
+            HistoryItem(str(n), {"description": text.replace("{}", between), "tag": "comedy"})
+            for n, text in enumerate(texts)
+        )
+
+    plain, broken = items(" "), items(end)
+    bm25 = BM25Retriever(movies)
+    for asked in (plain, broken):
+        query = movies.retrieval_text(asked[0].fields)
+        found = [bm25.retrieve(query, of, 5, 5, "key") for of in (plain, broken)]
+        assert [item.id for item in found[0]] == [item.id for item in found[1]]
+        assert found[1][0].id == "0"

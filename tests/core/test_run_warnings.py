@@ -6,7 +6,7 @@ import pytest
 from oppu_core.data import HistoryItem, Query, User
 from oppu_core.models import TextCodec, base_codec
 from oppu_core.prompts import PromptMaker, answer_tokens, parse_method
-from oppu_core.run_warnings import scoring_warnings, tokenizer_warnings
+from oppu_core.run_warnings import scoring_warnings, tokenizer_warnings, version_warnings
 from oppu_core.tasks import TASKS, Task
 from transformers import BertTokenizer
 
@@ -79,3 +79,11 @@ def test_the_answers_bound_follows_the_labels() -> None:
     user = User("u", "test", (item,), (Query("q", {"description": "word " * 2000}, None, 1),))
     prompt = maker.query_prompt(parse_method("non_personalized"), user, user.queries[0], "")
     assert len(codec.prompt_ids(prompt.text)) <= 400 - needed
+
+
+def test_other_versions_than_at_the_start_are_said() -> None:
+    then = {"python": "3.11.7", "torch": "2.15.0", "peft": "0.21.2"}
+    assert not version_warnings(then, then)
+    assert not version_warnings({}, then)
+    (warning,) = version_warnings(then, {**then, "torch": "2.16.0"})
+    assert "(torch 2.15.0 then, 2.16.0 now)" in warning

@@ -264,8 +264,8 @@ def base_folder(name: str) -> Path:
         raise ModelError(f"{folder} has no *.safetensors; pickled weights are never loaded. Convert them.")
     if (folder / "adapter_config.json").exists():  # transformers would put it on the base, silently
         raise ModelError(
-            f"{folder} has an adapter beside the base's weights (adapter_config.json). Move it away or, if it "
-            "belongs to the base, merge it."
+            f"{folder} has an adapter beside the base's weights (adapter_config.json). Move it away or, if "
+            "it belongs to the base, merge it."
         )
     return folder
 
@@ -393,14 +393,16 @@ def load_base(
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are told apart below
             **options,
         )
     except Exception as error:
         raise ModelError(f"The base in {folder} cannot be loaded: {reason(error)}") from error
-    if lacking := sorted(map(str, [*found["missing_keys"], *found["mismatched_keys"]])):
+    mismatched = (name for name, *_ in found["mismatched_keys"])
+    if lacking := sorted([*found["missing_keys"], *mismatched]):
         raise ModelError(  # they would be drawn by chance, anew at every load
-            f"The base in {folder} lacks {len(lacking)} weights of a {type(model).__name__}, or has them in other "
-            f"shapes, e.g. {lacking[0]}. Take a whole checkpoint of a causal language model."
+            f"The base in {folder} lacks {len(lacking)} weights of a {type(model).__name__}, or has them in "
+            f"other shapes, e.g. {lacking[0]}. Take a whole checkpoint of a causal language model."
         )
     model.generation_config = GenerationConfig()  # no penalties or beams of the folder's: greedy is greedy
     for module in model.modules():

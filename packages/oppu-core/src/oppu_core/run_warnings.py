@@ -74,8 +74,8 @@ def version_warnings(then: Mapping[str, str], now: Mapping[str, str]) -> list[st
     if not changed:
         return []
     return [
-        f"The run was started with other versions ({'; '.join(changed)}): what is made now may differ from what "
-        "is there by more than rounding. run.json names the old ones."
+        f"The run was started with other versions ({'; '.join(changed)}): what is made now may differ from "
+        "what is there by more than rounding. run.json names the old ones."
     ]
 
 
