@@ -11,7 +11,7 @@ from oppu_core import retrieval
 from oppu_core.data import HistoryItem, Query, User
 from oppu_core.retrieval import BM25Index, BM25Retriever, RandomRetriever, RecentRetriever, top_k
 from oppu_core.tasks import TASKS
-from oppu_core.texts import script_words
+from oppu_core.texts import normal, script_words
 from rank_bm25 import BM25Okapi
 
 TASK = TASKS["lamp_2m"]
@@ -186,8 +186,8 @@ def test_recent_items_come_latest_first_as_bm25_orders_equals() -> None:
 
 
 def obvious(query: str, visible: tuple[HistoryItem, ...], k: int) -> list[HistoryItem]:
-    """What BM25 finds, from what is visible and an index made anew."""
-    scores = rebuilt(query, [TASK.history_line(one.fields) for one in visible])
+    """What BM25 finds, from what is visible and an index made anew; texts stand on one line."""
+    scores = rebuilt(normal(query), [normal(TASK.history_line(one.fields)) for one in visible])
     return [visible[index] for index in top_k(scores, k)]
 
 
