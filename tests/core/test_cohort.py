@@ -177,7 +177,9 @@ def test_every_setting_does_what_it_does_in_the_loop(changes: dict[str, Any], fa
     plain = make(family_folder("llama"), **settings)
     other = make(family_folder("llama"), **(settings | changes))
     assert away_from_loop(other) < ADAPTERS
-    assert state_distance(other.states(USERS)[0], plain.states(USERS)[0]) > 2 * ADAPTERS, "the setting matters"
+    assert state_distance(other.states(USERS)[0], plain.states(USERS)[0]) > 2 * ADAPTERS, (
+        "the setting matters"
+    )
 
 
 def test_rows_of_any_kind(trainee: Loaded) -> None:
