@@ -11,16 +11,19 @@ import pytest
 import torch
 from oppu_core.errors import ConfigError
 from oppu_core.generate import generate
-from oppu_core.models import Base, base_skeleton, load_base, projection_names
+from oppu_core.models import Base, base_skeleton, load_base, projection_names, shared_projections
 from oppu_core.packing import tokenize
 from oppu_core.prompts import Example
+from oppu_core.training.cohort import train_users
 from oppu_core.training.config import TASK_ROLES, Peft, TrainConfig, personal_config
 from oppu_core.training.families import check_targets, default_targets
 from oppu_core.training.loop import train
 from oppu_core.training.peft_methods import adapter_config_json, adapter_state, attach, merge
+from packed_toys import state_distance
 from peft import PeftModel
+from rounding import ADAPTERS
 from safetensors.torch import save_file
-from toy_models import FAMILIES
+from toy_models import FAMILIES, write_model
 from transformers import AutoConfig
 
 EXAMPLES = [
@@ -196,3 +199,52 @@ def test_a_target_is_the_end_of_a_modules_name(family_folder: Callable[[str], Pa
     for wrong in ("proj", "attn", "c.attn", "mlp.c_attn", "wte", "h"):
         with pytest.raises(ConfigError, match=f"no module called {wrong} for"):
             check_targets(("c_attn", wrong), projections)
+
+
+@pytest.mark.parametrize("method", ["lora", "ia3"])
+def test_an_output_head_of_its_own_can_be_adapted(
+    method: Peft, family_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """The adapter's own weights are all that is kept, in cohorts and one by one."""
+    base = load_base(str(family_folder("llama")), device="cpu")
+    config = config_for(family_folder("llama"), method)
+    model = attach(base.model, dataclasses.replace(config, targets=(*config.targets, "lm_head")))
+    fresh, rows = adapter_state(model), tokenize(EXAMPLES, base.codec)
+    assert any("lm_head" in name for name in fresh)
+    assert all(FRAGMENTS[method] in name for name in fresh)
+    states = []
+    for packs in (True, False):
+        adapted = dataclasses.replace(base, model=model, packs=packs)
+        ((_, outcome),) = train_users(adapted, fresh, [rows], config)
+        assert isinstance(outcome, tuple)
+        states.append(outcome[1])
+    assert state_distance(*states) < ADAPTERS
+    assert all(not torch.equal(weight, fresh[name]) for name, weight in states[0].items())
+    (tmp_path / "adapter_config.json").write_text(json.dumps(adapter_config_json(model)))
+    save_file(states[1], tmp_path / "adapter_model.safetensors")
+    plain = PeftModel.from_pretrained(load_base(base.name, device="cpu").model, str(tmp_path))
+    ids = torch.arange(1, 9)[None]
+    with torch.no_grad():
+        assert torch.equal(plain(input_ids=ids).logits, model(input_ids=ids).logits)
+
+
+def test_weights_that_two_modules_share_are_not_adapted(tmp_path: Path) -> None:
+    """Merging into a tied head would change the embedding."""
+    tied = AutoConfig.for_model("llama", **{**FAMILIES["llama"], "tie_word_embeddings": True})
+    folder = write_model(tmp_path / "tied", tied)
+    skeleton = base_skeleton(folder)
+    assert shared_projections(skeleton) == {"lm_head": "model.embed_tokens"}
+    config = dataclasses.replace(config_for(folder, "lora"), targets=("q_proj", "lm_head"))
+    for model in (skeleton, load_base(str(folder), device="cpu").model):
+        with pytest.raises(ConfigError, match=r"lm_head has the same weights as model\.embed_tokens.*Leave"):
+            attach(model, config)
+    kept = attach(load_base(str(folder), device="cpu").model, config_for(folder, "lora"))
+    assert shared_projections(kept) == {"base_model.model.lm_head": "base_model.model.model.embed_tokens"}
+
+
+def test_nothing_is_shared_where_an_adapter_lies_on_a_module(
+    family_folder: Callable[[str], Path],
+) -> None:
+    model = load_base(str(family_folder("llama")), device="cpu").model
+    assert shared_projections(model) == {}
+    assert shared_projections(attach(model, config_for(family_folder("llama"), "lora"))) == {}

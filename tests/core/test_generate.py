@@ -14,7 +14,7 @@ from oppu_core.generate import Sampling, generate, plan_batches
 from oppu_core.models import MAX_LENGTH, Base, TextCodec, base_identity, load_base
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 PROMPTS = [
     "a:",
@@ -201,6 +201,56 @@ def test_a_tokenizer_without_end_of_text_is_refused() -> None:
     tokenizer.eos_token = None
     with pytest.raises(ModelError, match="no end-of-text token"):
         TextCodec(tokenizer, 100)
+
+
+# --- tokens that the model does not know -----------------------------------------------------------------
+
+
+def with_tokens(toy_folder: Path, folder: Path, special: bool = True, **names: str) -> Path:
+    """The toy with tokens added to its tokenizer alone; as ``pad_token=…`` or as a word."""
+    shutil.copytree(toy_folder, folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    words = [names.pop("word")] if "word" in names else []
+    tokenizer.add_tokens(words, special_tokens=special)
+    tokenizer.add_special_tokens(names)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_padding_beyond_the_embedding_falls_back_to_the_end_of_text(toy_folder: Path, tmp_path: Path) -> None:
+    base = load_base(str(with_tokens(toy_folder, tmp_path / "base", pad_token="[PAD]")), device="cpu")
+    assert base.codec.tokenizer.pad_token_id == base.model.config.vocab_size == 257
+    assert base.codec.pad_id == base.codec.eos_id
+    plain = load_base(str(toy_folder), device="cpu")
+    found = generate(base.model, base.codec, PROMPTS, max_new_tokens=6)
+    assert found == generate(plain.model, plain.codec, PROMPTS, max_new_tokens=6)
+
+
+@pytest.mark.parametrize(
+    ("options", "token"),
+    [
+        ({"eos_token": "<|over|>"}, "<|over|>"),
+        ({"word": "zorp", "special": False}, "zorp"),
+    ],
+)
+def test_tokens_beyond_the_embedding_are_refused_when_the_base_is_loaded(
+    toy_folder: Path, tmp_path: Path, options: dict[str, Any], token: str
+) -> None:
+    folder = with_tokens(toy_folder, tmp_path / "base", **options)
+    with pytest.raises(ModelError, match="resize_token_embeddings") as caught:
+        load_base(str(folder), device="cpu")
+    assert f"writes {token!r} as token 257" in str(caught.value)
+    assert "embedding has 257 rows" in str(caught.value)
+
+
+def test_a_special_token_beyond_it_is_refused_where_it_is_written(toy_folder: Path, tmp_path: Path) -> None:
+    """Gemma's tokenizers have one for images, which the smallest model does not know."""
+    base = load_base(str(with_tokens(toy_folder, tmp_path / "base", word="<image>")), device="cpu")
+    assert base.codec.prompt_ids("an <image>:") == list(base.codec.tokenizer("an ").input_ids) + list(
+        base.codec.tokenizer("<image>:", split_special_tokens=True).input_ids
+    ), "in a text it is seven characters"
+    with pytest.raises(ModelError, match="writes '<image>' as token 257"):
+        base.codec.ending(["\n"], chat=True).prompt_ids("an <image>:")
 
 
 # --- bases -----------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import torch
 from oppu_core.data.sample import sample_users
 from oppu_core.data.types import Query, User
 from oppu_core.generate import AnswerSet, Sampling, answer_groups, generate
-from oppu_core.inference import Answer, QueryId, answer, plan_units
+from oppu_core.inference import Answer, QueryId, answer, plan_units, write_answers
 from oppu_core.models import Base, load_base, projection_names
 from oppu_core.prompts import PromptMaker, parse_method
 from oppu_core.retrieval import BM25Retriever
@@ -19,7 +19,8 @@ from oppu_core.tasks import get_task
 from oppu_core.training.config import Peft, personal_config
 from oppu_core.training.peft_methods import State, attach, load_state
 from packed_toys import filled
-from toy_models import FAMILIES
+from toy_models import FAMILIES, write_model
+from transformers import AutoConfig
 
 Folder = Callable[[str], Path]
 METHODS: tuple[Peft, ...] = get_args(Peft)
@@ -163,6 +164,50 @@ def test_without_adapters_it_is_the_plain_model(family: str, family_folder: Fold
     (found,) = answer_groups(base.model, base.codec, [prompts], None, max_new_tokens=8)
     assert found == generate(base.model, base.codec, prompts, max_new_tokens=8, batch_size=1)
     assert len(set(found)) > 3
+
+
+# --- bases whose padded batches give other answers --------------------------------------------------------
+
+
+def test_a_base_that_padding_changes_is_asked_one_prompt_at_a_time(tmp_path: Path) -> None:
+    config = AutoConfig.for_model("rwkv", hidden_size=32, num_hidden_layers=2, context_length=256)
+    base = load_base(str(write_model(tmp_path / "rwkv", config)), device="cpu")
+    for name, weight in base.model.named_parameters():
+        if name.endswith("weight") and weight.dim() == 2:  # large, so that the words before matter
+            weight.copy_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)) * 0.3)
+    assert (base.packs, base.pads) == (False, False)
+    alone = [
+        [write_answers(base, [[prompt]], None, max_new_tokens=8)[0][0] for prompt in group]
+        for group in GROUPS
+    ]
+    assert write_answers(base, GROUPS, None, max_new_tokens=8) == alone
+    assert len({text for group in alone for text in group}) > 3
+    padded = dataclasses.replace(base, pads=True)
+    assert write_answers(padded, GROUPS, None, max_new_tokens=8) != alone, "it matters"
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("constrain", [True, False])
+def test_one_at_a_time_means_batches_of_one(
+    method: Peft, constrain: bool, personal: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = personal("llama", method)
+    answers = AnswerSet(ours.base.codec, LABELS) if constrain else None
+    base = dataclasses.replace(ours.base, model=ours.model)
+    options: dict[str, Any] = {"max_new_tokens": 8, "answers": answers}
+    packed = write_answers(base, GROUPS, ours.states, **options)
+    sizes: list[int] = []
+    kind = type(ours.base.model)
+    original = kind.generate
+
+    def watched(self: Any, **given: Any) -> Any:
+        sizes.append(len(given["attention_mask"]))
+        return original(self, **given)
+
+    monkeypatch.setattr(kind, "generate", watched)
+    alone = dataclasses.replace(base, packs=False, pads=False)
+    assert write_answers(alone, GROUPS, ours.states, **options) == packed
+    assert sizes == [1] * sum(map(len, GROUPS))
 
 
 # --- answers that are kept to a set ----------------------------------------------------------------------

@@ -12,6 +12,8 @@ from oppu_core.errors import ConfigError, ModelError, TrainingError
 from oppu_core.models import Base, load_base
 from oppu_core.packing import TokenizedExample, collate, epoch_order, tokenize
 from oppu_core.prompts import Example
+from oppu_core.training import loop
+from oppu_core.training.cohort import train_users
 from oppu_core.training.config import TrainConfig
 from oppu_core.training.loop import Progress, Trained, target_loss, train, train_each
 from oppu_core.training.peft_methods import adapter_state, attach, load_state, merge
@@ -429,3 +431,55 @@ def test_lora_dropout_acts_in_training_when_it_is_asked_for(base: Base, toy_fold
         states.append(adapter_state(model))
     assert all(torch.equal(states[0][name], states[1][name]) for name in fresh), "seeded for every user anew"
     assert distance(states[0], trained_state(toy_folder, CONFIG)) > 1e-3
+
+
+# --- rows one by one -------------------------------------------------------------------------------------
+
+
+def test_rows_one_by_one_come_to_the_same_as_a_padded_batch(
+    base: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [TokenizedExample((7, 8, 9, 5), 0), *rows_for(base), TokenizedExample((5, 6, 7, 8, 9), 5)]
+    model = attach(base.model.double(), CONFIG).double()
+    fresh = adapter_state(model)
+    results = []
+    widths: list[int] = []
+    collate = loop.collate
+    monkeypatch.setattr(
+        loop, "collate", lambda some, pad_id: (widths.append(len(some)), collate(some, pad_id))[1]
+    )
+    for padded in (True, False):
+        widths.clear()
+        steps: list[Progress] = []
+        load_state(model, fresh)
+        trained = train(model, rows, CONFIG, base.codec.pad_id, steps.append, padded)
+        results.append((trained, steps, adapter_state(model), max(widths)))
+    (trained, steps, state, widest), (alone, alone_steps, alone_state, alone_widest) = results
+    assert (widest, alone_widest) == (3, 1)
+    assert (alone.steps, alone.tokens) == (trained.steps, trained.tokens)
+    assert [step.loss for step in alone_steps] == pytest.approx([step.loss for step in steps], rel=1e-6)
+    assert distance(alone_state, state) < 1e-5
+
+
+def test_a_base_that_padding_on_the_right_changes_is_trained_row_by_row(
+    base: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = attach(base.model, CONFIG)
+    fresh, rows = adapter_state(model), rows_for(base)
+    widths: list[int] = []
+    collate = loop.collate
+    monkeypatch.setattr(
+        loop, "collate", lambda some, pad_id: (widths.append(len(some)), collate(some, pad_id))[1]
+    )
+    for pads_training, widest in ((True, 3), (False, 1)):
+        widths.clear()
+        adapted = dataclasses.replace(base, model=model, packs=False, pads_training=pads_training)
+        ((_, outcome),) = train_users(adapted, fresh, [rows], CONFIG)
+        assert not isinstance(outcome, TrainingError)
+        assert max(widths) == widest
+
+
+def test_nothing_to_learn_is_a_failure_row_by_row_as_well(base: Base) -> None:
+    model = attach(base.model, CONFIG)
+    with pytest.raises(TrainingError, match="the loss became nan at step 1"):
+        train(model, [TokenizedExample((5, 6), 2)] * 2, CONFIG, base.codec.pad_id, padded=False)

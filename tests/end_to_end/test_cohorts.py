@@ -14,8 +14,9 @@ from oppu_core.models import TINY_FOLDER
 from oppu_core.store import Store
 from oppu_core.tasks import get_task
 from oppu_core.training.cohort import Cohort
+from oppu_core.trial import Trial
 from small_world import QUICK, ROUNDING, adapters, contents, distance, sample_dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer, BloomConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, BloomConfig, RwkvConfig
 
 Oppu = Callable[..., CompletedProcess[str]]
 PERSONAL = ["--methods", "oppu_k0", *QUICK]
@@ -259,6 +260,43 @@ def test_a_base_of_a_family_that_cannot_be_packed_is_trained_and_answers(
     assert contents(run).items() >= {k: v for k, v in before.items() if not k.endswith(".html")}.items()
 
 
+def test_a_base_that_padding_changes_answers_the_same_at_any_batch_size(
+    oppu: Oppu, movies: Dataset, tmp_path: Path
+) -> None:
+    """RWKV reads padding as words."""
+    folder = tmp_path / "rwkv"
+    tokenizer = AutoTokenizer.from_pretrained(TINY_FOLDER)
+    tokenizer.save_pretrained(folder)
+    config = RwkvConfig(hidden_size=32, num_hidden_layers=2, vocab_size=len(tokenizer))
+    config.bos_token_id, config.eos_token_id = None, tokenizer.eos_token_id
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():  # large, so that the words before matter
+        for name, weight in model.named_parameters():
+            if name.endswith("weight") and weight.dim() == 2:
+                weight.normal_(0, 0.3)
+    model.save_pretrained(folder)
+    answers = []
+    methods = ["--methods", "non_personalized,oppu_k0", "--users", "2", "--store", tmp_path / "store"]
+    targets = [f"--set={kind}.targets=attention.key,attention.value" for kind in ("personal", "task_lora")]
+    for size in ("1", "64"):
+        run = tmp_path / size / "run"
+        command = ["run", "--run", run, "--data", movies.path, *QUICK, *targets, *methods]
+        result = oppu(*command, "--model", folder, "--batch-size", size)
+        assert result.returncode == 0, result.stderr
+        told = " ".join(result.stderr.split())
+        assert "Slower, answered one prompt at a time: RwkvForCausalLM has 2 layers" in told
+        assert "RwkvForCausalLM gives other answers in padded batches" in told
+        events = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+        assert [event["variant"] for event in events if event["event"] == "alone"] == ["lamp_2m base"]
+        answers.append(
+            {file.name: file.read_bytes() for file in (run / "lamp_2m" / "predictions").glob("*.jsonl")}
+        )
+    assert answers[0] == answers[1] and len(answers[0]) == 2
+    texts = {json.loads(line)["answer"] for file in answers[0].values() for line in file.splitlines()}
+    assert len(texts) > 3
+
+
 def test_padded_batches_give_the_same_answers(
     oppu: Oppu, movies: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -272,6 +310,6 @@ def test_padded_batches_give_the_same_answers(
         files = [run / "results.json", *sorted((run / "lamp_2m" / "predictions").iterdir())]
         answers.append({file.name: file.read_bytes() for file in files})
         weights.append(adapters(tmp_path / name / "store"))
-        monkeypatch.setattr("oppu_core.pipeline.why_not", lambda model: "for a test")
+        monkeypatch.setattr("oppu_core.models.try_out", lambda *_: Trial("for a test"))
     assert len(answers[0]) == 5 and answers[0] == answers[1]
     assert weights[0].keys() == weights[1].keys() and len(weights[0]) == 4
