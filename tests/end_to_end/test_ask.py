@@ -1,9 +1,10 @@
 """`oppu ask`: whom one can ask for, and queries of several fields."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
-from oppu_core.ask import ask, read_fields
+from oppu_core.ask import ask, asked_query, read_fields
 from oppu_core.data import HistoryItem, Query, User
 from oppu_core.data.dataset import write_dataset
 from oppu_core.errors import ConfigError, DataError
@@ -73,6 +74,21 @@ def test_the_query_has_its_fields_when_it_is_asked(run: Run, monkeypatch: pytest
     assert ask(run, "t1", "A title", None, "cpu", options) == {"non_personalized": "[1]"}
     fields = {"title": "A title", "option_1": "First", "option_2": "Second=2"}
     assert seen == [("t1", fields, 1)] and list(fields) == list(seen[0][1])
+
+
+def test_a_query_of_the_user_s_own_is_asked_under_its_id() -> None:
+    """random_kN draws its items by the id. One that saw less of the history is another query."""
+    item = HistoryItem("1", {"description": "A film.", "tag": "comedy"})
+    queries = tuple(
+        Query(f"q{seen}{text[-1]}", {"description": text}, "comedy", seen)
+        for text in ("A ship a", "A ship b")
+        for seen in (1, 2)
+    )
+    user = User("u", "test", (item, dataclasses.replace(item, id="2")), queries)
+    asked = asked_query(user, {"description": " A  ship\nb"})
+    assert asked == Query("q2b", {"description": " A  ship\nb"}, None, 2)
+    assert asked_query(user, {"description": "A ship c"}).id == "asked"
+    assert asked_query(dataclasses.replace(user, queries=queries[::2]), queries[0].fields).id == "asked"
 
 
 @pytest.mark.parametrize("texts", [["option_1"], ["a=1", "a=2"]])
