@@ -15,7 +15,7 @@ def test_nobody_is_answered_once_somebody_was_forgotten(engine: Engine, run: Run
     content = description.read_bytes()
     try:
         follow_data(run, {"lamp_2m": "what is left without the user"})  # as `oppu forget` ends
-        with pytest.raises(StoreError, match="somebody was forgotten.*Start the page again"):
+        with pytest.raises(StoreError, match=r"somebody was forgotten.*Start the page again"):
             engine.answer("lamp_2m", "rag_k1", user, asked)
     finally:
         description.write_bytes(content)

@@ -12,7 +12,7 @@ from typing import Any
 from oppu_core.data.types import User
 from oppu_core.errors import TrainingError
 from oppu_core.files import content_id
-from oppu_core.models import Base
+from oppu_core.models import Base, BaseIdentity
 from oppu_core.packing import TokenizedExample, tokenize
 from oppu_core.prompts import PromptMaker, variant_method
 from oppu_core.store import Key, Store, adapter_key
@@ -37,6 +37,9 @@ def key_of(task_lora: Key, task: Task, config: TrainConfig, user: User, profile:
         "task": task.fingerprint,
         "training": dataclasses.asdict(config),
     }
+    base = BaseIdentity(**task_lora.identity["base"])
+    if not (base.takes_merging or base.quantize):  # there it was merged once, and rounded
+        shared = {**shared, "task_lora_lies": "beside the weights"}
     return adapter_key(shared, user.user_id, history_hash(user, profile))
 
 
