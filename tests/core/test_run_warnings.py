@@ -24,7 +24,7 @@ def test_golds_outside_the_labels_are_counted() -> None:
     assert "no answer to them can be right" in warning
     assert not scoring_warnings(MOVIES, asked("comedy", " sci-fi "))
     (warning,) = scoring_warnings(STARS, asked("5", "4.0", "7"))
-    assert warning.startswith("1 of 3 golds") and "off the scale" in warning
+    assert warning.startswith("1 of 3 golds") and "scored by distance" in warning
 
 
 @pytest.mark.parametrize(

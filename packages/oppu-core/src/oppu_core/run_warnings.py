@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
+from oppu_core.data.reading import outside_labels
 from oppu_core.data.rows import shown
 from oppu_core.data.types import User
 from oppu_core.prompts import TokenCounter
@@ -31,7 +32,7 @@ def scoring_warnings(task: Task, users: Iterable[User]) -> list[str]:
             )
             warnings.append(
                 f"{len(outside):,} of {len(golds):,} golds are none of the task's labels "
-                f"({_some(outside)}): {so}."
+                f"({_some(outside)}): {outside_labels(task)}."
             )
         return warnings
     if count := sum(map(unseen, golds)):

@@ -30,6 +30,7 @@ MAX_TEXT_CHARS = 1_000_000
 # What stands for nothing in an id or a time: pandas, SQL and Spark write it as text.
 MISSING = (None, "", "nan", "NaN", "None", "NULL", "null", "<NA>", "NaT", "\\N")
 _ROUNDED = re.compile(r"[+-]?\d(\.\d+)?[eE]\+\d+|[+-]?\d\.\d+[eE]\d+")
+_DIFFERENT = 1_000  # answers that are counted one by one: memory stays bounded
 _LOOKED_AT = 10_000  # texts, and characters of each, that tell a script
 _NAMES = {
     dict: "an object", list: "a list", bool: "true or false", type(None): "null", bytes: "bytes",
@@ -281,7 +282,8 @@ class Intake:
             answers += [(f"{output} of the history", item.fields[output]) for item in user.history]
         for what, answer in answers if labels else ():
             if self.task.label_of(answer) is None:
-                self.outside.setdefault(what, collections.Counter())[answer] += 1
+                counts = self.outside.setdefault(what, collections.Counter())
+                counts[shown(answer) if len(counts) < _DIFFERENT else "others"] += 1
                 if what == "gold" and self.rejects.strict:
                     raise DataError(
                         f"{place}: the gold {shown(answer)} is none of the labels {', '.join(labels)}. "
@@ -303,11 +305,9 @@ class Intake:
         notes = []
         for what, counts in self.outside.items():
             if counts:
-                some = ", ".join(f"{shown(answer)} ({count:,})" for answer, count in counts.most_common(3))
+                some = ", ".join(f"{answer} ({count:,})" for answer, count in counts.most_common(3))
                 more = ", …" if len(counts) > 3 else ""
-                so = (
-                    "no answer to them can be right" if what == "gold" else "adapters learn them all the same"
-                )
+                so = outside_labels(self.task) if what == "gold" else "adapters learn them all the same"
                 notes.append(f"{counts.total():,} × {what} is none of the task's labels: {some}{more}; {so}.")
         if self.turned:
             notes.append(
@@ -320,6 +320,11 @@ class Intake:
                 "it the order of time?"
             )
         return notes
+
+
+def outside_labels(task: Task) -> str:
+    """What comes of golds that are no labels."""
+    return "they are scored by distance" if task.kind == "rating" else "no answer to them can be right"
 
 
 def in_order(items: list[HistoryItem]) -> list[HistoryItem]:
