@@ -25,11 +25,6 @@ def scoring_warnings(task: Task, users: Iterable[User]) -> list[str]:
     if task.labels:
         outside = [gold for gold in golds if task.label_of(gold) is None]
         if outside:
-            so = (
-                "no answer to them can be right"
-                if task.kind == "classification"
-                else "they are off the scale"
-            )
             warnings.append(
                 f"{len(outside):,} of {len(golds):,} golds are none of the task's labels "
                 f"({_some(outside)}): {outside_labels(task)}."
