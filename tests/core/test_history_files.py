@@ -208,7 +208,7 @@ def test_numbers_are_the_text_that_import_makes_of_them() -> None:
         (b"a\0b", "is no text (it holds NUL characters)"),
         (b"PK\x03\x04", "is a zip file or spreadsheet, which is not unpacked"),
         (b"%PDF-1.7", "is a PDF, which is not unpacked"),
-        (gzip.compress(b"hello")[:-5], "cannot be read"),
+        (gzip.compress(b"hello", mtime=0)[:-5], "cannot be read"),
         (b" \n", "has no usable item: it is empty. Write one item a line: text."),
         (b"[]", "has no usable item. Write one item a line: text."),
         (b'["a"]', "has no usable item. record 1: is not an object"),

@@ -388,10 +388,10 @@ def register_plugins() -> None:
 
 def _take_debug(arguments: list[str]) -> bool:
     """Take ``--debug`` out of the arguments, wherever it stands; behind ``--`` it is a text."""
-    options = arguments[: arguments.index("--")] if "--" in arguments else arguments
-    left = [argument for argument in options if argument != "--debug"]
-    arguments[: len(options)] = left
-    return len(left) < len(options)
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    left = [argument for argument in arguments[:end] if argument != "--debug"]
+    arguments[:end] = left
+    return len(left) < end
 
 
 def _interrupted(text: str) -> NoReturn:

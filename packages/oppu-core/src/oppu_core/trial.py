@@ -124,7 +124,8 @@ def _fault(model: Any, alone: Logits, how: str, way: Callable[[], Logits]) -> st
     except ModelError as error:
         return f"{name} {error}"
     except Exception as error:  # whatever a family that we do not know does with what it is given
-        return f"{name} cannot be asked {how} ({type(error).__name__}: {error})"
+        said = " ".join(str(error).split())[:200]
+        return f"{name} cannot be asked {how} ({type(error).__name__}: {said})"
     pairs = zip(logits, alone, strict=True)
     off = torch.stack([(ours - one).abs().max() / one.abs().max() for ours, one in pairs]).max()
     if bool(off <= (1e-3 if _exact(model) else 0.1)):
