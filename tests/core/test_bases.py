@@ -7,9 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from oppu_core.data.dataset import write_dataset
+from oppu_core.data.sample import sample_users
 from oppu_core.errors import ModelError
 from oppu_core.models import TINY_FOLDER, base_identity, load_base
-from oppu_core.training.config import TrainConfig
+from oppu_core.run_config import resolve_config
+from oppu_core.tasks import TASKS
+from oppu_core.training.config import PERSONAL_RATES, TrainConfig
 from oppu_core.training.peft_methods import adapter_state, attach, load_state, merge, stack
 from safetensors.torch import load_file, save_file
 from toy_models import write_model
@@ -89,3 +93,31 @@ def test_a_task_base_is_the_model_that_was_trained(dtype: Any) -> None:
     assert exact == (dtype == "float32")
     joined = logits(lambda model: (merge if exact else stack)(model, config, state))
     assert (joined - as_trained).abs().max() <= 1e-5 * as_trained.abs().max()
+
+
+def test_settings_go_by_the_number_of_parameters_not_by_the_files_size(tmp_path: Path) -> None:
+    from transformers import LlamaConfig
+
+    config = LlamaConfig(
+        hidden_size=128,
+        intermediate_size=512,
+        num_hidden_layers=8,
+        num_attention_heads=2,
+        max_position_embeddings=256,
+    )
+    folder = write_model(tmp_path / "single", config)
+    half = copy_of(folder, tmp_path / "half")
+    weights = {name: tensor.bfloat16() for name, tensor in load_file(folder / "model.safetensors").items()}
+    save_file(weights, half / "model.safetensors", metadata={"format": "pt"})
+    users = sample_users(TASKS["lamp_2m"], test_users=1, other_users=1, history=(2, 3), queries=1, seed=0)
+    write_dataset(tmp_path / "data", TASKS["lamp_2m"], users, {"kind": "sample world"})
+    rates = [
+        resolve_config(
+            data=[tmp_path / "data"], model=str(base), methods=["oppu_k0"], preset="auto", overrides=[],
+            dtype="float32", seed=0, users=None, sample=False,
+        ).personal["lamp_2m"].learning_rate
+        for base in (folder, half)
+    ]  # fmt: skip
+    assert sum(tensor.numel() for tensor in weights.values()) < 3_000_000
+    assert 4 * sum(tensor.numel() for tensor in weights.values()) > 6_000_000
+    assert rates == [PERSONAL_RATES["lora"]["tiny"]] * 2

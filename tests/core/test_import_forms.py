@@ -124,6 +124,18 @@ def test_a_missing_user_id_is_no_user(tmp_path: Path, missing: str) -> None:
     assert "9 × user_id" in result.notes[-1] and "missing" in result.notes[-1]
 
 
+def test_a_line_that_says_a_thing_twice_is_refused(tmp_path: Path) -> None:
+    lines = [json.dumps(event) for event in rows(["1"] * 3)]
+    lines[4] = lines[4].replace('"output": "1"', '"output": "1", "output": "théâtre"')
+    (tmp_path / "e.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    reader = open_reader(tmp_path / "e.jsonl", "events", GENRES, test_users=1)
+    result = import_files(tmp_path / "e.jsonl", tmp_path / "out", reader)
+    assert (
+        "1 × is not JSON with every name once (first in record 5: the name 'output' occurs twice)"
+        in result.notes[-1]
+    )
+
+
 def test_a_missing_time_is_refused(tmp_path: Path) -> None:
     result = take(tmp_path / "e.csv", [*rows(["1", "1"]), rows(["1"], time="NaT")[0]])
     assert "1 × time is missing" in result.notes[-1]

@@ -4,7 +4,7 @@ import json
 import re
 from typing import Any
 
-from oppu_core.data.json_stream import DECODER
+from oppu_core.data.json_stream import LINE_DECODER
 from oppu_core.data.rejects import Unusable
 
 PYTHON = "looks like Python, not JSON; write it with json.dumps"
@@ -18,11 +18,13 @@ def read_line(line: str) -> Any:
         Unusable: it is not JSON.
     """
     try:
-        return DECODER.decode(line)
+        return LINE_DECODER.decode(line)
     except json.JSONDecodeError as error:
         if looks_like_python(line):
             raise Unusable(PYTHON) from None
         raise Unusable("is not JSON", error.msg) from None
+    except ValueError as error:
+        raise Unusable("is not JSON with every name once", str(error)) from None
     except RecursionError:
         raise Unusable("is not JSON", "nested too deeply") from None
 

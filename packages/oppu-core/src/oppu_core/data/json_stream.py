@@ -25,11 +25,26 @@ _SPACE = re.compile(r"[ \t\n\r]+")
 
 # Numbers become texts: ids and scores are strings with us, and 5.0 is the score 5. NaN and Infinity are no
 # JSON, but pandas and others write them where a number is missing.
-DECODER = json.JSONDecoder(
-    parse_int=str,
-    parse_float=number_text,
-    parse_constant=lambda name: None,
-)
+_AS_TEXT: dict[str, Any] = {
+    "parse_int": str,
+    "parse_float": number_text,
+    "parse_constant": lambda name: None,
+}
+DECODER = json.JSONDecoder(**_AS_TEXT)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    named = dict(pairs)
+    if len(named) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(
+            f"the name {next(name for name in names if names.count(name) > 1)!r:.80} occurs twice"
+        )
+    return named
+
+
+# Of a line, where a refused one does no harm to the others: by itself Python takes the last of two values.
+LINE_DECODER = json.JSONDecoder(**_AS_TEXT, object_pairs_hook=_once)
 
 
 class Record(NamedTuple):
