@@ -160,7 +160,7 @@ def look(config_class: Any, results: Connection) -> None:
             base = load_base(folder, device="cpu")
         way = "packed" if base.packs else "padded" if base.pads else "alone"
         together = answers_are_the_same(base)
-        results.send(Outcome(family, way, base.slower or "", together, not base.pads_training))
+        results.send(Outcome(family, way, base.caution or "", together, not base.pads_training))
     except Exception as error:
         results.send(Outcome(family, way, f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"))
 

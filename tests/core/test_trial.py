@@ -251,7 +251,7 @@ def test_positions_that_are_not_heeded_are_refused(family_folder: Folder) -> Non
 def test_loading_tells_how_a_base_is_asked(family_folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = str(family_folder("llama"))
     base = load_base(folder, device="cpu")
-    assert (base.packs, base.pads, base.pads_training, base.slower) == (True, True, True, None)
+    assert (base.packs, base.pads, base.pads_training, base.caution) == (True, True, True, None)
     for trial, slower in (
         (Trial(None, "why"), None),
         (Trial("this"), "Slower, with padded batches: this."),
@@ -264,5 +264,5 @@ def test_loading_tells_how_a_base_is_asked(family_folder: Folder, monkeypatch: p
         monkeypatch.setattr("oppu_core.models.try_out", lambda *_, trial=trial: trial)
         base = load_base(folder, device="cpu")
         found = (base.packs, base.pads, base.pads_training)
-        assert found == tuple(value is None for value in dataclasses.astuple(trial))
-        assert base.slower == slower
+        assert found == tuple(value is None for value in dataclasses.astuple(trial)[:3])
+        assert base.caution == slower

@@ -44,8 +44,8 @@ def free_port(host: str, port: int | None) -> int:
 def _page(run: Run, device: str) -> Page:
     check_ready(run)
     engine = Engine(run, device)
-    if engine.base.slower:
-        Console(stderr=True, highlight=False).print(f"[yellow]{escape(engine.base.slower)}[/]")
+    if engine.base.caution:
+        Console(stderr=True, highlight=False).print(f"[yellow]{escape(engine.base.caution)}[/]")
     return Page(engine)
 
 

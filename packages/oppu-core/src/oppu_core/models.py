@@ -190,7 +190,8 @@ class Base:
         packs: Whether it can read packed rows (found by :mod:`oppu_core.trial`, as are the next ones).
         pads: Whether a padded batch gives the same answers as its prompts one at a time.
         pads_training: Whether a batch that is padded on the right gives the loss of its rows one at a time.
-        slower: What to tell people when it takes a slower way than packed rows: which, and why.
+        caution: What to tell people: which slower way than packed rows it takes, and why; that it is not
+            causal.
     """
 
     name: str
@@ -200,7 +201,7 @@ class Base:
     packs: bool = True
     pads: bool = True
     pads_training: bool = True
-    slower: str | None = None
+    caution: str | None = None
 
     @property
     def device(self) -> torch.device:
@@ -425,7 +426,7 @@ def load_base(
         packs=trial.not_packed is None,
         pads=trial.not_padded is None,
         pads_training=trial.not_trained_padded is None,
-        slower=_slower(trial),
+        caution=_caution(type(model).__name__, trial),
     )
 
 
@@ -436,14 +437,20 @@ def _plain_ids(tokenizer: Any, embedding: Any) -> list[int]:
     return [index for index in known if index not in special]
 
 
-def _slower(trial: Trial) -> str | None:
-    if trial.not_packed is None:
-        return None
-    ways = ["with padded batches" if trial.not_padded is None else "answered one prompt at a time"]
-    if trial.not_trained_padded:
-        ways.append("trained one example at a time")
-    reasons = (trial.not_packed, trial.not_padded, trial.not_trained_padded)
-    return f"Slower, {', '.join(ways)}: {'; '.join(filter(None, reasons))}."
+def _caution(name: str, trial: Trial) -> str | None:
+    said = []
+    if trial.not_packed is not None:
+        ways = ["with padded batches" if trial.not_padded is None else "answered one prompt at a time"]
+        if trial.not_trained_padded:
+            ways.append("trained one example at a time")
+        reasons = (trial.not_packed, trial.not_padded, trial.not_trained_padded)
+        said.append(f"Slower, {', '.join(ways)}: {'; '.join(filter(None, reasons))}.")
+    if trial.looks_ahead:
+        said.append(
+            f"A {name} is not causal: a token sees those behind it, so that adapters learn to read the "
+            "answer off itself. Take another base."
+        )
+    return " ".join(said) or None
 
 
 def _quantization(quantize: Quantize, dtype: Dtype) -> BitsAndBytesConfig:

@@ -170,9 +170,10 @@ class VariantWork:
     def task_base(self) -> tuple[Base, PromptMaker]:
         """The variant's task base, trained if it is not in the store, and what makes its prompts."""
         base = self.load_base()
-        if base.slower:
-            self.watch.console.print(f"[yellow]{escape(base.slower)}[/]")
-            self.watch.event("padded" if base.pads else "alone", variant=self._title, reason=base.slower)
+        if base.caution:
+            self.watch.console.print(f"[yellow]{escape(base.caution)}[/]")
+            way = "packed" if base.packs else "padded" if base.pads else "alone"
+            self.watch.event(way, variant=self._title, reason=base.caution)
         seed = self.run.config.seed
         maker = prompt_maker(self.dataset, base.codec, self.profiles, self.methods, seed)
         arguments = (base, self.dataset, self.variant, maker, self.task_config, self.store)
