@@ -515,7 +515,7 @@ def test_a_failed_training_leaves_the_session_as_it_was(
     def fail() -> None:
         raise error
 
-    with pytest.raises(type(error), match=str(error)):
+    with pytest.raises(TrainingError, match=str(error)):
         train(Watched(engine, 2, fail), session)
     assert session.own is before and before is not None and before.adapters
 
