@@ -245,7 +245,7 @@ def test_files_that_were_put_together_have_marks_in_the_middle(tmp_path: Path) -
     path = tmp_path / "e.csv"
     path.write_bytes(table(rows=ROWS[:12]).encode("utf-8-sig") + table(rows=ROWS[12:]).encode("utf-8-sig"))
     assert imported(path).keys() == {"u0", "u1", "u2"}
-    assert rejected(path) == ["event: time is not an ISO date as in the first rows ('time')"]
+    assert rejected(path) == ["event: score is no number ('score')"]
     path = tmp_path / "e.jsonl"
     path.write_bytes(lines(ROWS[:12]).encode("utf-8-sig") + lines(ROWS[12:]).encode("utf-8-sig"))
     assert sum(map(len, content_of(imported(path)).values())) == len(ROWS)
