@@ -13,6 +13,7 @@ import pytest
 import torch
 from oppu_core.data import HistoryItem, Query, User
 from oppu_core.errors import StoreError
+from oppu_core.models import BaseIdentity, Dtype
 from oppu_core.store import CONFIG_FILE, WEIGHTS_FILE, Key, Store, adapter_key, task_lora_key
 from oppu_core.tasks import TASKS
 from oppu_core.training.config import TrainConfig, personal_config
@@ -92,6 +93,10 @@ def item_with(**changes: Any) -> User:
     )
 
 
+def a_base(fingerprint: str, dtype: Dtype = "float32") -> dict[str, Any]:
+    return dataclasses.asdict(BaseIdentity(fingerprint, dtype, 64))
+
+
 def key_with(
     training: TrainConfig = TRAINING,
     user: User = USER,
@@ -100,13 +105,13 @@ def key_with(
     task: str = "lamp_2m",
 ) -> Key:
     return key_of(
-        task_lora_key(lora or {"base": "b", "variant": "base"}), TASKS[task], training, user, profile
+        task_lora_key(lora or {"base": a_base("b"), "variant": "base"}), TASKS[task], training, user, profile
     )
 
 
 CHANGES: dict[str, Callable[[], Key]] = {
-    "base": lambda: key_with(lora={"base": "c", "variant": "base"}),
-    "variant": lambda: key_with(lora={"base": "b", "variant": "rag_k1"}),
+    "base": lambda: key_with(lora={"base": a_base("c"), "variant": "base"}),
+    "variant": lambda: key_with(lora={"base": a_base("b"), "variant": "rag_k1"}),
     "task": lambda: key_with(task="lamp_4"),
     "user": lambda: key_with(user=dataclasses.replace(USER, user_id="v")),
     "profile": lambda: key_with(profile="most popular tag: comedy."),
@@ -361,3 +366,15 @@ def test_adapter_config_says_what_was_trained_and_nothing_of_this_machine() -> N
     assert config["inference_mode"] is True
     assert config["task_type"] == "CAUSAL_LM"
     assert config["peft_type"] == "LORA"
+
+
+def test_adapters_on_a_base_of_few_bits_are_not_those_of_when_it_took_up_the_task_lora() -> None:
+    def settings(dtype: Dtype) -> Any:
+        return key_with(lora={"base": a_base("b", dtype), "variant": "base"}).identity["config"]
+
+    assert "task_lora_lies" not in settings("float32")
+    assert (
+        settings("bfloat16")["task_lora_lies"]
+        == settings("float16")["task_lora_lies"]
+        == "beside the weights"
+    )

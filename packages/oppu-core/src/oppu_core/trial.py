@@ -88,7 +88,7 @@ def try_out(model: Any, ids: Sequence[int], pad_id: int, context: int) -> Trial:
 def _looks_ahead(model: Any, row: Sequence[int], other_end: int) -> bool:
     """Whether another last token changes what comes before it."""
     one, other = (
-        model(torch.tensor([ids], device=model.device), use_cache=False).logits[0, :-1].float()
+        model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits[0, :-1].float()
         for ids in (row, [*row[:-1], other_end])
     )
     return not bool((one - other).abs().max() <= (1e-4 if _exact(model) else 0.02) * one.abs().max())
