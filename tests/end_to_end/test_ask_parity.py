@@ -14,7 +14,7 @@ from oppu_demo.engine import Engine
 from rich.console import Console
 from small_world import QUICK
 
-METHODS = ("non_personalized", "random_k1", "rag_k1", "pag_k0", "oppu_k0", "oppu_rag_k1", "oppu_pag_k0")
+METHODS = ("non_personalized", "random_k1", "rag_k1", "oppu_k0", "oppu_rag_k1")
 TASK = "lamp_2m"
 WAYS: dict[str, dict[str, Any]] = {
     "greedy": {}, "sample": {"sample": True}, "constrain": {"constrain": True},
@@ -34,7 +34,7 @@ def runs(movies: Dataset, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
         made[name] = start_run(folder / name, resolve_config(**{**asked, **options}))
         execute(made[name], watch, ["bases", "personal"], "cpu")
         if name == "greedy":
-            for variant in ("base", "rag_k1", "pag_k0"):
+            for variant in ("base", "rag_k1"):
                 replace_adapters(made[name].path, 1, task=TASK, variant=variant)
         execute(made[name], watch, ["answers"], "cpu")
     return made
@@ -49,7 +49,7 @@ def test_the_ways_to_answer_differ(runs: dict[str, Run]) -> None:
     everything = {name: [run.predictions(TASK, method) for method in METHODS] for name, run in runs.items()}
     assert everything["greedy"] != everything["sample"] != everything["constrain"] != everything["greedy"]
     by_method = [str(answers) for answers in everything["sample"]]
-    assert len(set(by_method)) > 4
+    assert len(set(by_method)) > 2
 
 
 @pytest.mark.parametrize("way", WAYS)
