@@ -113,6 +113,7 @@ def test_tweets_are_no_history_of_another_task(task: Task) -> None:
         ("window.YTD.tweets.part0 = [ {", "is not JSON (Expecting property name"),
         ("<!DOCTYPE html>\n<p>off to the market", "is a web page or XML"),
         ("<?xml version='1.0'?>", "is a web page or XML"),
+        ("<tweets>\n<tweet>off to the market</tweet>", "is a web page or XML"),
         ("[{'text': 'off to the market'}]", "looks like Python, not JSON; write it with json.dumps"),
         ('[\n{"text": "a"},\n{"text": }]', "is not JSON (Expecting value, line 3)"),
         ("[NEW] look\nat this", "Plain lines may not start so; put another line first"),
@@ -140,6 +141,7 @@ def test_a_structure_that_is_not_understood_is_refused(text: str, problem: str) 
     "lines",
     [
         ["<3 this song", "so tired :{"],
+        ["<b>bold</b> plans for today", "so tired"],
         ["mood = [tired]", "let it = be"],
         ["off to the market, again", "rain all day, tea it is", "no, thanks"],
         ["one;two"],

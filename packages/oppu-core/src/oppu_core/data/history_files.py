@@ -30,7 +30,8 @@ _SCRIPT = re.compile(
     r"|window\.[\w$.]+\s*=|export\s+(default|const)\s"
 )
 _TWEETS = re.compile(r"window\.YTD\.tweets?\.part\d+\s*=")
-_MARKUP = re.compile(r"<[A-Za-z!?/]")
+# A document begins with what says so, or with a tag alone on its line; a person's text may begin with a tag.
+_MARKUP = re.compile(r"<(!doctype|\?xml|html)\b|<[a-z!?/][^<>\n]*>\s*(\n|$)", re.IGNORECASE)
 _PIECE = re.compile(r"[\s,;]*[\[\]{}][\s\[\]{},;]*")  # a line of brackets: JSON that goes on over lines
 _TELLING_LINES = 50
 _HEAD_CHARS = 100_000
