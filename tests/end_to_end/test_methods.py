@@ -67,19 +67,18 @@ def test_prompts_leave_room_for_virtual_tokens(
     from oppu_core.training import personal
 
     lengths: dict[str, list[int]] = {"training": [], "answering": []}
-    answer_groups = inference.answer_groups
+    answer_groups, train_users = inference.answer_groups, personal.train_users
 
-    class Watched(personal.Cohort):
-        def train(self, users: Any, *rest: Any) -> Any:
-            lengths["training"] += [len(example.ids) for examples in users for example in examples]
-            return super().train(users, *rest)
+    def trained(base: Any, fresh: Any, users: Any, *rest: Any) -> Any:
+        lengths["training"] += [len(example.ids) for examples in users for example in examples]
+        return train_users(base, fresh, users, *rest)
 
     def watched(model: Any, codec: Any, groups: Any, states: Any, *, max_new_tokens: int, **rest: Any) -> Any:
         assert states is not None and hasattr(model, "prompt_encoder")
         lengths["answering"] += [len(codec.prompt_ids(p)) + max_new_tokens for group in groups for p in group]
         return answer_groups(model, codec, groups, states, max_new_tokens=max_new_tokens, **rest)
 
-    monkeypatch.setattr(personal, "Cohort", Watched)
+    monkeypatch.setattr(personal, "train_users", trained)
     monkeypatch.setattr(inference, "answer_groups", watched)
     run = tmp_path / "run"
     result = oppu(
