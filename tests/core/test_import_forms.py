@@ -202,6 +202,17 @@ def test_small_numbers_say_an_order_alone(tmp_path: Path) -> None:
     assert dates(user) == [None, None, None]
 
 
+def test_a_counter_may_grow_and_keeps_its_order_to_the_last_digit(tmp_path: Path) -> None:
+    counts = ["5", "6", "7", "99999999", "100000000", "9007199254740993", "9007199254740992"]
+    result = timed(tmp_path / "e.csv", counts)
+    user = only_test(result)
+    assert [thing.fields["text"][-1] for thing in (*user.history, *user.queries)] == list("0123465")
+    assert dates(user) == [None] * 7
+    assert result.notes == ()
+    refused = timed(tmp_path / "f.csv", ["5", "6", "7", "1e9999"])
+    assert "3 × time is not a number as in the first rows" in refused.notes[-1]
+
+
 def test_a_unix_time_of_zero_is_no_time(tmp_path: Path) -> None:
     result = timed(tmp_path / "e.csv", ["1714521600", "1714608000", "0"])
     assert "3 × time is not a Unix time as in the first rows" in result.notes[-1]

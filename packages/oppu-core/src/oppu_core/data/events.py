@@ -35,7 +35,7 @@ from oppu_core.data.text_files import check_encoding
 from oppu_core.data.types import HistoryItem, Query, Split, User
 from oppu_core.errors import ConfigError, DataError
 from oppu_core.tasks import Task
-from oppu_core.texts import number_text
+from oppu_core.texts import as_number, number_text
 
 # The last fifth of a user's events are queries, at least one and at most this many.
 MOST_QUERIES: Mapping[Split, int] = {"test": 20, "others": 3}
@@ -51,6 +51,7 @@ _TIMES: dict[str, Callable[[str], Moment | bool | None]] = {
 }
 _UNIT_NAMES = ("seconds", "milliseconds", "microseconds", "nanoseconds")
 _DAY = 86_400 * 10**6
+_LARGEST = 10**30  # of the numbers that say an order
 
 
 def event_files(path: Path) -> list[Path]:
@@ -287,12 +288,13 @@ class Events:
 
     def _moment(self, text: str) -> tuple[float, str | None]:
         """What to sort by, and the date or the time in UTC; None where times are numbers without a date."""
+        number = as_number(text) if self._form == "a number" else None
+        if number is not None and abs(number) < _LARGEST:  # counters grow
+            return int(number) if number == number.to_integral_value() else float(number), None
         read = _TIMES[self._form](text)
-        if not read:
+        if not isinstance(read, Moment):
             problem = shown(text) + why_no_time(text)
             raise Unusable(f"time is not {self._form} as in the first rows", problem)
-        if not isinstance(read, Moment):
-            return float(text), None
         if not read.plausible:
             raise Unusable("time is no plausible date", shown(text))
         if self._form == "a Unix time":

@@ -144,7 +144,7 @@ class TextFile:
         self,
         path: Path,
         file: BinaryIO,
-        stream: BinaryIO,
+        stream: BinaryIO | gzip.GzipFile,
         encoding: str | None,
         on_bytes: Callable[[int], object],
     ) -> None:
@@ -235,8 +235,8 @@ def open_text(
     try:
         with path.open("rb") as file:
             zipped = file.peek(2)[:2] == GZIP
-            with gzip.GzipFile(fileobj=file) if zipped else contextlib.nullcontext(file) as stream:
-                yield TextFile(path, file, stream, encoding, on_bytes)  # type: ignore[arg-type]
+            with contextlib.closing(gzip.GzipFile(fileobj=file) if zipped else file) as stream:
+                yield TextFile(path, file, stream, encoding, on_bytes)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{path}: the gzip file is damaged or cut off ({error}). Get it again.") from error
     except OSError as error:
