@@ -110,50 +110,66 @@ def main() -> None:
     args = parser.parse_args()
 
     groups = asked(args.users, args.queries)
-    table = Table("base", "one at a time (s)", "together (s)", "ratio", "at least", "answers that differ")
-    rows = []
-    for name in args.model:
-        subject = load_subject(name, args.device, args.dtype)
-        states = random_states(subject, len(groups))
-        one_at_a_time(subject, groups[:1], states[:1])
-        together(subject, groups[:2], states[:2], args.batch_size)
-        slow, fast, ratios = [], [], []
-        for _ in range(args.repeats):
-            seconds, expected = timed(lambda s=subject, a=states: one_at_a_time(s, groups, a))
-            slow.append(seconds)
-            seconds, got = timed(lambda s=subject, a=states: together(s, groups, a, args.batch_size))
-            fast.append(seconds)
-            ratios.append(slow[-1] / fast[-1])
-        answers = [(a, b) for theirs, ours in zip(expected, got, strict=True)
-                   for a, b in zip(theirs, ours, strict=True)]  # fmt: skip
-        row = {
-            "base": name,
-            "one_at_a_time": statistics.median(slow),
-            "together": statistics.median(fast),
-            "ratio": statistics.median(ratios),
-            "at_least": BOUNDS.get(name),
-            "different": sum(a != b for a, b in answers),
-            "answers": len(answers),
-        }
-        rows.append(row)
-        met = "" if row["at_least"] is None else " met" if row["ratio"] >= row["at_least"] else " NOT MET"
-        table.add_row(
-            name,
-            f"{row['one_at_a_time']:.2f}",
-            f"{row['together']:.3f}",
-            f"{row['ratio']:.1f}",
-            f"{row['at_least'] or '–'}{met}",
-            f"{row['different']} of {row['answers']}",
-        )
+    rows = [
+        measured(name, groups, args.repeats, args.batch_size, args.device, args.dtype) for name in args.model
+    ]
     tokens = [len(ids) for group in groups for ids in group]
     Console().print(
         f"{args.users} users × {args.queries} queries, {min(tokens)}–{max(tokens)} prompt tokens, "
         f"{NEW_TOKENS} new ones; medians of {args.repeats}, in turn; {torch.get_num_threads()} threads, "
         f"{args.device}."
     )
-    Console().print(table)
+    Console().print(table_of(rows))
     if args.json:
         args.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+
+
+def measured(
+    name: str,
+    groups: Groups,
+    repeats: int,
+    batch_size: int,
+    device: str = "cpu",
+    dtype: str | None = None,
+) -> dict[str, Any]:
+    """Both ways in turn on one base; see the module for what is compared."""
+    subject = load_subject(name, device, dtype)
+    states = random_states(subject, len(groups))
+    one_at_a_time(subject, groups[:1], states[:1])
+    together(subject, groups[:2], states[:2], batch_size)
+    slow, fast = [], []
+    for _ in range(repeats):
+        seconds, expected = timed(lambda: one_at_a_time(subject, groups, states))
+        slow.append(seconds)
+        seconds, got = timed(lambda: together(subject, groups, states, batch_size))
+        fast.append(seconds)
+    answers = [(a, b) for theirs, ours in zip(expected, got, strict=True)
+               for a, b in zip(theirs, ours, strict=True)]  # fmt: skip
+    return {
+        "base": name,
+        "one_at_a_time": statistics.median(slow),
+        "together": statistics.median(fast),
+        "ratio": statistics.median(a / b for a, b in zip(slow, fast, strict=True)),
+        "at_least": BOUNDS.get(name),
+        "different": sum(a != b for a, b in answers),
+        "answers": len(answers),
+    }
+
+
+def table_of(rows: list[dict[str, Any]]) -> Table:
+    """The rows of :func:`measured`."""
+    table = Table("base", "one at a time (s)", "together (s)", "ratio", "at least", "answers that differ")
+    for row in rows:
+        met = "" if row["at_least"] is None else " met" if row["ratio"] >= row["at_least"] else " NOT MET"
+        table.add_row(
+            row["base"],
+            f"{row['one_at_a_time']:.2f}",
+            f"{row['together']:.3f}",
+            f"{row['ratio']:.1f}",
+            f"{row['at_least'] or '–'}{met}",
+            f"{row['different']} of {row['answers']}",
+        )
+    return table
 
 
 if __name__ == "__main__":

@@ -36,6 +36,16 @@ class Shape:
 
 
 SHAPES = {
+    # To see that everything runs; nothing to measure.
+    "toy": Shape(
+        LlamaConfig(
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            vocab_size=8_192,
+        )
+    ),
     "60m": Shape(
         LlamaConfig(
             hidden_size=512,
@@ -58,6 +68,20 @@ SHAPES = {
         ),
         "bfloat16",
         32,
+    ),
+    # The size of Qwen2-1.5B.
+    "1.5b": Shape(
+        Qwen2Config(
+            hidden_size=1536,
+            intermediate_size=8960,
+            num_hidden_layers=28,
+            num_attention_heads=12,
+            num_key_value_heads=2,
+            vocab_size=151_936,
+            tie_word_embeddings=True,
+        ),
+        "bfloat16",
+        16,
     ),
     # The size of Llama-2-7B.
     "7b": Shape(

@@ -1,4 +1,4 @@
-"""How fast personal training is: ``uv run python benchmarks/training.py [--model 60m|tiny|0.5b|7b|FOLDER]``.
+"""How fast personal training is: ``uv run python benchmarks/training.py [--model 60m|tiny|FOLDER|…]``.
 
 Sixteen users of 64 items each share an instruction of 70 tokens; their items have 15 to 60 tokens and answers
 of 2 to 4; LoRA r=8 on query and value, batch 16, one epoch. Three ways train the same adapters: ``plain``, a
@@ -14,9 +14,9 @@ losses and adapters of both ways compared: in float32 a relative difference abov
 1. The bounds that the project has set itself are printed as met or not met.
 
 ``60m`` (a random Llama) and ``tiny`` (the base that ships) are for CPUs; the process is tuned as the command
-line tunes its own, for all ways alike (oppu_core/process.py). ``0.5b`` and ``7b`` have random bfloat16
-weights in the sizes of Qwen2-0.5B and Llama-2-7B, made on the device; they need a GPU (``--device cuda``)
-and have never been run.
+line tunes its own, for all ways alike (oppu_core/process.py). ``0.5b``, ``1.5b`` and ``7b`` have random
+bfloat16 weights in the sizes of Qwen2-0.5B, Qwen2-1.5B and Llama-2-7B, made on the device; they need a GPU
+(``--device cuda``; benchmarks/gpu.py runs them all).
 """
 
 import argparse
@@ -31,6 +31,7 @@ import resource
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,24 @@ Figures = dict[str, list[float]]
 
 def main() -> None:
     """Measure, and print the tables."""
+    args = arguments()
+    console = Console(width=110)
+    if args.profile:
+        print(profiled(args))
+        return
+    results = run(args, console)
+    if args.json:
+        args.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    difference = results["difference"]
+    exact = results["machine"]["dtype"] == "float32"
+    if exact and max(difference["losses"], difference["adapters"]) > TOLERANCE:
+        sys.exit(f"plain and fast training differ by more than {TOLERANCE}")
+    if difference.get("trainer", 0) > SAME_REGION:
+        sys.exit("the Trainer's loss is far from the others'")
+
+
+def arguments(line: Sequence[str] | None = None) -> argparse.Namespace:
+    """What is to be measured: the command line, or another."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--model", default="60m", help=f"{', '.join(SHAPES)}, tiny, or a model folder")
     parser.add_argument("--repeats", type=int, default=5, help="of each measurement")
@@ -70,21 +89,22 @@ def main() -> None:
         "--dtype", choices=["float32", "bfloat16"], help="of the base; by default the shape's"
     )
     parser.add_argument("--skip-trainer", action="store_true", help="leave Hugging Face's Trainer out")
+    parser.add_argument("--skip-memory", action="store_true", help="leave the peaks of memory out")
     parser.add_argument("--profile", action="store_true", help="only profile one fast step")
     parser.add_argument("--json", type=Path, help="write the figures there as well")
-    args = parser.parse_args()
+    args = parser.parse_args(line)
     args.cohort = args.cohort or (SHAPES[args.model].cohort if args.model in SHAPES else 4)
     args.users = args.users or max(16, args.cohort)
     args.measured_users = min(args.measured_users, args.users)
+    return args
+
+
+def run(args: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """The figures, printed as tables as well."""
     names = [name for name in NAMES if name != "trainer" or not args.skip_trainer]
     transformers.logging.set_verbosity_error()
-    console = Console(width=110)
-    if args.profile:
-        print(profiled(args))
-        return
-
     # First of all: a process's peak counts what its parent held when it was started.
-    memory = {name: peak_memory(name, args) for name in names}
+    memory = {} if args.skip_memory else {name: peak_memory(name, args) for name in names}
     subject = load_subject(args.model, args.device, args.dtype, args.epochs)
     users = make_users(args.users, ITEMS, subject.vocabulary)
     results: dict[str, Any] = {"machine": machine(args, subject), "peak_memory_mb": memory}
@@ -102,12 +122,7 @@ def main() -> None:
         f"adapters {difference['adapters']:.1e}"
         + (f"; the Trainer's mean loss: {difference['trainer']:.1e}" if "trainer" in difference else "")
     )
-    if args.json:
-        args.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    if subject.model.dtype == torch.float32 and max(difference["losses"], difference["adapters"]) > TOLERANCE:
-        sys.exit(f"plain and fast training differ by more than {TOLERANCE}")
-    if difference.get("trainer", 0) > SAME_REGION:
-        sys.exit("the Trainer's loss is far from the others'")
+    return results
 
 
 def heaviest(users: Users) -> Users:
@@ -154,6 +169,9 @@ def measure(
 def peak_memory(name: str, args: argparse.Namespace) -> dict[str, float]:
     """The peak memory in MB of a process that trains on the heaviest batches, and what it was before; where
     there is a GPU, of the GPU."""
+    if args.device.startswith("cuda"):  # which counts by itself, and from where one likes
+        torch.cuda.reset_peak_memory_stats(args.device)
+        return _peak_memory_here(name, args)
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(1, context) as pool:
         return pool.submit(_peak_memory_here, name, args).result()

@@ -11,9 +11,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.nn.attention import SDPBackend
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from oppu_core.packing import Packed
+
+# Not cuDNN's, which torch prefers on new GPUs: it makes a plan for every new shape, and every step has one
+# (benchmarks/gpu.py measures both).
+KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 class _ToSlots(torch.autograd.Function):

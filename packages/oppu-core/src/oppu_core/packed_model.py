@@ -15,9 +15,10 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, ClassVar
 
 import torch
+from torch.nn.attention import sdpa_kernel
 from transformers import AttentionInterface
 
-from oppu_core.packed_attention import Reading
+from oppu_core.packed_attention import KERNELS, Reading
 from oppu_core.packing import Packed, TokenizedExample
 
 _NAME = "oppu_packed"
@@ -61,6 +62,7 @@ class PackedModel:
             self._attention = self._model.config._attn_implementation
             self._model.config._attn_implementation = _NAME
             undo.callback(setattr, self._model.config, "_attn_implementation", self._attention)
+            undo.enter_context(sdpa_kernel(KERNELS))
             hook = self._model.get_input_embeddings().register_forward_hook(self._put_soft_prompt)
             undo.callback(hook.remove)
             hook = self._model.base_model.register_forward_hook(self._keep_targets)

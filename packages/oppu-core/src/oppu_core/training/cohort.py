@@ -271,12 +271,13 @@ class Cohort:
             batches = [members[u].batch[:1] for u in done]
             final_U = self._loss(packed_model, batches, self._views(last_UP), 0)
         outcomes: dict[int, Outcome] = {}
-        for u, row_P, final in zip(done, last_UP, final_U.tolist(), strict=True):
+        here_UP = last_UP.to("cpu")  # in one piece: a GPU would wait for each of hundreds of tensors
+        for u, row_P, final in zip(done, here_UP, final_U.tolist(), strict=True):
             if not (math.isfinite(final) and bool(torch.isfinite(row_P).all())):
                 outcomes[u] = TrainingError(f"training diverged: the loss after the last step is {final}")
                 continue
             state = {
-                name: tensor[0].to("cpu", copy=True).contiguous()
+                name: tensor[0].clone()
                 for name, tensor in zip(self._fresh, self._views(row_P[None]), strict=True)
             }
             outcomes[u] = (members[u].trained, state)
