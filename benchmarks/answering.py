@@ -16,14 +16,15 @@ from typing import Any
 
 import torch
 from oppu_core.data.sample import sample_users
-from oppu_core.models import load_base
-from oppu_core.packed_model import PackedModel, prompts
-from oppu_core.packing import pack
+from oppu_core.modeling.adapters import State, load_state
+from oppu_core.modeling.base import load_base
+from oppu_core.modeling.packed_model import PackedModel, prompts
+from oppu_core.modeling.packing import pack
+from oppu_core.modeling.stacked_adapters import StackedAdapters, stack_states
 from oppu_core.process import tune_process
-from oppu_core.prompts import PromptMaker, parse_method
-from oppu_core.stacked import StackedAdapters, stack_states
-from oppu_core.tasks import get_task
-from oppu_core.training.peft_methods import State, load_state
+from oppu_core.prompting.builder import PromptMaker
+from oppu_core.prompting.methods import parse_method
+from oppu_core.tasks.task import get_task
 from rich.console import Console
 from rich.table import Table
 from shapes import Subject, load_subject

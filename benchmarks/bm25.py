@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from oppu_core.retrieval import BM25Index
+from oppu_core.prompting.retrieval import BM25Index
 from rank_bm25 import BM25Okapi
 from rich.console import Console
 from rich.table import Table

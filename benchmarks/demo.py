@@ -33,12 +33,12 @@ from typing import Any
 import psutil
 from gradio_client import Client
 from oppu_core.process import tune_process
-from oppu_core.runs import open_run
-from oppu_core.tasks import get_task
+from oppu_core.runs.run import open_run
+from oppu_core.tasks.task import get_task
 from oppu_demo.app import build
 from oppu_demo.engine import Engine
 from oppu_demo.launch import launch
-from oppu_demo.page import Page
+from oppu_demo.state import Page
 from playwright.sync_api import Browser, sync_playwright
 from rich.console import Console
 from rich.table import Table

@@ -22,8 +22,8 @@ from typing import Any
 
 import torch
 import transformers
-from oppu_core.inference import write_answers
-from oppu_core.models import TINY_FOLDER, Base, load_base
+from oppu_core.modeling.base import TINY_FOLDER, Base, load_base
+from oppu_core.runs.answering import write_answers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 

@@ -21,9 +21,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from oppu_core.packing import TokenizedExample, epoch_order, shared_prefix
+from oppu_core.modeling.families import ROLES
+from oppu_core.modeling.packing import TokenizedExample, epoch_order, shared_prefix
 from oppu_core.training.config import TrainConfig
-from oppu_core.training.families import ROLES
 from peft.tuners.tuners_utils import BaseTunerLayer
 from shapes import Users
 

@@ -34,11 +34,11 @@ import answering
 import torch
 import training
 import transformers
-from oppu_core import packed_model
-from oppu_core.models import load_base
+from oppu_core.modeling import packed_model
+from oppu_core.modeling.adapters import adapter_state, attach
+from oppu_core.modeling.base import load_base
+from oppu_core.modeling.families import default_targets
 from oppu_core.process import tune_process
-from oppu_core.training.families import default_targets
-from oppu_core.training.peft_methods import adapter_state, attach
 from rich.console import Console
 from rich.table import Table
 from shapes import Subject, Users, load_subject, make_users

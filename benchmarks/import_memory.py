@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 INSTRUCTION = "Which tag does this movie relate to …? tags: [comedy, action] description: "
-COMMAND = "import sys; from oppu_core.cli import main; sys.argv[0] = 'oppu'; main()"
+COMMAND = "import sys; from oppu_core.cli.main import main; sys.argv[0] = 'oppu'; main()"
 
 
 def texts() -> list[str]:

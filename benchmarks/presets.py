@@ -11,12 +11,12 @@ import json
 import tempfile
 from pathlib import Path
 
-from oppu_core.pipeline import execute
-from oppu_core.progress import Watch
-from oppu_core.run_config import resolve_config
-from oppu_core.runs import start_run
-from oppu_core.store import Store
-from oppu_eval.run_results import evaluate_run
+from oppu_core.runs.config import resolve_config
+from oppu_core.runs.jobs import execute
+from oppu_core.runs.progress import Watch
+from oppu_core.runs.run import start_run
+from oppu_core.storage.store import Store
+from oppu_eval.scoring.run_results import evaluate_run
 from rich.console import Console
 from rich.table import Table
 

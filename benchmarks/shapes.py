@@ -8,11 +8,11 @@ import dataclasses
 from typing import Any
 
 import torch
-from oppu_core.models import load_base, pick_device, projection_names
-from oppu_core.packing import TokenizedExample
+from oppu_core.modeling.adapters import State, adapter_state, attach
+from oppu_core.modeling.base import load_base, pick_device, projection_names
+from oppu_core.modeling.families import default_targets
+from oppu_core.modeling.packing import TokenizedExample
 from oppu_core.training.config import TrainConfig
-from oppu_core.training.families import default_targets
-from oppu_core.training.peft_methods import State, adapter_state, attach
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
 
 INSTRUCTION, ITEM_TOKENS, ANSWER_TOKENS = 70, (15, 60), (2, 4)
@@ -121,7 +121,7 @@ def load_subject(name: str, device: str = "cpu", dtype: str | None = None, epoch
     """A base with an adapter on it.
 
     Args:
-        name: A key of :data:`SHAPES`, or what :func:`oppu_core.models.load_base` takes.
+        name: A key of :data:`SHAPES`, or what :func:`oppu_core.modeling.base.load_base` takes.
         device: Where random weights are made, and others loaded.
         dtype: The type of the weights.
         epochs: Passes over a user's items.

@@ -18,13 +18,13 @@ REPEATS = 5
 TRAINING = """
 import dataclasses, time
 from oppu_core.data.sample import sample_users
-from oppu_core.models import load_base
-from oppu_core.packing import tokenize
-from oppu_core.prompts import PromptMaker
-from oppu_core.tasks import get_task
+from oppu_core.modeling.base import load_base
+from oppu_core.modeling.packing import tokenize
+from oppu_core.prompting.builder import PromptMaker
+from oppu_core.tasks.task import get_task
 from oppu_core.training.config import personal_config
 from oppu_core.training.loop import train
-from oppu_core.training.peft_methods import attach
+from oppu_core.modeling.adapters import attach
 task = get_task("lamp_2m")
 base = load_base("tiny", device="cpu")
 user = next(sample_users(task, test_users=1, other_users=0))

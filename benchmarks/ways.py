@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from flops import user_batches
 from oppu_core.errors import OppuError
-from oppu_core.packing import TokenizedExample, collate
+from oppu_core.modeling.adapters import State, adapter_state, load_state
+from oppu_core.modeling.packing import TokenizedExample, collate
 from oppu_core.training.cohort import Cohort
 from oppu_core.training.loop import Progress
-from oppu_core.training.peft_methods import State, adapter_state, load_state
 from shapes import Subject, Users
 from transformers import PrinterCallback, Trainer, TrainingArguments, get_linear_schedule_with_warmup
 

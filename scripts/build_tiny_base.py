@@ -19,10 +19,11 @@ from pathlib import Path
 
 import torch
 from oppu_core.data.sample import GRAMMARS, world_texts
-from oppu_core.models import TINY_FOLDER, TextCodec
-from oppu_core.prompts import PromptMaker
-from oppu_core.retrieval import BM25Retriever
-from oppu_core.tasks import TASKS, Task
+from oppu_core.modeling.base import TINY_FOLDER
+from oppu_core.modeling.tokenizer import TextCodec
+from oppu_core.prompting.builder import PromptMaker
+from oppu_core.prompting.retrieval import BM25Retriever
+from oppu_core.tasks.task import TASKS, Task
 from rich.console import Console
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast

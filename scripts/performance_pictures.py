@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path as Outline
-from oppu_eval.drawing import ACCENT, GRID, INK, MUTED, STYLE, WORSE
+from oppu_eval.reporting.drawing import ACCENT, GRID, INK, MUTED, STYLE, WORSE
 
 FOLDER = Path(__file__).parents[1] / "docs" / "images"
 WIDTH = 8.6  # inches: about what GitHub has room for

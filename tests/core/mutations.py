@@ -14,10 +14,10 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 from oppu_core.data.dataset import Dataset
-from oppu_core.data.importing import import_files, open_reader
+from oppu_core.data.importers.detect import import_files, open_reader
 from oppu_core.errors import OppuError
-from oppu_core.files import content_id
-from oppu_core.tasks import get_task
+from oppu_core.storage.files import content_id
+from oppu_core.tasks.task import get_task
 
 TASK = get_task("lamp_2m")
 INSTRUCTION = TASK.instruction + " description: "

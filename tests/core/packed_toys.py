@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from oppu_core.packing import TokenizedExample
-from oppu_core.training.peft_methods import State, adapter_state
+from oppu_core.modeling.adapters import State, adapter_state
+from oppu_core.modeling.packing import TokenizedExample
 
 SIZE = 257  # of the toy models' vocabulary
 Users = list[list[TokenizedExample]]

@@ -4,7 +4,7 @@ from concurrent.futures import CancelledError
 
 import pytest
 import torch
-from oppu_core.cli import _take_debug
+from oppu_core.cli.main import _take_debug
 from oppu_core.errors import ConfigError, ModelError, TrainingError, explained
 
 

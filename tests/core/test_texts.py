@@ -4,7 +4,7 @@ import unicodedata
 
 import pytest
 from oppu_core.errors import ConfigError
-from oppu_core.tasks import Task
+from oppu_core.tasks.task import Task
 from oppu_core.texts import as_number, normal, number_text, script_words, unseen
 
 SPELLINGS = [

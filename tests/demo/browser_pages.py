@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from oppu_demo.page import Page as DemoPage
+from oppu_demo.state import Page as DemoPage
 from playwright.sync_api import Locator, Page, expect
 
 TABS = ("Compare", "The user", "Your own history", "Scoreboard", "How it works")

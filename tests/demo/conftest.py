@@ -9,17 +9,17 @@ import pytest
 from browser_pages import Served
 from oppu_core.data.dataset import write_dataset
 from oppu_core.data.sample import sample_users
-from oppu_core.pipeline import execute
-from oppu_core.progress import Watch
-from oppu_core.run_config import resolve_config
-from oppu_core.runs import Run, start_run
-from oppu_core.tasks import get_task
+from oppu_core.runs.config import resolve_config
+from oppu_core.runs.jobs import execute
+from oppu_core.runs.progress import Watch
+from oppu_core.runs.run import Run, start_run
+from oppu_core.tasks.task import get_task
 from oppu_demo.app import build
 from oppu_demo.engine import Engine
 from oppu_demo.launch import launch
-from oppu_demo.page import Page
 from oppu_demo.sessions import Session, Sessions
-from oppu_eval.run_results import evaluate_run
+from oppu_demo.state import Page
+from oppu_eval.scoring.run_results import evaluate_run
 from rich.console import Console
 
 TASKS = ("lamp_2m", "lamp_7")

@@ -8,7 +8,7 @@ import pytest
 from browser_pages import Served, files
 from gradio_client import Client
 from gradio_client.exceptions import AppError, AuthenticationError
-from oppu_core.runs import Run
+from oppu_core.runs.run import Run
 from oppu_demo.app import build
 from oppu_demo.launch import launch
 

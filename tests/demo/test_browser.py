@@ -11,7 +11,7 @@ import gradio as gr
 import pytest
 from browser_pages import CUT_TEXT, FAINT_TEXT, Served, Visitor, eventually, files, squeezed
 from oppu_core.ownership.bundle import NAMES
-from oppu_core.runs import Run
+from oppu_core.runs.run import Run
 from oppu_demo.launch import launch
 from oppu_demo.prepare import CHANGE_SECONDS, RELOAD, TITLE, Status, waiting_page
 from playwright.sync_api import Browser, expect, sync_playwright

@@ -2,10 +2,10 @@
 
 import pytest
 from oppu_core.data.types import HistoryItem
-from oppu_core.prompts import Prompt
-from oppu_core.tasks import get_task
-from oppu_demo.compare import Column, compare_view, default_methods, tagline_of, title_of
+from oppu_core.prompting.builder import Prompt
+from oppu_core.tasks.task import get_task
 from oppu_demo.engine import Answered
+from oppu_demo.views.comparison import Column, compare_view, default_methods, tagline_of, title_of
 
 MOVIES, HEADLINES, RATINGS = (get_task(name) for name in ("lamp_2m", "lamp_4", "lamp_3"))
 

@@ -2,7 +2,7 @@
 
 import pytest
 from oppu_core.errors import StoreError
-from oppu_core.runs import Run, follow_data
+from oppu_core.runs.run import Run, follow_data
 from oppu_demo.engine import Engine
 
 

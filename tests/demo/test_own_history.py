@@ -19,14 +19,14 @@ from oppu_core.data.dataset import write_dataset
 from oppu_core.data.sample import GRAMMARS
 from oppu_core.data.types import HistoryItem, Query, User
 from oppu_core.errors import ConfigError, DataError, TrainingError
-from oppu_core.models import base_folder
+from oppu_core.modeling.adapters import load_state
+from oppu_core.modeling.base import base_folder
 from oppu_core.ownership.adapters import export_adapter, import_adapter
 from oppu_core.ownership.bundle import NAMES, manifest_of, read_bundle
-from oppu_core.pipeline import execute
-from oppu_core.progress import Watch
-from oppu_core.runs import Run, open_run
-from oppu_core.tasks import TASKS, Task, get_task
-from oppu_core.training.peft_methods import load_state
+from oppu_core.runs.jobs import execute
+from oppu_core.runs.progress import Watch
+from oppu_core.runs.run import Run, open_run
+from oppu_core.tasks.task import TASKS, Task, get_task
 from oppu_demo import own_history
 from oppu_demo.engine import Engine
 from oppu_demo.export import write_zip

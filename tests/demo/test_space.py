@@ -69,7 +69,7 @@ ZERO_GPU = """
 import dataclasses, json, os, app
 app.use_lent_gpus()
 import spaces, torch
-from oppu_core.runs import open_run
+from oppu_core.runs.run import open_run
 from oppu_demo import serve
 from oppu_demo.engine import Answered, Engine
 plain = Engine.answer

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from oppu_core.data.sample import GRAMMARS, sample_users
 from oppu_core.data.types import HistoryItem, Query, User
-from oppu_core.profiles import compute_profile
-from oppu_core.tasks import Task, get_task
-from oppu_demo.about import about_view
-from oppu_demo.person import Adapter, habit_line, habits, history_view, loss_curve, person_view
-from oppu_demo.scoreboard import per_user_rows, scoreboard_view
-from oppu_eval.evaluate import evaluate, results_dict
-from oppu_eval.table import number
+from oppu_core.prompting.profiles import compute_profile
+from oppu_core.tasks.task import Task, get_task
+from oppu_demo.tabs.about import about_view
+from oppu_demo.tabs.scoreboard import per_user_rows, scoreboard_view
+from oppu_demo.views.person import Adapter, habit_line, habits, history_view, loss_curve, person_view
+from oppu_eval.reporting.table import number
+from oppu_eval.scoring.evaluate import evaluate, results_dict
 
 EVIL = '<script>alert(1)</script><img src=x onerror="alert(2)">'
 FACTS = {"examples": 24, "first_loss": 0.556, "last_loss": 0.0497, "seconds": 0.324, "steps": 12}

@@ -32,7 +32,7 @@ def oppu(
     monkeypatch.setenv("NO_COLOR", "1")
 
     def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        from oppu_core import cli
+        from oppu_core.cli import main as cli
 
         monkeypatch.setattr(sys, "argv", ["oppu", *map(str, arguments)])
         monkeypatch.setattr(cli, "register_plugins", lambda: None)
@@ -46,7 +46,7 @@ def oppu(
         assert isinstance(code, int)
         return subprocess.CompletedProcess(list(arguments), code, output.out, output.err)
 
-    from oppu_core.cli import app, register_plugins
+    from oppu_core.cli.main import app, register_plugins
 
     if not {"quickstart"} & {command.callback.__name__ for command in app.registered_commands}:
         register_plugins()
@@ -58,7 +58,7 @@ def oppu_process() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run the real command line in a process of its own, `code` first."""
 
     def run(*arguments: str | Path, code: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
-        script = f"import sys\n{code}\nfrom oppu_core.cli import main\nsys.argv[0] = 'oppu'\nmain()"
+        script = f"import sys\n{code}\nfrom oppu_core.cli.main import main\nsys.argv[0] = 'oppu'\nmain()"
         return subprocess.run(
             [sys.executable, "-c", script, *map(str, arguments)],
             capture_output=True,

@@ -11,13 +11,14 @@ import lm_eval
 import torch
 from lm_eval.tasks import TaskManager
 from oppu_core.data.dataset import Dataset, write_dataset
-from oppu_core.files import read_json
-from oppu_core.pipeline import JOBS, VariantWork, execute, find_work
-from oppu_core.progress import Watch
-from oppu_core.run_config import resolve_config
-from oppu_core.runs import open_run, start_run
-from oppu_core.store import CONFIG_FILE, Key, Store
-from oppu_eval.harness import plugin
+from oppu_core.runs.config import resolve_config
+from oppu_core.runs.jobs import JOBS, execute
+from oppu_core.runs.progress import Watch
+from oppu_core.runs.run import open_run, start_run
+from oppu_core.runs.variants import VariantWork, find_work
+from oppu_core.storage.files import read_json
+from oppu_core.storage.store import CONFIG_FILE, Key, Store
+from oppu_eval.lm_eval import plugin
 from rich.console import Console
 from small_world import QUICK
 

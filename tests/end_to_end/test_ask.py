@@ -4,13 +4,13 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from oppu_core.ask import ask, asked_query, read_fields
 from oppu_core.data import HistoryItem, Query, User
 from oppu_core.data.dataset import write_dataset
 from oppu_core.errors import ConfigError, DataError
-from oppu_core.run_config import resolve_config
-from oppu_core.runs import Run, start_run
-from oppu_core.tasks import TASKS
+from oppu_core.runs.asking import ask, asked_query, read_fields
+from oppu_core.runs.config import resolve_config
+from oppu_core.runs.run import Run, start_run
+from oppu_core.tasks.task import TASKS
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_a_query_of_several_fields_needs_them_all(run: Run, fields: dict[str, st
 
 
 def test_the_query_has_its_fields_when_it_is_asked(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    from oppu_core.pipeline import VariantWork
+    from oppu_core.runs.variants import VariantWork
 
     seen = []
 

@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 from harness_runs import answers, ask, replace_adapters
-from oppu_core.ask import ask as ask_run
 from oppu_core.data.dataset import Dataset
-from oppu_core.pipeline import execute
-from oppu_core.progress import Watch
-from oppu_core.run_config import resolve_config
-from oppu_core.runs import Run, start_run
+from oppu_core.runs.asking import ask as ask_run
+from oppu_core.runs.config import resolve_config
+from oppu_core.runs.jobs import execute
+from oppu_core.runs.progress import Watch
+from oppu_core.runs.run import Run, start_run
 from oppu_demo.engine import Engine
 from rich.console import Console
 from small_world import QUICK

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 from oppu_core.data.dataset import Dataset, write_dataset
-from oppu_core.models import TINY_FOLDER
-from oppu_core.store import Store
-from oppu_core.tasks import get_task
+from oppu_core.modeling.base import TINY_FOLDER
+from oppu_core.modeling.trial import Trial
+from oppu_core.storage.store import Store
+from oppu_core.tasks.task import get_task
 from oppu_core.training.cohort import Cohort
-from oppu_core.trial import Trial
 from small_world import QUICK, ROUNDING, adapters, contents, distance, sample_dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, BloomConfig, RwkvConfig
 
@@ -310,6 +310,6 @@ def test_padded_batches_give_the_same_answers(
         files = [run / "results.json", *sorted((run / "lamp_2m" / "predictions").iterdir())]
         answers.append({file.name: file.read_bytes() for file in files})
         weights.append(adapters(tmp_path / name / "store"))
-        monkeypatch.setattr("oppu_core.models.try_out", lambda *_: Trial("for a test"))
+        monkeypatch.setattr("oppu_core.modeling.base.try_out", lambda *_: Trial("for a test"))
     assert len(answers[0]) == 5 and answers[0] == answers[1]
     assert weights[0].keys() == weights[1].keys() and len(weights[0]) == 4

@@ -28,7 +28,7 @@ def commands(app: typer.Typer) -> list[tuple[str, object]]:
 
 
 def test_every_command_has_help_with_an_example() -> None:
-    from oppu_core import cli
+    from oppu_core.cli import main as cli
 
     cli.register_plugins()
     found = commands(cli.app)
@@ -53,7 +53,7 @@ def test_every_command_has_help_with_an_example() -> None:
 
 def test_help_imports_neither_torch_nor_other_heavy_packages() -> None:
     script = (
-        "import sys; sys.argv = ['oppu', '--help']\nfrom oppu_core.cli import main\n"
+        "import sys; sys.argv = ['oppu', '--help']\nfrom oppu_core.cli.main import main\n"
         "try: main()\nexcept SystemExit: pass\n"
         "heavy = {'torch', 'transformers', 'peft', 'pyarrow', 'matplotlib', 'numpy'} & set(sys.modules)\n"
         "assert not heavy, heavy"
@@ -156,7 +156,7 @@ def test_the_steps_one_by_one_are_the_run(oppu, movies: Dataset, headlines: Data
 
 
 def test_a_second_process_on_the_same_run_waits_its_turn(oppu, movies: Dataset, tmp_path: Path) -> None:
-    from oppu_core.runs import open_run
+    from oppu_core.runs.run import open_run
 
     run = tmp_path / "run"
     options = ["--data", movies.path, "--methods", "non_personalized", *QUICK]

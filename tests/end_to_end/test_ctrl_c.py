@@ -20,7 +20,7 @@ PLACES = {
         "Interrupted. Start the same command again to continue.",
     ),
     "while plug-ins are loaded": (
-        "import oppu_core.cli as module; module.register_plugins = stop",
+        "import oppu_core.cli.main as module; module.register_plugins = stop",
         ["--version"],
         "Interrupted.",
     ),
@@ -28,7 +28,7 @@ PLACES = {
         "import sys, importlib.abc\n"
         "class Finder(importlib.abc.MetaPathFinder):\n"
         "    def find_spec(self, name, *_):\n"
-        "        if name == 'oppu_core.cli': stop()\n"
+        "        if name == 'oppu_core.cli.main': stop()\n"
         "sys.meta_path.insert(0, Finder())",
         ["--version"],
         "Interrupted.",

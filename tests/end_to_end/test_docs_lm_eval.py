@@ -23,15 +23,15 @@ from lm_eval.api.registry import model_registry
 from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._index import TaskIndex
-from oppu_core.cli import app
+from oppu_core.cli.main import app
 from oppu_core.data.dataset import Dataset
-from oppu_core.files import read_json, read_jsonl
-from oppu_core.prompts import parse_method
-from oppu_core.tasks import TASKS, get_task
-from oppu_eval.harness import plugin
-from oppu_eval.harness.model import _SETTINGS, OppuLM
-from oppu_eval.metrics import metrics_for
+from oppu_core.prompting.methods import parse_method
+from oppu_core.storage.files import read_json, read_jsonl
+from oppu_core.tasks.task import TASKS, get_task
+from oppu_eval.lm_eval import plugin
+from oppu_eval.lm_eval.model import _SETTINGS, OppuLM
 from oppu_eval.quickstart import quickstart_data
+from oppu_eval.scoring.metrics import metrics_for
 from small_world import QUICK, sample_dataset
 
 PAGE = (Path(__file__).parents[2] / "docs" / "lm-eval.md").read_text(encoding="utf-8")
@@ -291,7 +291,7 @@ def test_the_tasks_without_the_hook() -> None:
     start = re.search(r"`(from oppu_eval\S* import register; register\(\))`", PAGE)
     assert start
     exec(start[1], {})
-    assert plugin.TASKS.as_posix().endswith("oppu_eval/harness/tasks") and "`oppu_eval/harness/tasks`" in PAGE
+    assert plugin.TASKS.as_posix().endswith("oppu_eval/lm_eval/tasks") and "`oppu_eval/harness/tasks`" in PAGE
     manager = TaskManager(include_path=str(plugin.TASKS), include_defaults=False)
     assert {*TASKS, "lamp", "lamp_classification", "lamp_generation"} <= set(manager.all_tasks)
     generation = {name for name in TASKS if get_task(name).kind == "generation"}

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 from oppu_core.data.dataset import Dataset, write_dataset
-from oppu_core.files import write_jsonl
-from oppu_core.run_config import resolve_config
-from oppu_core.runs import start_run
+from oppu_core.runs.config import resolve_config
+from oppu_core.runs.run import start_run
+from oppu_core.storage.files import write_jsonl
 from small_world import QUICK
 
 

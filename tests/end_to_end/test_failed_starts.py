@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from oppu_core.data.dataset import Dataset
 from oppu_core.errors import ConfigError
-from oppu_core.files import read_json
-from oppu_core.models import TINY_FOLDER
-from oppu_core.run_config import resolve_config
-from oppu_core.runs import Run, open_run, start_run
+from oppu_core.modeling.base import TINY_FOLDER
+from oppu_core.runs.config import resolve_config
+from oppu_core.runs.run import Run, open_run, start_run
+from oppu_core.storage.files import read_json
 from small_world import QUICK
 
 Oppu = Callable[..., Any]

@@ -20,14 +20,14 @@ transformers.AutoModelForCausalLM.from_pretrained = broken
 """
 OUT_OF_MEMORY = """
 import torch
-import oppu_core.pipeline as pipeline
+import oppu_core.runs.variants as pipeline
 def broken(*_, **__):
     raise torch.OutOfMemoryError("CUDA out of memory")
     yield
 pipeline.answer = broken
 """
 UNEXPECTED = """
-import oppu_core.run_config as run_config
+import oppu_core.runs.config as run_config
 def broken(*_, **__):
     raise KeyError("nobody thought of it")
 run_config.resolve_preset = broken
@@ -86,9 +86,9 @@ def test_training_users_that_fails_names_the_stage(
     oppu, movies: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also in the way of bases that cannot be packed; nobody is set aside for it."""
-    from oppu_core.store import Store
+    from oppu_core.storage.store import Store
 
-    monkeypatch.setattr("oppu_core.trial._packed", _broken)
+    monkeypatch.setattr("oppu_core.modeling.trial._packed", _broken)
     arguments = [*options(movies, tmp_path)[:5], "--methods", "oppu_k0", *QUICK]
     assert oppu("base", "train", *arguments[1:]).returncode == 0
     monkeypatch.setattr("oppu_core.training.loop.target_loss", _broken)

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from oppu_core.data.dataset import Dataset, write_dataset
 from oppu_core.data.types import User
-from oppu_core.runs import open_run
-from oppu_core.store import Store, adapter_key
+from oppu_core.runs.run import open_run
+from oppu_core.storage.store import Store, adapter_key
 from small_world import QUICK, sample_dataset
 
 USER, OTHER = "test-001", "others-002"
@@ -22,7 +22,7 @@ DEAD = 999_999_999  # no process has this id
 # Kills between the two renames that put a new folder in the place of an old one.
 KILL_IN_SWAP = """
 import os, signal
-import oppu_core.files as files
+import oppu_core.storage.files as files
 def swap(new, path, aside):
     path.rename(aside)
     os.kill(os.getpid(), signal.SIGKILL)
@@ -30,7 +30,7 @@ files._swap = swap
 """
 KILL_IN_STORE = """
 import os, shutil, signal
-import oppu_core.store as store
+import oppu_core.storage.store as store
 def rmtree(path, **kwargs):
     shutil.os.remove(path / "adapter_config.json")
     os.kill(os.getpid(), signal.SIGKILL)
@@ -56,8 +56,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace after `oppu run`; a run knows its data by absolute paths, so the tests take turns in it."""
     import os
 
-    from oppu_core import cli
-    from oppu_eval.run_results import evaluate_run, read_results, write_report
+    from oppu_core.cli import main as cli
+    from oppu_eval.reporting.run_report import write_report
+    from oppu_eval.scoring.run_results import evaluate_run, read_results
 
     os.environ["NO_COLOR"] = "1"
     place = tmp_path_factory.mktemp("forget") / "workspace"

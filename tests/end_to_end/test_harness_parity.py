@@ -8,10 +8,10 @@ from typing import Any
 import lm_eval
 import pytest
 from lm_eval.tasks import TaskManager
-from oppu_core.files import read_json
-from oppu_core.tasks import TASKS
-from oppu_eval.harness.plugin import TASKS as FOLDER
-from oppu_eval.harness.plugin import register
+from oppu_core.storage.files import read_json
+from oppu_core.tasks.task import TASKS
+from oppu_eval.lm_eval.plugin import TASKS as FOLDER
+from oppu_eval.lm_eval.plugin import register
 from small_world import QUICK, sample_dataset
 
 METHODS = ["non_personalized", "random_k1", "rag_k2", "pag_k1", "oppu_k0", "oppu_rag_k2", "oppu_pag_k1"]

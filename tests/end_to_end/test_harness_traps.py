@@ -38,18 +38,18 @@ from lm_eval.evaluator import evaluate
 from lm_eval.models.dummy import DummyLM
 from oppu_core.data.dataset import Dataset, write_dataset
 from oppu_core.errors import ConfigError, ModelError, OppuError, StoreError
-from oppu_core.files import read_json, read_jsonl
-from oppu_core.inference import write_answers
-from oppu_core.models import TINY_FOLDER, Base, base_codec
+from oppu_core.modeling.base import TINY_FOLDER, Base, base_codec
 from oppu_core.ownership.base_export import export_base
-from oppu_core.pipeline import execute
-from oppu_core.progress import Watch
-from oppu_core.runs import open_run
-from oppu_core.tasks import TASKS, get_task
-from oppu_eval.harness.model import OppuLM
-from oppu_eval.harness.task import LampTask
-from oppu_eval.metrics import metrics_for
-from oppu_eval.run_results import evaluate_run
+from oppu_core.runs.answering import write_answers
+from oppu_core.runs.jobs import execute
+from oppu_core.runs.progress import Watch
+from oppu_core.runs.run import open_run
+from oppu_core.storage.files import read_json, read_jsonl
+from oppu_core.tasks.task import TASKS, get_task
+from oppu_eval.lm_eval.model import OppuLM
+from oppu_eval.lm_eval.task import LampTask
+from oppu_eval.scoring.metrics import metrics_for
+from oppu_eval.scoring.run_results import evaluate_run
 from rich.console import Console
 from small_world import sample_dataset
 
@@ -130,7 +130,7 @@ class Asked:
 def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
     """What the model is asked."""
     recorder = Asked()
-    monkeypatch.setattr("oppu_eval.harness.model.write_answers", recorder)
+    monkeypatch.setattr("oppu_eval.lm_eval.model.write_answers", recorder)
     return recorder
 
 

@@ -27,18 +27,18 @@ def kill_at(module, name, n, after=False):
 """
 POINTS = {
     "while a task LoRA is trained": 'kill_at("oppu_core.training.cohort", "Cohort._step", 2)',
-    "when its folder is written and not yet in the manifest": 'kill_at("oppu_core.store", "Store._write", 1)',
-    "while the first method is answered": 'kill_at("oppu_core.pipeline", "Journal.add", 1, after=True)',
+    "when its folder is there, not in the manifest": 'kill_at("oppu_core.storage.store", "Store._write", 1)',
+    "after the first unit of answers": 'kill_at("oppu_core.runs.predictions", "Journal.add", 1, after=True)',
     "before it is written who is trained together": 'kill_at("oppu_core.training.plan", "write_jsonl", 1)',
     "in the middle of writing the second user's weights": (
-        'kill_at("oppu_core.store", "save_file", 2, after=True)'
+        'kill_at("oppu_core.storage.store", "save_file", 2, after=True)'
     ),
     "while users are trained again for the others' sake": (
         'kill_at("oppu_core.training.cohort", "Cohort._step", 2)'
     ),
-    "after the second user's answers": 'kill_at("oppu_core.pipeline", "Journal.add", 2, after=True)',
-    "before a prediction file is whole": 'kill_at("oppu_core.runs", "write_jsonl", 1)',
-    "before the results are whole": 'kill_at("oppu_eval.run_results", "write_json", 1)',
+    "after the second user's answers": 'kill_at("oppu_core.runs.predictions", "Journal.add", 2, after=True)',
+    "before a prediction file is whole": 'kill_at("oppu_core.runs.predictions", "write_jsonl", 1)',
+    "before the results are whole": 'kill_at("oppu_eval.scoring.run_results", "write_json", 1)',
 }
 
 

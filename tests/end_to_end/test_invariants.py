@@ -7,15 +7,16 @@ import pytest
 import torch
 from oppu_core.data.dataset import Dataset, write_dataset
 from oppu_core.data.types import HistoryItem, User
-from oppu_core.inference import answer
-from oppu_core.models import Base, load_base
+from oppu_core.modeling.adapters import attach, load_state
+from oppu_core.modeling.base import Base, load_base
 from oppu_core.ownership.base_export import write_model
-from oppu_core.prompts import PromptMaker, parse_method
-from oppu_core.retrieval import BM25Retriever
-from oppu_core.store import Store
+from oppu_core.prompting.builder import PromptMaker
+from oppu_core.prompting.methods import parse_method
+from oppu_core.prompting.retrieval import BM25Retriever
+from oppu_core.runs.answering import answer
+from oppu_core.storage.store import Store
 from oppu_core.training import personal, task_base
 from oppu_core.training.config import TrainConfig, personal_config, task_config
-from oppu_core.training.peft_methods import attach, load_state
 from oppu_core.training.plan import CohortPlan
 from rounding import LOSSES
 from small_world import QUICK, ROUNDING, distance, sample_dataset
@@ -252,7 +253,7 @@ def test_merged_task_base_is_the_base_with_its_lora(world) -> None:
 def test_a_user_whose_training_fails_is_set_aside_and_the_others_go_on(
     world, monkeypatch, packs: bool
 ) -> None:
-    from oppu_core.packing import tokenize
+    from oppu_core.modeling.packing import tokenize
     from oppu_core.training import loop
     from oppu_core.training.cohort import Cohort
 

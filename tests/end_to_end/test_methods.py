@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from oppu_core.data.dataset import Dataset
-from oppu_core.runs import open_run
-from oppu_core.store import Store
+from oppu_core.runs.run import open_run
+from oppu_core.storage.store import Store
 from small_world import QUICK, ROUNDING, adapters, distance
 
 Oppu = Callable[..., CompletedProcess[str]]
@@ -63,7 +63,7 @@ def test_a_run_with_another_method(peft: str, oppu: Oppu, movies: Dataset, tmp_p
 def test_prompts_leave_room_for_virtual_tokens(
     oppu: Oppu, movies: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from oppu_core import inference
+    from oppu_core.runs import answering as inference
     from oppu_core.training import personal
 
     lengths: dict[str, list[int]] = {"training": [], "answering": []}

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from oppu_core.files import canonical_json
+from oppu_core.modeling.adapters import attach, load_state, merge
 from oppu_core.ownership.adapters import export_adapter
 from oppu_core.ownership.bundle import Bundle, read_bundle, seal, write_bundle
-from oppu_core.pipeline import find_work
-from oppu_core.runs import open_run
-from oppu_core.store import Store
-from oppu_core.training.peft_methods import attach, load_state, merge
+from oppu_core.runs.run import open_run
+from oppu_core.runs.variants import find_work
+from oppu_core.storage.files import canonical_json
+from oppu_core.storage.store import Store
 from small_world import QUICK, sample_dataset
 
 METHODS = ["--methods", "non_personalized,oppu_k0,oppu_rag_k1"]
@@ -24,7 +24,7 @@ USER = "test-001"
 
 
 def command(*arguments: object) -> None:
-    from oppu_core.cli import app, register_plugins
+    from oppu_core.cli.main import app, register_plugins
 
     if "evaluate" not in {each.callback.__name__ for each in app.registered_commands if each.callback}:
         register_plugins()
@@ -143,7 +143,7 @@ def test_an_exported_adapter_on_the_exported_base_is_the_run_s_model(oppu, run: 
         expected = ours(input_ids=ids).logits
     assert not torch.allclose(ground, expected, atol=1e-3), "the adapter does nothing"
 
-    from oppu_core.models import base_folder
+    from oppu_core.modeling.base import base_folder
 
     def plain(folder: Path) -> Any:
         return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)

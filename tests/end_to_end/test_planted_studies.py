@@ -6,12 +6,12 @@ from collections.abc import Callable
 import pytest
 from oppu_core.data.dataset import write_dataset
 from oppu_core.data.sample import Planted, sample_users
-from oppu_core.run_config import RunConfig, resolve_config
-from oppu_core.tasks import get_task
+from oppu_core.runs.config import RunConfig, resolve_config
+from oppu_core.tasks.task import get_task
 from oppu_core.training.config import Peft
 from oppu_eval.studies import activity, shift, study
+from oppu_eval.studies.context import Ground
 from oppu_eval.studies.driver import carry_out
-from oppu_eval.studies.ground import Ground
 from oppu_eval.studies.similarity import UPDATE, Similarity
 
 Interval = tuple[float, float]

@@ -77,8 +77,8 @@ def test_profiles_that_do_not_fit_are_refused_before_anything_is_done(
 
 
 def test_part_of_the_profiles_is_enough_where_nobody_uses_them(movies: Dataset, tmp_path: Path) -> None:
-    from oppu_core.run_config import resolve_config
-    from oppu_core.runs import start_run
+    from oppu_core.runs.config import resolve_config
+    from oppu_core.runs.run import start_run
 
     file = tmp_path / "profiles.jsonl"
     file.write_text(json.dumps({"task": "lamp_2m", "user_id": "test-000", "profile": "p"}) + "\n")
@@ -92,7 +92,7 @@ def test_part_of_the_profiles_is_enough_where_nobody_uses_them(movies: Dataset, 
 def test_examples_can_come_from_histories_and_recency_has_a_base_of_its_own(
     oppu, movies: Dataset, tmp_path: Path
 ) -> None:
-    from oppu_core.store import Store
+    from oppu_core.storage.store import Store
 
     options = ["--data", movies.path, "--methods", "recent_k1,oppu_recent_k1", "--users", "1", *QUICK]
     for name, examples in (("a", "queries"), ("b", "queries+history")):

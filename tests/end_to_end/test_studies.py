@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 from oppu_core.data.dataset import Dataset, write_dataset
-from oppu_core.store import Store
-from oppu_eval.studies import STUDIES, cost, estimate, ground
+from oppu_core.storage.store import Store
+from oppu_eval.reporting.study_views import STUDIES, cost, estimate
+from oppu_eval.studies import context as ground
 from small_world import QUICK, sample_dataset
 
 Oppu = Callable[..., CompletedProcess[str]]
@@ -26,7 +27,7 @@ KINDS = {"k": 8, "main": 13, "shift": 13, "format": 10, "peft": 4, "similarity":
 # Kills the process when the second user's weights are written, those of the task base before them.
 KILL = """
 import os, signal
-import oppu_core.store as store
+import oppu_core.storage.store as store
 save, calls = store.save_file, []
 def save_and_die(*args, **kwargs):
     save(*args, **kwargs)
@@ -84,7 +85,7 @@ def refuse_work(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_work(*_: object, **__: object) -> None:
         raise AssertionError("trained or answered again")
 
-    for name in ("training.cohort.Cohort.train", "training.loop.train", "inference.write_answers"):
+    for name in ("training.cohort.Cohort.train", "training.loop.train", "runs.answering.write_answers"):
         monkeypatch.setattr(f"oppu_core.{name}", no_work)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 from oppu_core.data.types import HistoryItem, Query, Split, User
-from oppu_core.tasks import Task, get_task
+from oppu_core.tasks.task import Task, get_task
 
 MakeUser = Callable[..., User]
 

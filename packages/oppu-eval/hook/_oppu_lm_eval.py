@@ -2,7 +2,7 @@
 
 Every Python of the environment runs the line in that file at its start. So it imports nothing and only adds
 a finder that compares names. When ``lm_eval.tasks`` or ``lm_eval.models`` is imported it calls this: the
-usual machinery loads the module and :mod:`oppu_eval.harness.plugin` then extends it. If that fails, lm_eval
+usual machinery loads the module and :mod:`oppu_eval.lm_eval.plugin` then extends it. If that fails, lm_eval
 goes on without us, and says why.
 """
 
@@ -56,7 +56,7 @@ class _ExtendingLoader(Loader):
 def _extend(name: str) -> None:
     """Call our extension of the module; a failure of ours, whatever it is, must not stop lm_eval."""
     try:
-        from oppu_eval.harness import plugin
+        from oppu_eval.lm_eval import plugin
 
         getattr(plugin, _EXTENSIONS[name])()
     except Exception as error:

@@ -6,7 +6,7 @@ import gradio as gr
 from oppu_core.errors import ConfigError, OppuError
 
 from oppu_demo.own_history import read_items, train_own
-from oppu_demo.page import YOU, Page
+from oppu_demo.state import YOU, Page
 
 
 def add_api(page: Page) -> None:

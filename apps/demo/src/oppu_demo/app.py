@@ -6,14 +6,14 @@ from typing import Any
 import gradio as gr
 from oppu_core.errors import OppuError
 
-from oppu_demo.about import about_view
 from oppu_demo.api import add_api
-from oppu_demo.compare_tab import CompareTab, compare_tab
-from oppu_demo.own_tab import own_tab
-from oppu_demo.page import YOU, Page
-from oppu_demo.pages import problem, render
-from oppu_demo.person import history_view
-from oppu_demo.scoreboard import per_user_rows, scoreboard_view
+from oppu_demo.state import YOU, Page
+from oppu_demo.tabs.about import about_view
+from oppu_demo.tabs.compare import CompareTab, compare_tab
+from oppu_demo.tabs.own import own_tab
+from oppu_demo.tabs.scoreboard import per_user_rows, scoreboard_view
+from oppu_demo.templating import problem, render
+from oppu_demo.views.person import history_view
 
 TITLE = "OPPU: one model, many people"
 QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}

@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from oppu_core import cli as core
+from oppu_core.cli import main as core
+from oppu_core.cli.shared import interruptible
 from oppu_core.errors import ConfigError
 from rich.console import Console
 
@@ -52,7 +53,7 @@ def demo(
         raise ConfigError("--auth: write a name, a colon and a password, e.g. --auth ada:lovelace.")
     from oppu_demo.serve import serve
 
-    with core.interruptible():
+    with interruptible():
         serve(run, QUICKSTART, host, port, auth, browser, device)
 
 

@@ -13,24 +13,25 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 
-from oppu_core.data.rows import shown
+from oppu_core.data.schema import shown
 from oppu_core.data.types import Query, User
 from oppu_core.errors import ConfigError, ModelError, StoreError, TrainingError, explained
-from oppu_core.generate import AnswerSet, Sampling
-from oppu_core.inference import write_answers
-from oppu_core.models import Base
-from oppu_core.packing import tokenize
-from oppu_core.pipeline import VariantWork, prompt_maker, variant_works
-from oppu_core.profiles import compute_profile
-from oppu_core.progress import Watch
-from oppu_core.prompts import Method, Prompt, PromptMaker, parse_method
-from oppu_core.retrieval import BM25Retriever
-from oppu_core.runs import Run
-from oppu_core.store import Key, Store
-from oppu_core.tasks import Task
+from oppu_core.modeling.adapters import TASK, State, adapter_state, attach, load_state
+from oppu_core.modeling.base import Base
+from oppu_core.modeling.generation import AnswerSet, Sampling
+from oppu_core.modeling.packing import tokenize
+from oppu_core.prompting.builder import Prompt, PromptMaker
+from oppu_core.prompting.methods import Method, parse_method
+from oppu_core.prompting.profiles import compute_profile
+from oppu_core.prompting.retrieval import BM25Retriever
+from oppu_core.runs.answering import write_answers
+from oppu_core.runs.progress import Watch
+from oppu_core.runs.run import Run
+from oppu_core.runs.variants import VariantWork, prompt_maker, variant_works
+from oppu_core.storage.store import Key, Store
+from oppu_core.tasks.task import Task
 from oppu_core.training.cohort import train_users
 from oppu_core.training.loop import Outcome, Progress, Trained
-from oppu_core.training.peft_methods import TASK, State, adapter_state, attach, load_state
 from rich.console import Console
 
 CACHED_ADAPTERS = 64

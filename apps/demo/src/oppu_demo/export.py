@@ -6,7 +6,7 @@ from pathlib import Path
 from oppu_core.errors import ConfigError
 from oppu_core.ownership.adapters import bundle_of, open_store
 from oppu_core.ownership.bundle import write_bundle
-from oppu_core.pipeline import find_work
+from oppu_core.runs.variants import find_work
 
 from oppu_demo.engine import Engine
 from oppu_demo.sessions import Session

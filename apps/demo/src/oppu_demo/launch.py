@@ -6,7 +6,7 @@ import gradio as gr
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from oppu_demo.pages import styles
+from oppu_demo.templating import styles
 
 LOOPBACK = ("127.0.0.1", "localhost")
 FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif"]

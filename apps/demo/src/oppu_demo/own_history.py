@@ -15,15 +15,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from oppu_core.data.history_files import Row, history_records, how_to, plain_fields
-from oppu_core.data.rejects import Unusable
+from oppu_core.data.importers.text_files import decoded
+from oppu_core.data.rejected import Unusable
 from oppu_core.data.sample import GRAMMARS, sample_users
-from oppu_core.data.text_files import decoded
 from oppu_core.data.types import HistoryItem, User
 from oppu_core.errors import ConfigError, DataError, OppuError
+from oppu_core.modeling.adapters import State
 from oppu_core.ownership.personalize import usable
-from oppu_core.tasks import Task
+from oppu_core.tasks.task import Task
 from oppu_core.training.loop import Progress, Trained
-from oppu_core.training.peft_methods import State
 
 from oppu_demo.engine import Engine
 from oppu_demo.sessions import CancelledError, Own, Session

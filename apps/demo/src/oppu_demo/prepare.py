@@ -7,14 +7,15 @@ from pathlib import Path
 
 import gradio as gr
 from oppu_core.errors import ConfigError
-from oppu_core.pipeline import execute
-from oppu_core.progress import Stage, Watch
-from oppu_core.runs import Run, open_run
+from oppu_core.runs.jobs import execute
+from oppu_core.runs.progress import Stage, Watch
+from oppu_core.runs.run import Run, open_run
 from oppu_eval.quickstart import DEFAULT_TASKS, quickstart_run
-from oppu_eval.run_results import evaluate_run, results_path, write_report
+from oppu_eval.reporting.run_report import write_report
+from oppu_eval.scoring.run_results import evaluate_run, results_path
 from rich.console import Console
 
-from oppu_demo.pages import render
+from oppu_demo.templating import render
 
 TITLE = "OPPU is getting ready"
 CHANGE_SECONDS = 4  # between the word that it is ready and the first look for the new page

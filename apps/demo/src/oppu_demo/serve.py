@@ -7,15 +7,15 @@ import time
 from pathlib import Path
 
 from oppu_core.errors import ConfigError
-from oppu_core.runs import Run, open_run
+from oppu_core.runs.run import Run, open_run
 from rich.console import Console
 from rich.markup import escape
 
 from oppu_demo.app import build
 from oppu_demo.engine import Engine
 from oppu_demo.launch import launch
-from oppu_demo.page import Page
 from oppu_demo.prepare import CHANGE_SECONDS, RELOAD, Status, check_ready, prepare, ready, waiting_page
+from oppu_demo.state import Page
 
 FIRST_PORT, PORTS = 7860, 100
 

@@ -20,8 +20,8 @@ from oppu_core.data.types import User
 from oppu_core.errors import ConfigError, OppuError
 
 if TYPE_CHECKING:
+    from oppu_core.modeling.adapters import State
     from oppu_core.training.loop import Trained
-    from oppu_core.training.peft_methods import State
 
 FORGOTTEN = "Your history and your adapter have been forgotten."
 EXPIRED = (

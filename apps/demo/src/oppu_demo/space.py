@@ -13,9 +13,9 @@ from importlib.resources import files
 from pathlib import Path
 
 from oppu_core.errors import ConfigError
-from oppu_core.files import new_dir
+from oppu_core.storage.files import new_dir
 
-from oppu_demo.pages import render
+from oppu_demo.templating import render
 
 PACKAGES = ("oppu-core", "oppu-eval", "oppu-demo")
 ROOT = Path(__file__).resolve().parents[4]  # of the source tree

@@ -6,7 +6,7 @@ import sys
 def main() -> None:
     """Load the command line and run it."""
     try:
-        from oppu_core.cli import main as run
+        from oppu_core.cli.main import main as run
 
         run()
     except KeyboardInterrupt:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 from oppu_core.data.dataset import MANIFEST, write_dataset
 from oppu_core.data.sample import GRAMMARS, sample_users
 from oppu_core.errors import ConfigError
-from oppu_core.prompts import DEFAULT_METHODS
-from oppu_core.tasks import get_task
+from oppu_core.prompting.methods import DEFAULT_METHODS
+from oppu_core.tasks.task import get_task
 
 if TYPE_CHECKING:
-    from oppu_core.runs import Run
+    from oppu_core.runs.run import Run
 
 EXAMPLE_TASK = "lamp_2m"
 EXAMPLE = (
@@ -58,8 +58,8 @@ def quickstart_data(folder: Path, tasks: Sequence[str]) -> list[Path]:
 
 def quickstart_run(path: Path, tasks: Sequence[str]) -> "Run":
     """Start a quickstart, or continue one that was asked for the same."""
-    from oppu_core.run_config import resolve_config
-    from oppu_core.runs import start_run
+    from oppu_core.runs.config import resolve_config
+    from oppu_core.runs.run import start_run
 
     config = resolve_config(
         data=quickstart_data(path.parent / f"{path.name}-data", tasks),

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from oppu_core.data.types import Query, User
-    from oppu_core.runs import Run
-    from oppu_core.training.peft_methods import State
+    from oppu_core.modeling.adapters import State
+    from oppu_core.runs.run import Run
     from oppu_demo.engine import Answered
 
 HERE = Path(__file__).resolve().parent
@@ -87,7 +87,7 @@ def main() -> None:
     """Serve the page where the Hub expects it."""
     if ZERO_GPU:
         use_lent_gpus()
-    from oppu_core.cli import main as oppu
+    from oppu_core.cli.main import main as oppu
 
     os.chdir(HERE)  # for runs/
     host, port = os.getenv("GRADIO_SERVER_NAME", "0.0.0.0"), os.getenv("GRADIO_SERVER_PORT", "7860")

@@ -20,11 +20,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from oppu_core.data.rows import NUMBERS, SplitWriter, from_row, schema_of, shown, to_row
+from oppu_core.data.schema import NUMBERS, SplitWriter, from_row, schema_of, shown, to_row
 from oppu_core.data.types import SPLITS, Split, User
 from oppu_core.errors import ConfigError, DataError
-from oppu_core.files import file_sha256, new_dir, read_json, scratch_dir, write_json
-from oppu_core.tasks import TASKS, Task, Words, get_task, task_from
+from oppu_core.storage.files import file_sha256, new_dir, read_json, scratch_dir, write_json
+from oppu_core.tasks.task import TASKS, Task, Words, get_task, task_from
 
 FORMAT = 1
 MANIFEST = "dataset.json"

@@ -22,10 +22,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-from oppu_core.data.rows import shown
+from oppu_core.data.schema import shown
 from oppu_core.errors import ConfigError, DataError
-from oppu_core.files import fsync_dir, read_json, write_json
-from oppu_core.tasks import Task
+from oppu_core.storage.files import fsync_dir, read_json, write_json
+from oppu_core.tasks.task import Task
 
 HOST = "https://ciir.cs.umass.edu/downloads/LaMP/"
 STATE = "download.json"

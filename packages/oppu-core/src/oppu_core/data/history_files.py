@@ -12,12 +12,12 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from oppu_core.data.json_lines import PYTHON, looks_like_python, read_line
-from oppu_core.data.json_stream import DECODER
-from oppu_core.data.rejects import Unusable
-from oppu_core.data.tables import DELIMITERS, SEP_LINE, Table, cells_of, delimiter_of
+from oppu_core.data.importers.json_lines import PYTHON, looks_like_python, read_line
+from oppu_core.data.importers.json_stream import DECODER
+from oppu_core.data.importers.tables import DELIMITERS, SEP_LINE, Table, cells_of, delimiter_of
+from oppu_core.data.rejected import Unusable
 from oppu_core.errors import DataError
-from oppu_core.tasks import Task
+from oppu_core.tasks.task import Task
 
 SEPARATORS = ("\t", " => ", " | ")  # between input and output; the first that a line has counts
 

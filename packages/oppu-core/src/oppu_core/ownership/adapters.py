@@ -18,20 +18,20 @@ import safetensors.torch
 import torch
 from rich.console import Console
 
-from oppu_core.data.rows import shown
+from oppu_core.data.schema import shown
 from oppu_core.data.types import User
 from oppu_core.errors import ConfigError, DataError, StoreError
-from oppu_core.files import canonical_json, read_json
-from oppu_core.models import base_folder, base_skeleton
+from oppu_core.modeling.adapters import State, adapter_config_json, adapter_shapes, attach
+from oppu_core.modeling.base import base_folder, base_skeleton
 from oppu_core.ownership.bundle import CARD_FILE, WEIGHT_FILES, Bundle, manifest_of, seal
 from oppu_core.ownership.card import Score, adapter_card
-from oppu_core.pipeline import VariantWork, find_work, variant_works
-from oppu_core.progress import Watch
-from oppu_core.runs import Run, differences
-from oppu_core.store import CONFIG_FILE, WEIGHTS_FILE, Entry, Key, Store
-from oppu_core.tasks import TASKS
+from oppu_core.runs.progress import Watch
+from oppu_core.runs.run import Run, differences
+from oppu_core.runs.variants import VariantWork, find_work, variant_works
+from oppu_core.storage.files import canonical_json, read_json
+from oppu_core.storage.store import CONFIG_FILE, WEIGHTS_FILE, Entry, Key, Store
+from oppu_core.tasks.task import TASKS
 from oppu_core.training.config import TrainConfig
-from oppu_core.training.peft_methods import State, adapter_config_json, adapter_shapes, attach
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,14 +8,14 @@ import shutil
 from pathlib import Path
 
 from oppu_core.errors import ConfigError, DataError
-from oppu_core.files import new_dir, read_json, write_json, write_text
-from oppu_core.models import Base, base_folder
+from oppu_core.modeling.adapters import merge
+from oppu_core.modeling.base import Base, base_folder
 from oppu_core.ownership.adapters import open_store
 from oppu_core.ownership.bundle import CARD_FILE, MANIFEST_FILE, is_litter
 from oppu_core.ownership.card import base_card
-from oppu_core.pipeline import find_work
-from oppu_core.runs import Run
-from oppu_core.training.peft_methods import merge
+from oppu_core.runs.run import Run
+from oppu_core.runs.variants import find_work
+from oppu_core.storage.files import new_dir, read_json, write_json, write_text
 
 FORMAT = 1
 _COPIED = {".json", ".jinja", ".model", ".txt"}

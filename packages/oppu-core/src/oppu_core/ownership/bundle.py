@@ -26,10 +26,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from oppu_core.data.rows import shown
+from oppu_core.data.schema import shown
 from oppu_core.errors import ConfigError, DataError
-from oppu_core.files import new_dir, write_bytes
-from oppu_core.store import CONFIG_FILE, WEIGHTS_FILE
+from oppu_core.storage.files import new_dir, write_bytes
+from oppu_core.storage.store import CONFIG_FILE, WEIGHTS_FILE
 
 Bundle = Mapping[str, bytes]  # content by name
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from huggingface_hub import ModelCardData
 
-from oppu_core.models import TINY
-from oppu_core.pipeline import VariantWork
-from oppu_core.runs import Run
+from oppu_core.modeling.base import TINY
+from oppu_core.runs.run import Run
+from oppu_core.runs.variants import VariantWork
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from oppu_core.data.dataset import MANIFEST, PROFILES, REJECTED, Dataset, rewrite_dataset
-from oppu_core.data.rows import shown
+from oppu_core.data.schema import shown
 from oppu_core.data.types import SPLITS
 from oppu_core.errors import ConfigError, DataError
-from oppu_core.files import (
+from oppu_core.runs.run import Run, follow_data, open_run
+from oppu_core.storage.files import (
     read_json,
     remove_strays,
     strays_below,
@@ -31,8 +32,7 @@ from oppu_core.files import (
     write_bytes,
     write_json,
 )
-from oppu_core.runs import Run, follow_data, open_run
-from oppu_core.store import Store
+from oppu_core.storage.store import Store
 
 PENDING_FILE = ".forget.json"
 FORGOTTEN_FILE = "forgotten.json"

@@ -19,7 +19,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import disable_progress_bars, validate_repo_id  # type: ignore[attr-defined]
 
-from oppu_core.data.rows import shown
+from oppu_core.data.schema import shown
 from oppu_core.errors import ConfigError, HubError, OppuError
 from oppu_core.ownership.bundle import NAMES, Bundle, Entry, find_files, is_litter, read_bundle
 

@@ -11,21 +11,21 @@ from pathlib import Path
 from typing import Any
 
 from oppu_core.data.dataset import MANIFEST, write_dataset
-from oppu_core.data.event_rows import suffix_of
 from oppu_core.data.history_files import Records, history_records, how_to
-from oppu_core.data.reading import as_date, as_history, as_id, as_object, as_text, in_order
-from oppu_core.data.rejects import Unusable
-from oppu_core.data.rows import shown
+from oppu_core.data.importers.event_rows import suffix_of
+from oppu_core.data.importers.text_files import decoded, read_unpacked
+from oppu_core.data.parsing import as_date, as_history, as_id, as_object, as_text, in_order
+from oppu_core.data.rejected import Unusable
 from oppu_core.data.sample import GRAMMARS, sample_users
-from oppu_core.data.text_files import decoded, read_unpacked
+from oppu_core.data.schema import shown
 from oppu_core.data.types import SPLITS, HistoryItem, User
 from oppu_core.errors import ConfigError, DataError, TrainingError
-from oppu_core.pipeline import VariantWork, variant_works
-from oppu_core.progress import Watch
-from oppu_core.run_config import resolve_config
-from oppu_core.runs import Run, open_run, start_run
-from oppu_core.store import Store
-from oppu_core.tasks import TASKS, Task
+from oppu_core.runs.config import resolve_config
+from oppu_core.runs.progress import Watch
+from oppu_core.runs.run import Run, open_run, start_run
+from oppu_core.runs.variants import VariantWork, variant_works
+from oppu_core.storage.store import Store
+from oppu_core.tasks.task import TASKS, Task
 
 # Of a run that is made for an own history: fewer variants than a comparison has, for a result in a minute.
 METHODS = ("non_personalized", "rag_k1", "oppu_k0", "oppu_rag_k1")

@@ -17,14 +17,14 @@ from typing import Any
 import torch
 
 from oppu_core.errors import TrainingError
-from oppu_core.files import content_id
-from oppu_core.models import Base
-from oppu_core.packed_model import PackedModel
-from oppu_core.packing import IGNORED, TokenizedExample, epoch_order, pack
-from oppu_core.stacked import Drop, StackedAdapters
+from oppu_core.modeling.adapters import State, training_mode
+from oppu_core.modeling.base import Base
+from oppu_core.modeling.packed_model import PackedModel
+from oppu_core.modeling.packing import IGNORED, TokenizedExample, epoch_order, pack
+from oppu_core.modeling.stacked_adapters import Drop, StackedAdapters
+from oppu_core.storage.files import content_id
 from oppu_core.training.config import TrainConfig
 from oppu_core.training.loop import NOTHING, Outcome, Progress, Trained, at_least_float32, train_each
-from oppu_core.training.peft_methods import State, training_mode
 
 Batches = Sequence[Sequence[TokenizedExample]]  # each user's
 

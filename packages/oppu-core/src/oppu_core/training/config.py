@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from oppu_core.training.families import LLAMA, default_targets
+from oppu_core.modeling.families import LLAMA, default_targets
 
 Peft = Literal["lora", "ia3", "prompt_tuning"]
 PresetName = Literal["paper", "small", "tiny"]

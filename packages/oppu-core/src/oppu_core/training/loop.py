@@ -17,9 +17,9 @@ import torch
 from transformers import get_linear_schedule_with_warmup
 
 from oppu_core.errors import TrainingError
-from oppu_core.packing import IGNORED, Batch, TokenizedExample, collate, epoch_order
+from oppu_core.modeling.adapters import State, adapter_state, load_state, soft_prompt, training_mode
+from oppu_core.modeling.packing import IGNORED, Batch, TokenizedExample, collate, epoch_order
 from oppu_core.training.config import TrainConfig
-from oppu_core.training.peft_methods import State, adapter_state, load_state, soft_prompt, training_mode
 
 NOTHING = "there is nothing to train on (no item has an answer that fits into the context)"
 

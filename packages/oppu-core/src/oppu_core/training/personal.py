@@ -11,16 +11,17 @@ from typing import Any
 
 from oppu_core.data.types import User
 from oppu_core.errors import TrainingError
-from oppu_core.files import content_id
-from oppu_core.models import Base, BaseIdentity
-from oppu_core.packing import TokenizedExample, tokenize
-from oppu_core.prompts import PromptMaker, variant_method
-from oppu_core.store import Key, Store, adapter_key
-from oppu_core.tasks import Task
+from oppu_core.modeling.adapters import adapter_config_json, adapter_state, attach
+from oppu_core.modeling.base import Base, BaseIdentity
+from oppu_core.modeling.packing import TokenizedExample, tokenize
+from oppu_core.prompting.builder import PromptMaker
+from oppu_core.prompting.methods import variant_method
+from oppu_core.storage.files import content_id
+from oppu_core.storage.store import Key, Store, adapter_key
+from oppu_core.tasks.task import Task
 from oppu_core.training.cohort import Cohort, train_users
 from oppu_core.training.config import TrainConfig
 from oppu_core.training.loop import Outcome, Progress
-from oppu_core.training.peft_methods import adapter_config_json, adapter_state, attach
 from oppu_core.training.plan import CohortPlan, auto_size
 
 

@@ -15,8 +15,8 @@ import psutil
 import torch
 
 from oppu_core.errors import DataError
-from oppu_core.files import read_jsonl, write_jsonl
-from oppu_core.packing import TokenizedExample
+from oppu_core.modeling.packing import TokenizedExample
+from oppu_core.storage.files import read_jsonl, write_jsonl
 from oppu_core.training.cohort import Cohort
 
 # More tokens in a step make it no faster (benchmarks/training.py); on a GPU memory is the bound.

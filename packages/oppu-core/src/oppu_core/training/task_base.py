@@ -10,14 +10,15 @@ from collections.abc import Callable, Iterator
 
 from oppu_core.data.dataset import Dataset
 from oppu_core.errors import TrainingError
-from oppu_core.models import Base, BaseIdentity
-from oppu_core.packing import tokenize
-from oppu_core.prompts import Example, Examples, PromptMaker, variant_method
-from oppu_core.store import Key, Store, task_lora_key
+from oppu_core.modeling.adapters import adapter_config_json, adapter_state, attach, merge, stack
+from oppu_core.modeling.base import Base, BaseIdentity
+from oppu_core.modeling.packing import tokenize
+from oppu_core.prompting.builder import Example, Examples, PromptMaker
+from oppu_core.prompting.methods import variant_method
+from oppu_core.storage.store import Key, Store, task_lora_key
 from oppu_core.training.cohort import train_users
 from oppu_core.training.config import TrainConfig
 from oppu_core.training.loop import Progress
-from oppu_core.training.peft_methods import adapter_config_json, adapter_state, attach, merge, stack
 
 
 def key_of(

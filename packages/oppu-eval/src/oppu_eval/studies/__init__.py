@@ -4,5 +4,3 @@ A study asks for plain runs, which core trains and answers, and draws its conclu
 weights. One module a study; what they share is ``ground`` (what it stands on), ``scoring`` (users' scores),
 ``result`` (what it returns) and ``output`` (files, terminal, report).
 """
-
-STUDIES = ("main", "shift", "activity", "k", "format", "peft", "similarity", "cost", "cases")

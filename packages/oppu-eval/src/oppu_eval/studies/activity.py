@@ -12,10 +12,10 @@ from oppu_core.data.dataset import Dataset
 from oppu_core.data.types import User
 from oppu_core.errors import ConfigError, DataError
 
-from oppu_eval.evaluate import same_prompt
-from oppu_eval.metrics import Metric, metrics_for
-from oppu_eval.significance import combined, generator, rank_correlation
-from oppu_eval.studies.ground import Done, Ground, Work
+from oppu_eval.scoring.evaluate import same_prompt
+from oppu_eval.scoring.metrics import Metric, metrics_for
+from oppu_eval.scoring.significance import combined, generator, rank_correlation
+from oppu_eval.studies.context import Done, Ground, Work
 from oppu_eval.studies.picture import READING, draw_settings
 from oppu_eval.studies.result import Picture, Result, Table
 from oppu_eval.studies.scoring import Scored

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from oppu_core.data.types import User
 from oppu_core.errors import DataError
-from oppu_core.tasks import Task
+from oppu_core.tasks.task import Task
 
-from oppu_eval.metrics import Array
+from oppu_eval.scoring.metrics import Array
 
 State = Mapping[str, torch.Tensor]
 
@@ -26,7 +26,7 @@ def tensor_cosines(states: Sequence[State]) -> dict[str, Array]:
     """The cosine of every two users' flattened tensors, as in the paper's pseudo-code (Appendix F).
 
     Args:
-        states: The users' adapters, as :meth:`oppu_core.store.Store.load` returns them.
+        states: The users' adapters, as :meth:`oppu_core.storage.store.Store.load` returns them.
 
     Returns:
         {tensor name: [U, U]}, 1 on the diagonal; NaN where one of the two is zero or absent.
@@ -121,7 +121,7 @@ def mantel(
     Args:
         one: Symmetric [U, U].
         other: Symmetric [U, U], the same users in the same order.
-        rng: See :func:`oppu_eval.significance.generator`.
+        rng: See :func:`oppu_eval.scoring.significance.generator`.
         permutations: How many times the users of `other` are permuted.
 
     Returns:
@@ -155,7 +155,7 @@ def user_interval(values: Array, rng: np.random.Generator, resamples: int = 2000
 
     Args:
         values: Symmetric [U, U]; the diagonal is not read.
-        rng: See :func:`oppu_eval.significance.generator`.
+        rng: See :func:`oppu_eval.scoring.significance.generator`.
         resamples: How many times U users are drawn, with replacement.
 
     Returns:

@@ -10,15 +10,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from oppu_core.data.types import HistoryItem, Query, User
-from oppu_core.files import content_id
-from oppu_core.profiles import compute_profile
-from oppu_core.prompts import PromptMaker, parse_method
-from oppu_core.tasks import Kind, Task
+from oppu_core.prompting.builder import PromptMaker
+from oppu_core.prompting.methods import parse_method
+from oppu_core.prompting.profiles import compute_profile
+from oppu_core.storage.files import content_id
+from oppu_core.tasks.task import Kind, Task
 
-from oppu_eval.evaluate import Predictions, method_order, queries_with_gold, same_prompt
-from oppu_eval.examples import query_text
-from oppu_eval.metrics import metrics_for
-from oppu_eval.table import number
+from oppu_eval.reporting.examples import query_text
+from oppu_eval.reporting.table import number
+from oppu_eval.scoring.evaluate import Predictions, method_order, queries_with_gold, same_prompt
+from oppu_eval.scoring.metrics import metrics_for
 
 _LATEST = 4  # items of a user that a page shows
 
@@ -175,7 +176,7 @@ def choose(
         The cases where adapters help, those where they harm, those where other things matter; the counts.
 
     Raises:
-        DataError: the queries cannot be scored, see :func:`oppu_eval.evaluate.queries_with_gold`.
+        DataError: the queries cannot be scored, see :func:`oppu_eval.scoring.evaluate.queries_with_gold`.
     """
     metric = metrics_for(task)[0]
     methods = sorted(predictions, key=method_order)
@@ -276,7 +277,7 @@ def build(
         users: Whose queries.
         predictions: {method: {(user id, query id): answer}}.
         maker_of: What made a method's prompts. A personal prompt may have to leave room for the adapter's
-            own tokens (:meth:`oppu_core.pipeline.VariantWork.with_adapter`).
+            own tokens (:meth:`oppu_core.runs.variants.VariantWork.with_adapter`).
         profile_of: A user's profile text.
         cases: How many, at most.
 

@@ -3,12 +3,12 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from oppu_core.files import canonical_json
+from oppu_core.storage.files import canonical_json
 
-from oppu_eval.evaluate import method_order
-from oppu_eval.examples import shorten
-from oppu_eval.findings import describe_method
-from oppu_eval.pages import render_page
+from oppu_eval.reporting.examples import shorten
+from oppu_eval.reporting.findings import describe_method
+from oppu_eval.reporting.templating import render_page
+from oppu_eval.scoring.evaluate import method_order
 from oppu_eval.studies.case_choice import Asked, Case, Counts, verdict
 from oppu_eval.studies.result import Column, Table
 

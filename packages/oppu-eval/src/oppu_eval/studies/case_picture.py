@@ -3,13 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from oppu_core.tasks import Kind
+from oppu_core.tasks.task import Kind
 
-from oppu_eval.drawing import ACCENT, GRID, INK, MUTED, WIDTH, heading, make_panels
-from oppu_eval.evaluate import method_order
-from oppu_eval.examples import shorten
+from oppu_eval.reporting.drawing import ACCENT, GRID, INK, MUTED, WIDTH, heading, make_panels
+from oppu_eval.reporting.examples import shorten
+from oppu_eval.reporting.table import number
+from oppu_eval.scoring.evaluate import method_order
 from oppu_eval.studies.case_choice import Asked, Case, verdict
-from oppu_eval.table import number
 
 _CELL, _SLANT = 0.5, 0.95  # inches: a method's column in the picture, and the room of its slanted name
 _KEYS = {

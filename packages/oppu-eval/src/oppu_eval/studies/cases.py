@@ -5,15 +5,17 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-from oppu_core.models import TextCodec, base_codec
-from oppu_core.pipeline import prompt_maker
-from oppu_core.prompts import PromptMaker, parse_method
-from oppu_core.runs import Run
+from oppu_core.modeling.base import base_codec
+from oppu_core.modeling.tokenizer import TextCodec
+from oppu_core.prompting.builder import PromptMaker
+from oppu_core.prompting.methods import parse_method
+from oppu_core.runs.run import Run
+from oppu_core.runs.variants import prompt_maker
 
 from oppu_eval.studies.case_choice import Case, Counts, build
 from oppu_eval.studies.case_pages import cases_page, table
 from oppu_eval.studies.case_picture import draw
-from oppu_eval.studies.ground import Done, Ground, Work
+from oppu_eval.studies.context import Done, Ground, Work
 from oppu_eval.studies.result import Picture, Result
 from oppu_eval.studies.study import FOUR, Plain
 

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from oppu_core.files import append_jsonl, content_id, read_appended
-from oppu_core.pipeline import VariantWork, variant_works
-from oppu_core.progress import Watch
-from oppu_core.store import Store
+from oppu_core.runs.progress import Watch
+from oppu_core.runs.variants import VariantWork, variant_works
+from oppu_core.storage.files import append_jsonl, content_id, read_appended
+from oppu_core.storage.store import Store
 from rich.console import Console
 
+from oppu_eval.studies.context import Done, Ground, Work
 from oppu_eval.studies.cost_lines import result
-from oppu_eval.studies.ground import Done, Ground, Work
 from oppu_eval.studies.result import Result
 from oppu_eval.studies.training_times import ITEMS, SIZES, WORDS, Point, data_words, measure
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from oppu_eval.drawing import ACCENT, INK, MUTED, WORSE, make_panels
+from oppu_eval.reporting.drawing import ACCENT, INK, MUTED, WORSE, make_panels
 from oppu_eval.studies.result import Column, Picture, Result, Table
 from oppu_eval.studies.training_times import ITEMS, WORDS, Axis, Point
 

@@ -6,20 +6,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from oppu_core.cli import work as do_run
+from oppu_core.cli.main import work as do_run
 from oppu_core.errors import ConfigError, DataError
-from oppu_core.files import read_json, write_bytes, write_json
-from oppu_core.models import base_codec
+from oppu_core.modeling.base import base_codec
 from oppu_core.ownership.forget import STUDIES_FILE, studies_made
-from oppu_core.runs import Run, open_run, start_run
-from oppu_core.tasks import Task
+from oppu_core.runs.run import Run, open_run, start_run
+from oppu_core.storage.files import read_json, write_bytes, write_json
+from oppu_core.tasks.task import Task
 from rich.console import Console
 
-from oppu_eval.metrics import metrics_for
-from oppu_eval.run_results import read_results, results_path, write_report
+from oppu_eval.reporting.run_report import write_report
+from oppu_eval.reporting.study_views import STUDY_FILE, terminal, write_studies_report
+from oppu_eval.scoring.metrics import metrics_for
+from oppu_eval.scoring.run_results import read_results, results_path
+from oppu_eval.studies.context import Done, Ground, Work, provenance
 from oppu_eval.studies.estimate import expected_seconds
-from oppu_eval.studies.ground import Done, Ground, Work, provenance
-from oppu_eval.studies.output import STUDY_FILE, facts_of, terminal, write_studies_report, write_study
+from oppu_eval.studies.output import facts_of, write_study
 from oppu_eval.studies.study import Study, options_of
 
 

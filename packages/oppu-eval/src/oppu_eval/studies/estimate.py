@@ -8,15 +8,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from oppu_core.data.types import User
-from oppu_core.inference import write_answers
-from oppu_core.packing import tokenize
-from oppu_core.pipeline import Job, VariantWork, prompt_maker, variant_works
-from oppu_core.progress import Watch
-from oppu_core.prompts import PromptMaker, variant_method
-from oppu_core.runs import Run
-from oppu_core.store import Store
+from oppu_core.modeling.adapters import adapter_state, attach
+from oppu_core.modeling.packing import tokenize
+from oppu_core.prompting.builder import PromptMaker
+from oppu_core.prompting.methods import variant_method
+from oppu_core.runs.answering import write_answers
+from oppu_core.runs.progress import Watch
+from oppu_core.runs.run import Run
+from oppu_core.runs.variants import Job, VariantWork, prompt_maker, variant_works
+from oppu_core.storage.store import Store
 from oppu_core.training.cohort import train_users
-from oppu_core.training.peft_methods import adapter_state, attach
 from rich.console import Console
 
 _SAMPLE = 3  # users whose histories are looked at, and as many of the others for each of a batch

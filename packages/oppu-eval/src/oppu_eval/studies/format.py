@@ -9,9 +9,10 @@ from typing import ClassVar
 from oppu_core.data.dataset import Dataset
 from oppu_core.data.types import User
 
-from oppu_eval.metrics import Metric, metrics_for
-from oppu_eval.paper import paper_format
-from oppu_eval.studies.ground import Done, Ground, Work
+from oppu_eval.reporting.paper import paper_format
+from oppu_eval.reporting.table import number
+from oppu_eval.scoring.metrics import Metric, metrics_for
+from oppu_eval.studies.context import Done, Ground, Work
 from oppu_eval.studies.histories import Side, one_sided, one_sided_user
 from oppu_eval.studies.picture import READING, draw_settings
 from oppu_eval.studies.result import Picture, Result, Table
@@ -26,7 +27,6 @@ from oppu_eval.studies.settings import (
     told,
 )
 from oppu_eval.studies.study import FOUR, Plain
-from oppu_eval.table import number
 
 SIDES: tuple[Side, ...] = ("input", "output")
 SETTINGS = {"input": "input only", "output": "output only", "both": "both sides"}

@@ -13,9 +13,9 @@ from typing import Literal
 import numpy as np
 from oppu_core.data.types import HistoryItem, User
 from oppu_core.errors import ConfigError
-from oppu_core.tasks import TASKS, PersonalFormat, Task
+from oppu_core.tasks.task import TASKS, PersonalFormat, Task
 
-from oppu_eval.metrics import Array
+from oppu_eval.scoring.metrics import Array
 
 Side = Literal["input", "output"]
 

@@ -7,10 +7,10 @@ from typing import ClassVar
 
 from oppu_core.errors import ConfigError
 
-from oppu_eval.metrics import Metric, metrics_for
-from oppu_eval.paper import paper_value
-from oppu_eval.significance import combined, generator
-from oppu_eval.studies.ground import Done, Ground, Work
+from oppu_eval.reporting.paper import paper_value
+from oppu_eval.scoring.metrics import Metric, metrics_for
+from oppu_eval.scoring.significance import combined, generator
+from oppu_eval.studies.context import Done, Ground, Work
 from oppu_eval.studies.picture import draw_settings
 from oppu_eval.studies.result import Picture, Result, Table
 from oppu_eval.studies.settings import Cells, named, setting_columns, setting_panel, setting_rows, sure, told

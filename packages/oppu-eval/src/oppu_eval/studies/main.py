@@ -4,13 +4,13 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from oppu_core.prompts import parse_method
+from oppu_core.prompting.methods import parse_method
 
-from oppu_eval.drawing import ACCENT, GRID, heading, make_panels
-from oppu_eval.evaluate import NON_PERSONALIZED, same_prompt
-from oppu_eval.metrics import Metric, metrics_for
-from oppu_eval.paper import paper_significant, paper_value
-from oppu_eval.studies.ground import Done, Ground, Work
+from oppu_eval.reporting.drawing import ACCENT, GRID, heading, make_panels
+from oppu_eval.reporting.paper import paper_significant, paper_value
+from oppu_eval.scoring.evaluate import NON_PERSONALIZED, same_prompt
+from oppu_eval.scoring.metrics import Metric, metrics_for
+from oppu_eval.studies.context import Done, Ground, Work
 from oppu_eval.studies.picture import look
 from oppu_eval.studies.result import Column, Picture, Result, Table
 from oppu_eval.studies.scoring import COUNT_COLUMNS, VALUE_COLUMNS, difference, difference_columns

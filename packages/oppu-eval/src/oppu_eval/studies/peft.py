@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
-from oppu_core.models import base_folder, base_skeleton
-from oppu_core.pipeline import find_work
-from oppu_core.store import WEIGHTS_FILE, Store
-from oppu_core.tasks import Task
+from oppu_core.modeling.base import base_folder, base_skeleton
+from oppu_core.runs.variants import find_work
+from oppu_core.storage.store import WEIGHTS_FILE, Store
+from oppu_core.tasks.task import Task
 from oppu_core.training.config import Peft
 
-from oppu_eval.metrics import metrics_for
-from oppu_eval.paper import paper_trainable_share
-from oppu_eval.studies.ground import Done, Ground, Work
+from oppu_eval.reporting.paper import paper_trainable_share
+from oppu_eval.scoring.metrics import metrics_for
+from oppu_eval.studies.context import Done, Ground, Work
 from oppu_eval.studies.picture import Panel, Series, draw_settings
 from oppu_eval.studies.result import Column, Picture, Result, Table
 from oppu_eval.studies.scoring import COUNT_COLUMNS, VALUE_COLUMNS, difference, difference_columns

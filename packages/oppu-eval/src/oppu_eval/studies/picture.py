@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from oppu_core.prompts import parse_method
+from oppu_core.prompting.methods import parse_method
 
-from oppu_eval.drawing import ACCENT, GRID, INK, MUTED, PAPER, heading, make_panels
+from oppu_eval.reporting.drawing import ACCENT, GRID, INK, MUTED, PAPER, heading, make_panels
 
 READING = (
     "Filled markers have the personal adapter, open ones do not; squares are prompts with retrieved items, "

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from oppu_core.data.types import Query, User
 from oppu_core.errors import DataError, ModelError
-from oppu_core.tasks import Task
+from oppu_core.tasks.task import Task
 
-from oppu_eval.metrics import Array
+from oppu_eval.scoring.metrics import Array
 
 if TYPE_CHECKING:
-    from oppu_core.models import Base
+    from oppu_core.modeling.base import Base
 
 Features = Callable[[Sequence[str]], Array]
 """Texts to vectors [N, d] of length one; of zeros for a text in which there is nothing."""
@@ -125,8 +125,8 @@ def _tfidf(texts: Sequence[str]) -> tuple[Features, str]:
 def _load_encoder(encoder: str, device: str) -> tuple[Any, Any]:
     """An encoder and its tokenizer. Pickled weights and code that comes with a model are never touched."""
     import torch
-    from oppu_core.files import read_json
-    from oppu_core.models import base_folder, pick_device
+    from oppu_core.modeling.base import base_folder, pick_device
+    from oppu_core.storage.files import read_json
     from transformers import AutoModel, AutoTokenizer
     from transformers.utils import logging
 
@@ -176,7 +176,7 @@ def _load_encoder(encoder: str, device: str) -> tuple[Any, Any]:
 def _pooled(model: Any, ids_of: Callable[[str], list[int]], pad_id: int) -> Features:
     """The mean of a model's last hidden states over a text's tokens, as features."""
     import torch
-    from oppu_core.generate import plan_batches
+    from oppu_core.modeling.generation import plan_batches
 
     def features(texts: Sequence[str]) -> Array:
         rows = [ids_of(text) for text in texts]

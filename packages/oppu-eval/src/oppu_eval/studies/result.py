@@ -45,7 +45,7 @@ class Picture:
         name: Also the file's name: lower-case letters, digits, underscores and hyphens.
         label: What it shows, for whoever cannot see it.
         caption: What it shows and how to read it.
-        figure: A matplotlib figure, made with :func:`oppu_eval.drawing.make_panels`.
+        figure: A matplotlib figure, made with :func:`oppu_eval.reporting.drawing.make_panels`.
     """
 
     name: str

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 from oppu_core.data.types import User
-from oppu_core.inference import QueryId
-from oppu_core.tasks import Task
+from oppu_core.runs.predictions import QueryId
+from oppu_core.tasks.task import Task
 
-from oppu_eval.evaluate import queries_with_gold, query_statistics
-from oppu_eval.metrics import Array, Metric, total
-from oppu_eval.significance import RESAMPLES, Comparison, bootstrap, generator, paired
+from oppu_eval.scoring.evaluate import queries_with_gold, query_statistics
+from oppu_eval.scoring.metrics import Array, Metric, total
+from oppu_eval.scoring.significance import RESAMPLES, Comparison, bootstrap, generator, paired
 from oppu_eval.studies.result import Column
 
 

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from oppu_core.prompts import parse_method
-from oppu_core.tasks import Task
+from oppu_core.prompting.methods import parse_method
+from oppu_core.tasks.task import Task
 
-from oppu_eval.evaluate import same_prompt
-from oppu_eval.metrics import Metric
+from oppu_eval.scoring.evaluate import same_prompt
+from oppu_eval.scoring.metrics import Metric
 from oppu_eval.studies.picture import Panel, Series
 from oppu_eval.studies.result import Column, Kind
 from oppu_eval.studies.scoring import COUNT_COLUMNS, VALUE_COLUMNS, Scored, difference, difference_columns
@@ -136,7 +136,7 @@ def sure(interval: tuple[float, float] | None) -> str:
 
 def told(value: float, interval: tuple[float, float] | None) -> str:
     """``+.123 [+.050, +.196]``."""
-    from oppu_eval.table import signed
+    from oppu_eval.reporting.table import signed
 
     if interval is None:
         return signed(value)

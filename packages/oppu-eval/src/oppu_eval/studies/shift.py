@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, ClassVar
 from oppu_core.data.dataset import Dataset
 from oppu_core.data.types import User
 from oppu_core.errors import ConfigError
-from oppu_core.models import base_folder, base_skeleton, load_base
+from oppu_core.modeling.base import base_folder, base_skeleton, load_base
 from oppu_core.training.config import resolve_preset
 
-from oppu_eval.metrics import Metric, metrics_for
-from oppu_eval.paper import paper_shift
+from oppu_eval.reporting.paper import paper_shift
+from oppu_eval.scoring.metrics import Metric, metrics_for
 from oppu_eval.studies import histories
-from oppu_eval.studies.ground import Done, Ground, Work
+from oppu_eval.studies.context import Done, Ground, Work
 from oppu_eval.studies.picture import READING, draw_settings
 from oppu_eval.studies.result import Picture, Result, Table
 from oppu_eval.studies.scoring import Scored

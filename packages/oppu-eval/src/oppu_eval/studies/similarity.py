@@ -11,13 +11,13 @@ from oppu_core.data.dataset import Dataset
 from oppu_core.data.sample import planted_likeness
 from oppu_core.data.types import User
 from oppu_core.errors import ConfigError, DataError
-from oppu_core.pipeline import find_work
-from oppu_core.prompts import parse_method
-from oppu_core.store import Store
+from oppu_core.prompting.methods import parse_method
+from oppu_core.runs.variants import find_work
+from oppu_core.storage.store import Store
 
-from oppu_eval.metrics import Array
-from oppu_eval.paper import paper_cosine_range
-from oppu_eval.significance import generator
+from oppu_eval.reporting.paper import paper_cosine_range
+from oppu_eval.scoring.metrics import Array
+from oppu_eval.scoring.significance import generator
 from oppu_eval.studies.adapter_cosines import (
     State,
     average,
@@ -28,7 +28,7 @@ from oppu_eval.studies.adapter_cosines import (
     update_cosines,
     user_interval,
 )
-from oppu_eval.studies.ground import Done, Ground, Work, sample_seed
+from oppu_eval.studies.context import Done, Ground, Work, sample_seed
 from oppu_eval.studies.result import Column, Picture, Result, Table
 from oppu_eval.studies.similarity_picture import Group, draw
 from oppu_eval.studies.study import Plain

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from oppu_eval.drawing import ACCENT, GRID, INK, MUTED, STYLE, heading, make_panels
-from oppu_eval.metrics import Array
+from oppu_eval.reporting.drawing import ACCENT, GRID, INK, MUTED, STYLE, heading, make_panels
+from oppu_eval.scoring.metrics import Array
 
 PAPER_RANGE = (0.4, 0.7)  # "generally range from 0.4 to 0.7" (section 6 and Figure 7)
 _BINS = 50

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
-from oppu_eval.studies.ground import Done, Ground, Work
+from oppu_eval.studies.context import Done, Ground, Work
 from oppu_eval.studies.result import Result
 
 FOUR = ("non_personalized", "rag_k1", "oppu_k0", "oppu_rag_k1")  # the columns of the paper's Table 3

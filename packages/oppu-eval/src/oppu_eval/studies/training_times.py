@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from oppu_core.data.types import HistoryItem, User
 from oppu_core.errors import ConfigError, DataError, TrainingError
-from oppu_core.tasks import Task
+from oppu_core.tasks.task import Task
 
 if TYPE_CHECKING:
-    from oppu_core.models import Base
-    from oppu_core.packing import TokenizedExample
-    from oppu_core.prompts import PromptMaker
+    from oppu_core.modeling.base import Base
+    from oppu_core.modeling.packing import TokenizedExample
+    from oppu_core.prompting.builder import PromptMaker
     from oppu_core.training.config import TrainConfig
     from oppu_core.training.loop import Trained
 
@@ -182,7 +182,7 @@ def measure(
         DataError: an item does not fit into the base's context, or `done` are not of these trainings.
         TrainingError: a training fails.
     """
-    from oppu_core.training.peft_methods import adapter_state, attach
+    from oppu_core.modeling.adapters import adapter_state, attach
 
     task = maker.task
     if len(set(sizes)) < 2 or min(sizes) < 1 or repeats < 1:
@@ -226,7 +226,7 @@ def _shapes(sizes: Sequence[int]) -> Iterator[tuple[Axis, int, int]]:
 
 def _rows(base: "Base", maker: "PromptMaker", user: User) -> "list[TokenizedExample]":
     """The user's training examples, none of them lost or cut."""
-    from oppu_core.packing import tokenize
+    from oppu_core.modeling.packing import tokenize
 
     examples = list(maker.history_examples("base", user))
     read = [f"{example.prompt} {example.answer}" for example in examples]

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from oppu_core.data.sample.likeness import same_order
 from oppu_core.data.sample.words import JOBS, NAMES, TOWNS
-from oppu_core.tasks import Task
+from oppu_core.tasks.task import Task
 
 NOISE = 0.04  # how often a user picks another of the evoked labels
 EVOKED = 3

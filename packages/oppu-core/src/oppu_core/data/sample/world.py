@@ -27,7 +27,7 @@ from oppu_core.data.sample.titles import TitleGrammar
 from oppu_core.data.sample.tweets import TweetGrammar
 from oppu_core.data.types import SPLITS, HistoryItem, Query, Split, User
 from oppu_core.errors import ConfigError
-from oppu_core.tasks import Task
+from oppu_core.tasks.task import Task
 
 Audience = Literal["others", "test", "pretraining"]
 _SHARE: Mapping[Audience, range] = {"test": range(0, 8), "others": range(8, 12), "pretraining": range(12, 16)}

@@ -1,8 +1,0 @@
-"""How it works, for somebody who has never heard of adapters: six sentences and one picture, as HTML."""
-
-from oppu_demo.pages import render
-
-
-def about_view() -> str:
-    """The page "How it works"."""
-    return render("about.html.j2")

@@ -1,0 +1,292 @@
+"""What the page knows and does, without its controls."""
+
+import contextlib
+import dataclasses
+import functools
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from oppu_core.data.types import Query, User
+from oppu_core.errors import ConfigError, DataError, OppuError
+from oppu_core.process import release_memory
+from oppu_core.prompting.methods import parse_method
+from oppu_core.runs.asking import asked_query
+from oppu_core.storage.store import WEIGHTS_FILE, Store
+from oppu_core.tasks.task import Task
+from oppu_eval.reporting.examples import shorten
+from oppu_eval.scoring.metrics import metrics_for
+from oppu_eval.scoring.run_results import read_results, results_path
+
+from oppu_demo.engine import Engine
+from oppu_demo.sessions import Session, Sessions
+from oppu_demo.views.comparison import Column, compare_view, default_methods
+from oppu_demo.views.person import Adapter, Habits, habit_line, habits, person_view
+
+# Stands for the visitor among the people of a run, whose ids may be any text.
+YOU = "you-e6f0b1d2c3a94857"
+UNUSED_SECONDS = 3600.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What a comparison was about, and what came of it."""
+
+    task: str
+    question: str
+    gold: str | None
+    columns: tuple[Column, ...]
+
+
+class Page:
+    """One for all visitors.
+
+    Args:
+        engine: The run's base and adapters.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.sessions = Sessions()
+        self._by_visit: dict[str, Session] = {}
+        self._asked: dict[str, Asked] = {}
+        self._facing: dict[str, tuple[str, str]] = {}
+        self._lock = threading.Lock()
+        # Told of every visit that is forgotten: whatever shows the page may keep texts of its own.
+        self.on_forget: Callable[[str], object] = lambda visit: None
+        self.everybody = functools.cache(self._everybody)
+        self._ending = threading.Event()
+        threading.Thread(target=self._expire, name="expire sessions", daemon=True).start()
+
+    def close(self) -> None:
+        """Remove what all visitors left."""
+        self._ending.set()
+        self.sessions.close()
+
+    def _expire(self) -> None:
+        while not self._ending.wait(60):
+            self.sessions.expire(UNUSED_SECONDS)
+            with self._lock:
+                over = [visit for visit, one in self._by_visit.items() if one.ended]
+            for visit in over:
+                self.forget(visit)
+            release_memory()
+
+    def session(self, visit: str | None) -> Session:
+        """A visitor's session, a new one if there is none or it is over.
+
+        Raises:
+            ConfigError: nobody says whose.
+        """
+        if not visit:
+            raise ConfigError("Send a session_hash of your own, which nobody can guess; gradio_client does.")
+        with self._lock:
+            session = self._by_visit.get(visit)
+            if session is None or session.ended:
+                session = self._by_visit[visit] = self.sessions.new()
+            session.touch()
+            return session
+
+    def known(self, visit: str | None) -> Session | None:
+        """A visitor's session, if there is one."""
+        return self._by_visit.get(visit or "")
+
+    def forget(self, visit: str | None) -> None:
+        """Remove everything of a visitor's."""
+        with self._lock:
+            session = self._by_visit.pop(visit or "", None)
+            self._asked.pop(visit or "", None)
+            self._facing.pop(visit or "", None)
+        if session:
+            trained = session.own is not None
+            self.sessions.forget(session)
+        self.on_forget(visit or "")
+        if session and trained:
+            release_memory()
+
+    def task(self, name: str) -> Task:
+        """A task of the run.
+
+        Raises:
+            ConfigError: it has none of this name.
+        """
+        if name not in self.engine.tasks:
+            raise ConfigError(f"There is no task {name!r} here; there are {', '.join(self.engine.tasks)}.")
+        return self.engine.tasks[name]
+
+    def person(self, task: str, user_id: str, session: Session | None) -> User:
+        """One of the run's users, or the visitor.
+
+        Raises:
+            DataError: there is nobody of this id.
+        """
+        own = session.own if session else None
+        if user_id == YOU:
+            if own is None or own.task != task:
+                raise DataError("You have no adapter for this task; train one in “Your own history”.")
+            return own.user
+        if user_id not in self.engine.users(task):
+            raise DataError(f"There is no user {user_id!r}.")
+        return self.engine.users(task)[user_id]
+
+    def people(self, task: str, session: Session | None) -> list[tuple[str, str]]:
+        """(label, id) of everybody who can be asked for."""
+        own = session.own if session else None
+        mine = [("You", YOU)] if own is not None and own.task == task else []
+        return mine + self._people(task)
+
+    def habit(self, task: str, user: User) -> str:
+        """A line on what a person usually does."""
+        return habit_line(self.task(task), user)
+
+    def _people(self, task: str) -> list[tuple[str, str]]:
+        users = self.engine.users(task).items()
+        return [(f"{shorten(user_id, 40)} · {len(user.history):,} items", user_id) for user_id, user in users]
+
+    def queries(self, task: str, user: User) -> list[tuple[str, str]]:
+        """(label, id) of a user's test queries."""
+        field = self.task(task).long_field
+        return [(shorten(" ".join(query.fields[field].split()), 90), query.id) for query in user.queries]
+
+    def telling(self, task: str) -> tuple[str, str]:
+        """A user and a query to start with: where the adapter has helped in the run, if anywhere."""
+        personal = next(name for name in self.engine.methods if parse_method(name).personal)
+        plain = parse_method(personal).without_adapter.name
+        metric = metrics_for(self.task(task))[0]
+        answers = [self.engine.run.predictions(task, name) for name in (plain, personal)]
+        for user_id, user in self.engine.users(task).items():
+            gains = {}
+            for query in user.queries:
+                key = user_id, query.id
+                if query.gold is not None and all(key in one for one in answers):
+                    before, after = (metric.score([one[key]], [query.gold]) for one in answers)
+                    gains[key] = metric.sign * (after - before)
+            if gains and max(gains.values()) > 0:
+                return max(gains, key=lambda key: gains[key])
+        first = next(iter(self.engine.users(task).values()))
+        return first.user_id, first.queries[0].id if first.queries else ""
+
+    def question(self, task: str, user: User, query_id: str | None, texts: Sequence[str]) -> Query:
+        """One of the user's queries, or a new one that may see their whole history.
+
+        Raises:
+            DataError: there is no such query.
+            ConfigError: a text is missing or too long.
+        """
+        if query_id is not None:
+            found = next((query for query in user.queries if query.id == query_id), None)
+            if found is None:
+                raise DataError("Choose one of their queries first.")
+            return found
+        fields = dict(zip(self.task(task).input_fields, [text or "" for text in texts], strict=False))
+        for name, text in fields.items():
+            if not text.strip():
+                raise ConfigError(f"Write the {name.replace('_', ' ')} first.")
+            if len(text) > 10_000:
+                raise ConfigError(
+                    f"The {name.replace('_', ' ')} has more than 10,000 characters; shorten it."
+                )
+        return asked_query(user, fields)
+
+    def chosen(self, methods: Sequence[str] | None) -> list[str]:
+        """Methods in the run's order; those of the start if none is chosen.
+
+        Raises:
+            ConfigError: the run does not have one of them.
+        """
+        for name in methods or ():
+            if name not in self.engine.methods:
+                raise ConfigError(
+                    f"There is no method {name!r} here; there are {', '.join(self.engine.methods)}."
+                )
+        return [
+            name for name in self.engine.methods if name in (methods or default_methods(self.engine.methods))
+        ]
+
+    def compare(
+        self, task: str, user: User, query: Query, methods: Sequence[str], session: Session | None
+    ) -> Iterator[Asked]:
+        """A comparison as its answers come in."""
+        own = session.own if session else None
+        adapters = own.adapters if own is not None and own.user is user else None
+        columns = {name: Column(name) for name in methods}
+        asked = Asked(task, query.fields[self.task(task).long_field], query.gold, tuple(columns.values()))
+        yield asked
+        for name in methods:
+            try:
+                columns[name] = Column(name, self.engine.answer(task, name, user, query, adapters))
+            except OppuError as error:
+                columns[name] = Column(name, problem=str(error))
+            except KeyError:  # forgotten meanwhile
+                columns[name] = Column(name, problem="This adapter has been forgotten.")
+            yield dataclasses.replace(asked, columns=tuple(columns.values()))
+
+    def keep(self, visit: str | None, asked: Asked | None) -> None:
+        """Note a visitor's latest comparison; None for none."""
+        with self._lock:
+            if asked is not None and visit in self._by_visit:
+                self._asked[visit] = asked
+            else:
+                self._asked.pop(visit or "", None)
+
+    def turn_to(self, visit: str | None, task: str, user_id: str) -> None:
+        """Note whom a visitor has before them."""
+        with self._lock:
+            if visit in self._by_visit:
+                self._facing[visit] = task, user_id
+
+    def facing(self, visit: str | None) -> tuple[str, str]:
+        """The task and the person that a visitor has before them."""
+        first = next(iter(self.engine.tasks))
+        return self._facing.get(visit or "") or (first, self.telling(first)[0])
+
+    def latest(self, visit: str | None) -> Asked | None:
+        """A visitor's latest comparison."""
+        return self._asked.get(visit or "")
+
+    def shown(self, asked: Asked, reveal: bool) -> str:
+        """A comparison's cards."""
+        return compare_view(self.task(asked.task), asked.question, asked.columns, asked.gold, reveal)
+
+    def portrait(self, task: str, user: User, session: Session) -> str:
+        """What there is to know about a person."""
+        own = session.own
+        of_the_run = own is None or own.user is not user
+        if own is not None and not of_the_run:
+            adapters = [
+                Adapter(
+                    variant, dataclasses.asdict(own.facts[variant]), _bytes(state), losses=own.losses[variant]
+                )
+                for variant, state in own.adapters.items()
+            ]
+        else:
+            adapters = self._stored(task, user)
+        profile = self.engine.profile(task, user)
+        named = user if of_the_run else dataclasses.replace(user, user_id="You")
+        return person_view(self.task(task), named, self.everybody(task), profile, adapters)
+
+    def _stored(self, task: str, user: User) -> list[Adapter]:
+        adapters = []
+        with contextlib.closing(Store(self.engine.run.store_path)) as store:
+            for variant, key in self.engine.keys(task, user).items():
+                entry = next((one for one in store.entries(key.config_id) if one.folder == key.folder), None)
+                if entry is None:
+                    adapters.append(Adapter(variant, problem="not trained yet"))
+                elif entry.status != "ok":
+                    adapters.append(Adapter(variant, problem=entry.reason or "training failed"))
+                else:
+                    file = store.path / entry.folder / WEIGHTS_FILE
+                    size = file.stat().st_size if file.exists() else None
+                    adapters.append(Adapter(variant, entry.facts, size))
+        return adapters
+
+    def _everybody(self, task: str) -> Habits:
+        return habits(self.task(task), self.engine.users(task).values())
+
+    def results(self) -> dict[str, Any] | None:
+        """The run's results, if it has been evaluated."""
+        return read_results(self.engine.run) if results_path(self.engine.run).exists() else None
+
+
+def _bytes(state: Any) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in state.values())

@@ -1,0 +1,8 @@
+"""How it works, for somebody who has never heard of adapters: six sentences and one picture, as HTML."""
+
+from oppu_demo.templating import render
+
+
+def about_view() -> str:
+    """The page "How it works"."""
+    return render("about.html.j2")

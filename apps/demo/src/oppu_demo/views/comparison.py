@@ -1,0 +1,160 @@
+"""The answers of several methods side by side, as HTML: what is said, where it differs, what it stands on."""
+
+import dataclasses
+import difflib
+from collections.abc import Sequence
+
+from oppu_core.prompting.methods import parse_method
+from oppu_core.tasks.task import Task
+from oppu_eval.reporting.findings import describe_method
+from oppu_eval.scoring.metrics import metrics_for
+
+from oppu_demo.engine import Answered
+from oppu_demo.templating import render
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """One method's place in a comparison.
+
+    Attributes:
+        method: The method's name.
+        answered: Its answer; None while it is awaited.
+        problem: Why there will be none.
+    """
+
+    method: str
+    answered: Answered | None = None
+    problem: str = ""
+
+
+def default_methods(methods: Sequence[str]) -> list[str]:
+    """The five to be shown first: nothing, retrieval, profile, adapter, adapter with retrieval or profile."""
+    parsed = {name: parse_method(name) for name in methods}
+    kinds = [
+        [name for name, m in parsed.items() if not m.personal and m.variant == "base"],
+        [name for name, m in parsed.items() if not m.personal and m.k and not m.profile
+         and m.retriever != "random"],
+        [name for name, m in parsed.items() if not m.personal and m.profile],
+        [name for name, m in parsed.items() if m.personal and m.variant == "base"],
+        [name for name, m in parsed.items() if m.personal and m.variant != "base"],
+    ]  # fmt: skip
+    chosen = {kind[0] for kind in kinds if kind}
+    return [name for name in methods if name in chosen]
+
+
+def title_of(method: str) -> str:
+    """A method's name for people."""
+    parsed = parse_method(method)
+    parts = ["OPPU"] if parsed.personal else []
+    if parsed.profile:
+        parts.append("profile")
+    if parsed.retriever == "random":
+        parts.append(f"{parsed.k} item{'s' * (parsed.k > 1)} of others")
+    elif parsed.k:
+        kind = "latest" if parsed.retriever == "recent" else "similar"
+        parts.append(f"{parsed.k} {kind} item{'s' * (parsed.k > 1)}")
+    short = {"profile": "PAG: profile"}
+    if not parsed.personal and parsed.retriever == "bm25" and not parsed.profile:
+        return f"RAG: {parts[0]}"
+    if not parsed.personal and parts == ["profile"]:
+        return short["profile"]
+    if not parsed.personal and parsed.profile:
+        return "PAG: " + " + ".join(parts)
+    return " + ".join(parts) or "Not personalized"
+
+
+def tagline_of(method: str) -> str:
+    """What a method knows of the person, in one line."""
+    parsed = parse_method(method)
+    items = {
+        "random": "some others’ item",
+        "recent": "their latest item",
+        "bm25": "their most similar item",
+    }
+    seen = [f"{items[parsed.retriever]}{'s' * (parsed.k > 1)}"] if parsed.retriever else []
+    if parsed.profile:
+        seen.append("a text about them")
+    prompt = f"sees {' and '.join(seen)}" if seen else ""
+    if parsed.personal:
+        return f"Has learnt from their past{', and ' + prompt if prompt else ''}."
+    return f"{prompt[:1].upper()}{prompt[1:]}." if prompt else "Knows nothing of the person."
+
+
+def compare_view(
+    task: Task,
+    question: str,
+    columns: Sequence[Column],
+    gold: str | None = None,
+    reveal: bool = False,
+) -> str:
+    """The cards of a comparison.
+
+    Args:
+        task: What was asked.
+        question: The query's text.
+        columns: In the order of the page.
+        gold: The user's own answer, if it is known.
+        reveal: Show it, and hold the answers against it.
+    """
+    plain = next((c.answered.text for c in columns if c.answered and not _personal(c.method)), None)
+    shown = gold if reveal else None
+    cards = [_card(task, column, plain, shown) for column in columns]
+    return render("compare.html.j2", task=task, question=question, cards=cards, gold=gold, reveal=reveal)
+
+
+def _personal(method: str) -> bool:
+    return parse_method(method).personal
+
+
+def _card(task: Task, column: Column, plain: str | None, gold: str | None) -> dict[str, object]:
+    answered = column.answered
+    card: dict[str, object] = {
+        "method": column.method,
+        "title": title_of(column.method),
+        "tagline": tagline_of(column.method),
+        "about": describe_method(column.method),
+        "personal": _personal(column.method),
+        "problem": column.problem,
+        "answered": answered,
+    }
+    if answered is None:
+        return card
+    differs = plain is not None and answered.text != plain
+    card |= {
+        "words": _marked(answered.text, plain) if differs else [(answered.text, False)] * bool(answered.text),
+        "seconds": _seconds(answered.seconds),
+        "items": [task.history_line(item.fields) for item in answered.prompt.retrieved],
+    }
+    if gold is not None:
+        card |= _verdict(task, answered.text, gold)
+    return card
+
+
+def _seconds(seconds: float) -> str:
+    return f"{1000 * seconds:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
+
+
+def _marked(text: str, plain: str | None) -> list[tuple[str, bool]]:
+    """The text in pieces, each with whether it differs from the plain answer."""
+    words, others = text.split(), (plain or "").split()
+    pieces: list[tuple[str, bool]] = []
+    matcher = difflib.SequenceMatcher(
+        a=[word.lower() for word in others], b=[word.lower() for word in words], autojunk=False
+    )
+    for kind, _, _, start, end in matcher.get_opcodes():
+        if end > start:
+            pieces.append((" ".join(words[start:end]), kind != "equal"))
+    return pieces
+
+
+def _verdict(task: Task, text: str, gold: str) -> dict[str, object]:
+    """How an answer does against the user's own."""
+    metric = metrics_for(task)[0]
+    score = metric.score([text], [gold])
+    if task.kind == "generation":
+        return {"verdict": f"{metric.title} {score:.2f}", "good": score >= 0.5}
+    right = score == (0 if task.kind == "rating" else 1)
+    if task.kind == "rating" and not right:
+        return {"verdict": f"off by {score:g}", "good": False}
+    return {"verdict": "right" if right else "wrong", "good": right}

@@ -1,0 +1,1 @@
+"""The ``oppu`` command: commands parse, call and print."""

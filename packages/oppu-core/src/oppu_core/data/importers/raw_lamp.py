@@ -1,0 +1,330 @@
+"""Raw LaMP, split by user or by time: ``{split}_questions.json``, each question with its own profile.
+
+The profiles of a user's questions are merged into one history, of which each question sees a prefix. The
+questions of a user may be anywhere in files of gigabytes: the first pass notes where they stand, the second
+reads them again, user by user.
+"""
+
+import contextlib
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+from oppu_core.data.importers.group_by_user import Spill, longest
+from oppu_core.data.importers.json_stream import decode, read_records
+from oppu_core.data.importers.lamp_files import (
+    detect_task,
+    list_in,
+    read_labels,
+    read_lamp_id,
+    sample_records,
+)
+from oppu_core.data.parsing import (
+    Intake,
+    OnProgress,
+    as_id,
+    as_list,
+    as_object,
+    as_user_id,
+    at_of,
+    described,
+    digest,
+    id_of,
+    newest_first,
+)
+from oppu_core.data.rejected import Place, Rejects, Unusable
+from oppu_core.data.types import HistoryItem, Query, User
+from oppu_core.errors import DataError
+from oppu_core.tasks.task import Task
+
+SPLITS = ("train", "dev", "test")
+TestSplit = Literal["dev", "test"]
+_QUESTIONS = re.compile(r"(.+)_questions\.json")
+
+
+def question_files(path: Path) -> dict[str, Path]:
+    """The questions of each split, in a folder, in its folders ``train``, ``dev`` and ``test``, or a file.
+
+    Raises:
+        DataError: a split has two files.
+    """
+    if match := _QUESTIONS.fullmatch(path.name) if path.is_file() else None:
+        return {match[1]: path}
+    files = {}
+    for split in SPLITS:
+        name = f"{split}_questions.json"
+        found = [file for file in (path / name, path / split / name) if file.exists()]
+        if len(found) > 1:
+            raise DataError(f"{found[0]} and {found[1]} are the same questions; remove one of them.")
+        if found:
+            files[split] = found[0]
+    return files
+
+
+class RawLamp:
+    """Files in LaMP's layout; a :class:`oppu_core.data.parsing.Reader`."""
+
+    def __init__(
+        self,
+        path: Path,
+        task: Task | None = None,
+        test_users: int | None = None,
+        test_split: TestSplit | None = None,
+    ) -> None:
+        """Find the files and, unless it is given, the task.
+
+        Args:
+            path: The folder, or one file of questions.
+            task: The task, told by the files if it is not given.
+            test_users: How many users, those with the longest histories, become test users
+                (:func:`oppu_core.data.importers.group_by_user.longest`).
+            test_split: The split whose users are the test users instead; its questions are all that they are
+                asked. The others are the users of the other splits.
+
+        Raises:
+            DataError: a file is missing or unusable, or the task cannot be told.
+        """
+        self._questions = question_files(path)
+        if not self._questions:
+            names = ", ".join(f"{split}_questions.json" for split in SPLITS)
+            problem = f"has none of {names}" if path.exists() else "does not exist"
+            raise DataError(f"{path} {problem}; give the folder of LaMP's files, or one file of questions.")
+        self._test_users, self._test_split = test_users, test_split
+        self._asked = 0
+        if test_split:
+            self._take_split(path, test_split)
+        self.source: dict[str, Any] = {"kind": "lamp"}
+        self.notes: list[str] = []
+        self.task = task or self._detect(path)
+
+    def _take_split(self, path: Path, test_split: TestSplit) -> None:
+        """Keep what a split needs, its own file first: so its questions keep LaMP's ids."""
+        needed = ["train_questions.json", "train_outputs.json", f"{test_split}_questions.json"]
+        found = {file.name for file in [*self._questions.values(), *self._outputs().values()]}
+        if missing := [name for name in needed if name not in found]:
+            raise DataError(
+                f"{path}: --test-split {test_split} also needs {', '.join(missing)}. Give a folder "
+                f"with {', '.join(needed)}: `oppu data download … --split user --parts train,{test_split}`."
+            )
+        # Where dev is asked, test stays apart: it has no golds to learn from.
+        splits = [test_split, "train", *(["dev"] if test_split == "test" else [])]
+        self._questions = {split: self._questions[split] for split in splits if split in self._questions}
+
+    def _outputs(self) -> dict[str, Path]:
+        """The files of golds that are there (LaMP withholds those of its test questions)."""
+        files = {
+            split: file.with_name(file.name.replace("_questions.json", "_outputs.json"))
+            for split, file in self._questions.items()
+        }
+        return {split: file for split, file in files.items() if file.exists()}
+
+    def _detect(self, path: Path) -> Task:
+        lamp_id = next((read_lamp_id(file) for file in self._outputs().values()), None)
+        records = sample_records(self._questions.values())
+        samples = ((list_in(record, "profile"), [record.get("input")]) for record in records)
+        return detect_task(path, lamp_id, samples)
+
+    def users(self, scratch: Path, rejects: Rejects, on_progress: OnProgress) -> Iterator[User]:
+        """Yield every user with all questions, the users of `test_split` with those of that split alone.
+
+        A question without `user_id` is a user of its own. The test users are those of `test_split`, or those
+        with the longest histories; the others train the base.
+
+        Raises:
+            DataError: a file is unusable, `test_split` leaves no others, or `rejects` is strict.
+        """
+        outputs = self._outputs()
+        # The same object: whoever holds it sees it completed.
+        self.source.update(files=described([*self._questions.values(), *outputs.values()]))
+        self.source.update(queries_that_see_less=0)
+        golds = {split: read_labels(file, rejects, self.task) for split, file in outputs.items()}
+        places = self._find(scratch, rejects, on_progress)
+        if self._test_split:
+            chosen = self._users_of(self._test_split, places)
+        else:
+            lengths = ((key, max(row[-1] for row in rows or [[-1]])) for key, rows in places.users())
+            chosen = longest(lengths, self._test_users)
+        intake = self.intake = Intake(self.task, rejects)
+        with contextlib.ExitStack() as stack:
+            files = {split: stack.enter_context(file.open("rb")) for split, file in self._questions.items()}
+            size = sum(file.stat().st_size for file in self._questions.values())
+            again = answerable = 0
+            for key, rows in places.users():
+                again += sum(row[3] for row in rows or [])
+                on_progress(size + again, 2 * size)
+                asked = [row for row in rows or [] if row[0] == self._test_split] or rows
+                user = self._user(key, asked, key in chosen, files, golds, intake)
+                if user is not None:
+                    answerable += len(user.queries) if user.split == "test" else 0
+                    yield user
+        if less := self.source["queries_that_see_less"]:
+            self.notes.append(
+                f"{less:,} queries see less than their own profile: it is no prefix of the user's history."
+            )
+        if self._test_split and answerable < self._asked:
+            self.notes.append(
+                f"{self._asked - answerable:,} of the {self._asked:,} questions of {self._test_split} cannot "
+                "be asked (rejected.jsonl says why), and LaMP's scorer takes all or nothing."
+            )
+        self.notes += intake.notes()
+
+    def _users_of(self, test_split: TestSplit, places: Spill) -> set[str]:
+        """The users with a question in a split. Their other questions would be a leak in the task base."""
+        chosen: set[str] = set()
+        others = left_out = 0
+        for key, rows in places.users():
+            elsewhere = [row for row in rows or [] if row[0] != test_split]
+            if len(elsewhere) < len(rows or []):
+                chosen.add(key)
+                left_out += len(elsewhere)
+            else:
+                others += 1
+        file = self._questions[test_split]
+        if chosen and not others:
+            raise DataError(
+                f"{file}: every user has questions here, as in LaMP's split by time, so --test-split "
+                f"{test_split} leaves nobody to train the task base. Import with --test-users instead, or "
+                "take the split by user (`oppu data download … --split user`)."
+            )
+        self.source.update(test_split=test_split, questions_left_out=left_out)
+        if left_out:
+            self.notes.append(
+                f"{left_out:,} questions of the other files are left out: their users are in {file.name}, "
+                "too, as in LaMP's split by time, and who is tested must not train the task base."
+            )
+        return chosen
+
+    def _find(self, scratch: Path, rejects: Rejects, on_progress: OnProgress) -> Spill:
+        """Where each user's questions stand: (split, number, start, size, query id, length of profile)."""
+        total = sum(file.stat().st_size for file in self._questions.values())
+        places, done, earlier = Spill(scratch / "questions", total // 100), 0, set[bytes]()
+
+        def count(size: int) -> None:
+            nonlocal done
+            done += size
+            on_progress(done, 2 * total)
+
+        for split, file in self._questions.items():
+            own: set[bytes] = set()
+            for number, (start, size, value) in enumerate(read_records(file, count), 1):
+                self._asked += split == self._test_split
+                try:
+                    question = as_object(value)
+                    question_id = as_id(question, "id")
+                    nameless = question.get("user_id") is None
+                    user_id = "" if nameless else as_user_id(question)
+                    length = len(as_list(question, "profile"))
+                    if (known := digest(question_id)) in own:
+                        raise Unusable("id occurs twice in the file")
+                except Unusable as problem:
+                    rejects.add(Place(file, number), f"question{id_of(value)}", problem, value)
+                    continue
+                own.add(known)
+                query_id = f"{split}/{question_id}" if known in earlier else question_id
+                # A user id and a question's id of the same letters are two users.
+                key = f"question {query_id}" if nameless else f"user {user_id}"
+                places.add(key, [split, number, start, size, query_id, length])
+            earlier |= own
+        return places
+
+    def _user(
+        self,
+        key: str,
+        rows: list[Any] | None,
+        is_test: bool,
+        files: Mapping[str, BinaryIO],
+        golds: Mapping[str, Mapping[str, str]],
+        intake: Intake,
+    ) -> User | None:
+        user_id = key.partition(" ")[2]
+        split, number, *_ = rows[0] if rows else (next(iter(files)), None)
+        first = Place(self._questions[split], number, user_id)
+        known: dict[str, int | None] = {}
+        items: list[HistoryItem] = []
+        profiles: list[list[int]] = []
+        queries: list[tuple[Query, int]] = []
+        try:
+            if rows is None:
+                raise Unusable("has too many questions")
+            intake.new_user(first)
+            for split, number, start, size, query_id, _ in rows:
+                place = Place(self._questions[split], number, user_id)
+                question = self._again(place, files[split], start, size)
+                indices = (self._index(value, place, known, items, intake) for value in question["profile"])
+                profiles.append(list(dict.fromkeys(index for index in indices if index is not None)))
+                gold = golds.get(split, {}).get(question["id"])
+                asked = {"id": query_id, "input": question.get("input"), "gold": gold}
+                if (query := intake.query(place, asked, 0)) is not None:
+                    queries.append((query, len(profiles) - 1))
+            dates = [item.date for item in items]
+            if newest_first([dates[index] for index in max(profiles, key=len, default=[])]):
+                intake.turned += 1
+                profiles = [profile[::-1] for profile in profiles]
+            order, seen = merge(profiles, dates)
+            self.source["queries_that_see_less"] += sum(seen[at] < len(profiles[at]) for _, at in queries)
+            return intake.user(
+                first,
+                "test" if is_test else "others",
+                [items[index] for index in order],
+                [dataclasses.replace(query, history_len=seen[at]) for query, at in queries],
+            )
+        except Unusable as problem:
+            intake.rejects.add(first, "user", problem, {"user_id": user_id, "questions": len(rows or [])})
+            return None
+
+    def _index(
+        self,
+        value: Any,
+        place: Place,
+        known: dict[str, int | None],
+        items: list[HistoryItem],
+        intake: Intake,
+    ) -> int | None:
+        """Where an item is in `items`; most stand in the profiles of all questions, and are checked once."""
+        text = repr(value)
+        if text not in known:
+            item = intake.item(place, value)
+            known[text] = None if item is None else len(items)
+            items += [] if item is None else [item]
+        return known[text]
+
+    def _again(self, place: Place, file: BinaryIO, start: int, size: int) -> dict[str, Any]:
+        try:
+            file.seek(start)
+            question: dict[str, Any] = decode(file.read(size))
+            as_list(as_object(question), "profile")
+            as_id(question, "id")
+            return question
+        except (OSError, ValueError, Unusable):
+            pass
+        raise DataError(f"{place}: the file changed while it was read. Import it again.")
+
+
+def merge(profiles: Sequence[Sequence[int]], dates: Sequence[str | None]) -> tuple[list[int], list[int]]:
+    """One history out of the profiles of a user's questions, and how much of it each question sees.
+
+    A question sees the longest prefix of which every item is in its own profile: never one that it did not
+    have. The history is sorted by date when all items have one; for the rest (ties, or no dates) the items of
+    the shortest profile come first, then what the next one adds, each in its own order. Profiles that only
+    grow, or that are the same, are thus seen as a whole.
+
+    Args:
+        profiles: The different items of each question's profile, as indices into `dates`.
+        dates: The items' dates.
+
+    Returns:
+        The indices in order, and the number of items that each question sees.
+    """
+    first: dict[int, tuple[int, int]] = {}
+    for rank, profile in enumerate(sorted(profiles, key=len)):
+        for place, index in enumerate(profile):
+            first.setdefault(index, (rank, place))
+    dated = all(dates[index] for index in first)
+    order = sorted(first, key=lambda index: (at_of(dates[index] or "") if dated else 0, *first[index]))
+    visible = []
+    for profile in profiles:
+        own = set(profile)
+        visible.append(next((n for n, index in enumerate(order) if index not in own), len(order)))
+    return order, visible

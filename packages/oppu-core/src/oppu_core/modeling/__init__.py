@@ -1,0 +1,1 @@
+"""Bases, tokenizers and adapters; packed rows, many adapters at once, and generation."""

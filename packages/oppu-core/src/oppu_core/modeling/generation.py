@@ -1,0 +1,182 @@
+"""Text in, text out: greedy answers to many prompts at once, and sampled ones.
+
+Knows nothing of users or tasks; a *group* is a list of prompts that one adapter answers. Answers do not
+depend on which prompts share a batch (up to the rounding of products).
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from oppu_core.modeling.adapters import State, soft_prompt
+from oppu_core.modeling.packed_model import PackedModel, prompts
+from oppu_core.modeling.packing import pack, pad_left
+from oppu_core.modeling.stacked_adapters import StackedAdapters, stack_states
+from oppu_core.modeling.tokenizer import TextCodec
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """Random answers; the defaults are the paper's. One query at a time, each with an own seed."""
+
+    temperature: float = 0.1
+    top_k: int = 10
+    top_p: float = 0.9
+    seed: int = 0
+
+
+class AnswerSet:
+    """The token sequences of a set of answers, to keep greedy answers to them.
+
+    Args:
+        codec: The tokenizer.
+        answers: The texts.
+    """
+
+    def __init__(self, codec: TextCodec, answers: Sequence[str]) -> None:
+        self._ends = codec.eos_id
+        rows = [codec.answer_ids(text) for text in answers]
+        self.longest = max(map(len, rows))
+        self._next: dict[tuple[int, ...], list[int]] = {}
+        for row in rows:
+            for length, token in enumerate(row):
+                after = self._next.setdefault(tuple(row[:length]), [])
+                if token not in after:
+                    after.append(token)
+
+    def after(self, written: Sequence[int]) -> list[int]:
+        """The tokens that may come next; the end of text behind a whole answer."""
+        return self._next.get(tuple(written), [self._ends])
+
+    def allow(self, logits_UBV: torch.Tensor, written: Sequence[Sequence[Sequence[int]]]) -> torch.Tensor:
+        """The logits, -inf where no answer of the set goes on."""
+        kept_UBV = torch.full_like(logits_UBV, float("-inf"))
+        for u, b in itertools.product(range(logits_UBV.shape[0]), range(logits_UBV.shape[1])):
+            tokens = self.after(written[u][b])
+            kept_UBV[u, b, tokens] = logits_UBV[u, b, tokens]
+        return kept_UBV
+
+
+def plan_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
+    """Indices in batches of like length, longest first (so that too little memory shows at once)."""
+    order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+def answer_groups(
+    model: Any,
+    codec: TextCodec,
+    groups: Sequence[Sequence[str]],
+    states: Sequence[State] | None,
+    *,
+    max_new_tokens: int,
+    answers: AnswerSet | None = None,
+) -> list[list[str]]:
+    """Greedy answers to groups of prompts, all at once in packed rows.
+
+    The tokens that a group's prompts begin with are read once. Equal to :func:`generate` for each group.
+
+    Args:
+        model: A causal language model that reads packed rows; with an adapter attached if there are states.
+        codec: Its tokenizer.
+        groups: Prompts that leave room for `max_new_tokens` in the context.
+        states: Each group's adapter; None answers without.
+        max_new_tokens: Longest answer.
+        answers: The only answers there are; None for any.
+    """
+    rows = [prompts([codec.prompt_ids(text) for text in group]) for group in groups]
+    stacked = StackedAdapters(model) if states is not None else None
+    plain = model.get_base_model() if stacked else model
+    if stacked and states:
+        stacked.weights = stack_states(states, plain.device)
+    prompt_UVd = stacked.soft_prompt if stacked else None
+    packed = pack(rows, codec.pad_id, virtual=0 if prompt_UVd is None else prompt_UVd.shape[1])
+    with contextlib.ExitStack() as stack:
+        packed_model = stack.enter_context(PackedModel(plain))
+        if stacked:
+            stack.enter_context(stacked.active())
+        written = packed_model.greedy(
+            packed.to(plain.device),
+            max(max_new_tokens, answers.longest) if answers else max_new_tokens,
+            codec.stop_ids,
+            prompt_UVd,
+            answers.allow if answers else None,
+        )
+    return [
+        [codec.answer_text(ids) for ids in theirs[: len(group)]]
+        for theirs, group in zip(written, groups, strict=True)
+    ]
+
+
+def generate(
+    model: Any,
+    codec: TextCodec,
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int,
+    batch_size: int = 32,
+    sampling: Sampling | None = None,
+    answers: AnswerSet | None = None,
+) -> list[str]:
+    """Answers to prompts, in their order, by the model's own ``generate`` over padded batches.
+
+    Prompts are sorted by length and padded on the left. A soft prompt stands between padding and prompt:
+    PEFT's own generation puts it before the padding, at a distance that the batch decides.
+
+    Args:
+        model: A causal language model, with or without adapters, in evaluation mode.
+        codec: Its tokenizer.
+        prompts: Texts that leave room for `max_new_tokens` in the context.
+        max_new_tokens: Longest answer.
+        batch_size: Prompts at a time, where the model's answers do not depend on it; 1 when sampling, so that
+            an answer depends on its own seed alone.
+        sampling: None is greedy.
+        answers: The only answers there are, for greedy ones; None for any.
+    """
+    prefix_Vd = soft_prompt(model)
+    prefix = 0 if prefix_Vd is None else len(prefix_Vd)
+    rows = [[codec.pad_id] * prefix + codec.prompt_ids(prompt) for prompt in prompts]
+    texts = [""] * len(rows)
+    for batch in plan_batches([len(row) for row in rows], 1 if sampling else batch_size):
+        ids_BT, mask_BT = pad_left([rows[index] for index in batch], codec.pad_id)
+        width = ids_BT.shape[1]
+        inputs = {"input_ids": ids_BT.to(model.device)}
+        carrier, start = model, width
+        if prefix_Vd is not None:
+            carrier, start = model.get_base_model(), 0  # asked with embeddings, it returns new tokens alone
+            embeddings_BTd = carrier.get_input_embeddings()(ids_BT.to(model.device)).detach().clone()
+            for b, index in enumerate(batch):
+                first = width - len(rows[index])
+                embeddings_BTd[b, first : first + prefix] = prefix_Vd.detach()
+            inputs = {"inputs_embeds": embeddings_BTd}
+        settings: dict[str, Any] = {"do_sample": False}
+        if answers:
+            settings["prefix_allowed_tokens_fn"] = lambda _, ids, start=start: answers.after(
+                ids[start:].tolist()
+            )
+        if sampling:
+            key = f"{sampling.seed}/{prompts[batch[0]]}".encode()
+            torch.manual_seed(int.from_bytes(hashlib.sha256(key).digest()[:8], "big"))
+            settings = {
+                "do_sample": True,
+                "temperature": sampling.temperature,
+                "top_k": sampling.top_k,
+                "top_p": sampling.top_p,
+            }
+        with torch.inference_mode():
+            output_BT = carrier.generate(
+                **inputs,
+                attention_mask=mask_BT.to(model.device),
+                max_new_tokens=max(max_new_tokens, answers.longest) if answers else max_new_tokens,
+                eos_token_id=codec.stop_ids,
+                pad_token_id=codec.pad_id,
+                **settings,
+            )
+        for b, index in enumerate(batch):
+            texts[index] = codec.answer_text(output_BT[b, start:].tolist())
+    return texts

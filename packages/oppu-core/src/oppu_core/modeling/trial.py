@@ -1,0 +1,178 @@
+"""How a base can be asked: in packed rows, in padded batches, or one prompt at a time. Found by a trial.
+
+Families differ in what they do with masks, positions and caches, and some say so nowhere. So as a base is
+loaded, a few prompts of random tokens go through it in each way that answers are written in, and are held to
+the same prompts one at a time.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+
+from oppu_core.errors import ModelError
+from oppu_core.modeling.packed_model import PackedModel, prompts
+from oppu_core.modeling.packing import TokenizedExample, collate, pack, pad_left
+
+_NEW = 2  # tokens written behind each prompt: one that the prompt foretells, one out of the cache
+_SHARED, _OWN = 9, (6, 12)  # tokens that two prompts begin with, and of their own
+# What settings are called that bound how far attention looks: sliding_window, attention_chunk_size,
+# local_attention, index_topk, original_max_position_embeddings … One too many makes a trial longer, no worse.
+_BOUND = re.compile(r"window|chunk|local|block|top_?k|original_max|extent|distance|floor|sparse|compress")
+
+Rows = Sequence[Sequence[int]]
+Logits = list[torch.Tensor]  # of each prompt
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """What came of it.
+
+    Attributes:
+        not_packed: Why the model cannot read packed rows; None if it can.
+        not_padded: Why its answers would depend on what else is in a padded batch; None if they do not.
+        not_trained_padded: The same of its loss, in batches that are padded on the right; None also where
+            rows can be packed.
+        looks_ahead: Whether a token sees those behind it; then what is learnt is read off the answer.
+    """
+
+    not_packed: str | None = None
+    not_padded: str | None = None
+    not_trained_padded: str | None = None
+    looks_ahead: bool = False
+
+
+def try_out(model: Any, ids: Sequence[int], pad_id: int, context: int) -> Trial:
+    """Ask a model in every way.
+
+    Args:
+        model: A causal language model of ``transformers``, in evaluation mode.
+        ids: The tokens to draw from.
+        pad_id: What stands where there is no token.
+        context: How many tokens prompt and answer may have together.
+
+    Raises:
+        Exception: what the model raises that cannot even be asked one prompt at a time.
+    """
+    draw = torch.Generator().manual_seed(0)
+
+    def some(count: int) -> list[int]:
+        return [ids[index] for index in torch.randint(len(ids), (count,), generator=draw).tolist()]
+
+    shared, *own = (some(count) for count in (_SHARED, *_OWN))
+    rows = [[*shared, *own[0]], [*shared, *own[1]], own[0]]
+    if bound := max(_bounds(model.config.to_dict(), context), default=0):
+        rows.append(some(bound + _SHARED))  # shorter ones do not show what happens beyond it
+    rows = [row[: context - _NEW] for row in rows]
+    written = some(_NEW)
+    with torch.inference_mode():
+        looks_ahead = _looks_ahead(model, shared, own[0][0])
+        alone = [_generated(model, [row], written, pad_id)[0] for row in rows]
+        not_packed = _fault(
+            model, alone, "with its attention exchanged", lambda: _packed(model, rows, written)
+        )
+        not_padded = _fault(
+            model, alone, "in padded batches", lambda: _generated(model, rows, written, pad_id)
+        )
+        not_trained_padded = not_packed and _fault(
+            model,
+            [_right_padded(model, [row], pad_id)[0] for row in rows],
+            "in batches padded on the right",
+            lambda: _right_padded(model, rows, pad_id),
+        )
+    return Trial(not_packed, not_padded, not_trained_padded, looks_ahead)
+
+
+def _looks_ahead(model: Any, row: Sequence[int], other_end: int) -> bool:
+    """Whether another last token changes what comes before it."""
+    one, other = (
+        model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits[0, :-1].float()
+        for ids in (row, [*row[:-1], other_end])
+    )
+    return not bool((one - other).abs().max() <= (1e-4 if _exact(model) else 0.02) * one.abs().max())
+
+
+def _exact(model: Any) -> bool:
+    return model.dtype == torch.float32 and not getattr(model, "is_quantized", False)
+
+
+def _bounds(value: Any, context: int, name: str = "") -> Iterator[int]:
+    """The numbers in a configuration, however deep, that a prompt can be longer than and that may matter."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _bounds(inner, context, name if _BOUND.search(name) else str(key))
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _bounds(inner, context, name)
+    elif type(value) is int and 0 < value < context and _BOUND.search(name):
+        yield value
+
+
+def _fault(model: Any, alone: Logits, how: str, way: Callable[[], Logits]) -> str | None:
+    """What is wrong with a way; None if it gives the logits of one prompt at a time."""
+    name = type(model).__name__
+    try:
+        logits = way()
+    except ModelError as error:
+        return f"{name} {error}"
+    except Exception as error:  # whatever a family that we do not know does with what it is given
+        said = " ".join(str(error).split())[:200]
+        return f"{name} cannot be asked {how} ({type(error).__name__}: {said})"
+    pairs = zip(logits, alone, strict=True)
+    off = torch.stack([(ours - one).abs().max() / one.abs().max() for ours, one in pairs]).max()
+    if bool(off <= (1e-3 if _exact(model) else 0.1)):
+        return None
+    return f"{name} gives other answers {how} (off by {float(off):.2g})"
+
+
+def _generated(model: Any, rows: Rows, written: Sequence[int], pad_id: int) -> Logits:
+    """The logits [_NEW, V] by the model's own ``generate``, asked as :mod:`~oppu_core.modeling.generation` does."""
+    ids_BT, mask_BT = pad_left(rows, pad_id)
+    width = ids_BT.shape[1]
+    output = model.generate(
+        input_ids=ids_BT.to(model.device),
+        attention_mask=mask_BT.to(model.device),
+        max_new_tokens=_NEW,
+        pad_token_id=pad_id,
+        do_sample=False,
+        prefix_allowed_tokens_fn=lambda _, ids: [written[len(ids) - width]],
+        return_dict_in_generate=True,
+        output_logits=True,
+    )
+    return list(torch.stack(output.logits, dim=1).float())
+
+
+def _packed(model: Any, rows: Rows, written: Sequence[int]) -> Logits:
+    """The logits [_NEW, V] in packed rows, of which the first holds the first two prompts."""
+    seen: list[torch.Tensor] = []
+
+    def allow(logits_UBV: torch.Tensor, _: Any) -> torch.Tensor:
+        seen.append(logits_UBV.float())
+        forced_UBV = torch.full_like(logits_UBV, float("-inf"))
+        forced_UBV[..., written[len(seen) - 1]] = 0
+        return forced_UBV
+
+    users = [prompts(rows[:2]), *(prompts([row]) for row in rows[2:])]
+    with PackedModel(model) as packed_model:
+        packed_model.greedy(pack(users, written[0]).to(model.device), _NEW, [], allow=allow)
+        asked = len(packed_model.reading.layers) if packed_model.reading else 0
+    layers = getattr(model.config.get_text_config(decoder=True), "num_hidden_layers", asked)
+    if not 0 < asked == layers:
+        raise ModelError(f"has {layers} layers, of which {asked} take another attention")
+    logits_UBNV = torch.stack(seen, dim=2)
+    return [logits_UBNV[0, 0], logits_UBNV[0, 1], *logits_UBNV[1:, 0]]
+
+
+def _right_padded(model: Any, rows: Rows, pad_id: int) -> Logits:
+    """The logits [V] behind each row, asked as :mod:`oppu_core.training.loop` does."""
+    batch = collate([TokenizedExample(tuple(row), len(row)) for row in rows], pad_id).to(model.device)
+    ends = sorted({len(row) - 1 for row in rows})
+    logits_BPV = model(
+        input_ids=batch.ids_BT,
+        attention_mask=batch.mask_BT,
+        use_cache=False,
+        logits_to_keep=torch.tensor(ends, device=model.device),
+    ).logits.float()
+    return [logits_BPV[b, ends.index(len(row) - 1)] for b, row in enumerate(rows)]

@@ -1,0 +1,193 @@
+"""Which past items stand in a prompt: the user's own most alike (BM25) or most recent, or others' at random.
+
+Retrievers know nothing of prompts or models; they choose among the items they are given. What a query or a
+training example may see is decided by the caller: the items before a position.
+"""
+
+import math
+import random
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from oppu_core.data.types import HistoryItem, User
+from oppu_core.tasks.task import Task
+from oppu_core.texts import normal, script_words
+
+K1, B, EPSILON = 1.5, 0.75, 0.25  # as in rank_bm25.BM25Okapi
+FLOOR_BLOCK = 64  # positions whose floors are found in one pass
+CACHED_ITEMS = 10_000  # an indexed item of 100 words takes about 3 kB
+
+
+class Retriever(Protocol):
+    """Chooses items for a prompt."""
+
+    def retrieve(
+        self, query: str, items: tuple[HistoryItem, ...], before: int, k: int, key: str
+    ) -> list[HistoryItem]:
+        """At most `k` items, the most relevant first.
+
+        Args:
+            query: The text to search with (:meth:`Task.retrieval_text`).
+            items: A user's items, oldest first; the same tuple for all of their queries, because what a
+                retriever learns of it is kept.
+            before: How many of them this query may see: ``items[:before]``, and nothing else.
+            k: How many.
+            key: Identifies the query among all of a dataset; a source of seeds.
+        """
+
+
+class BM25Index:
+    """BM25 over "everything before document t", for every t, from one pass over the documents.
+
+    The scores have the very bits of ``rank_bm25.BM25Okapi`` over ``text.split(" ")`` of ``documents[:t]``:
+    every sum is taken in its order, so that equal documents stay equal and the order among near ones is the
+    same. Memory is linear in the number of words.
+
+    Args:
+        documents: Texts, oldest first.
+        words: Cuts a text into words.
+    """
+
+    def __init__(
+        self, documents: Sequence[str], words: Callable[[str], list[str]] = lambda text: text.split(" ")
+    ) -> None:
+        self._words_of = words
+        texts = [words(text) for text in documents]
+        lengths = np.array([len(words) for words in texts], dtype=np.int64)
+        self._size = size = len(texts)
+        self._lengths = lengths
+        self._words_before = np.concatenate(([0], np.cumsum(lengths)))
+        self._vocabulary: dict[str, int] = {}  # numbered by first appearance, rank_bm25's order
+        number = self._vocabulary.setdefault
+        numbers = np.array([number(word, len(self._vocabulary)) for text in texts for word in text], np.int64)
+        # A posting is (word, document) with the word's count there; sorted by word, then by document.
+        pairs = numbers * size + np.repeat(np.arange(size), lengths)
+        self._postings, self._counts = np.unique(pairs, return_counts=True)
+        self._documents = self._postings % max(size, 1)
+        # The same sorted by document, for the document frequencies of all words before a document.
+        self._words = (self._postings // max(size, 1))[np.argsort(self._documents, kind="stable")]
+        self._postings_before = np.concatenate(([0], np.cumsum(np.bincount(self._documents, minlength=size))))
+        # math.log, as rank_bm25 has it: numpy's may differ in the last bit.
+        self._logs = np.array([math.log(n + 0.5) for n in range(size + 1)])
+        self._floors = np.full(size + 1, np.nan)  # found when asked for
+
+    def scores(self, query: str, before: int) -> np.ndarray:
+        """The scores [before] of the documents before that position.
+
+        Raises:
+            IndexError: there are fewer documents.
+        """
+        if not 0 <= before <= self._size:
+            raise IndexError(f"There is no position {before} among {self._size} documents.")
+        if not before:
+            return np.zeros(0)
+        known = (self._vocabulary.get(word) for word in self._words_of(query))
+        words = np.array([word for word in known if word is not None], dtype=np.int64) * self._size
+        first = np.searchsorted(self._postings, words)
+        frequencies = np.searchsorted(self._postings, words + before) - first
+        idf = self._logs[before - frequencies] - self._logs[frequencies]
+        if (idf < 0).any():
+            idf = np.where(idf < 0, self._floor(before), idf)
+        # The postings of the query's words, word after word.
+        starts = np.cumsum(frequencies) - frequencies
+        postings = np.repeat(first - starts, frequencies) + np.arange(frequencies.sum())
+        documents, counts = self._documents[postings], self._counts[postings]
+        mean_length = self._words_before[before] / before
+        norms = K1 * (1 - B + B * self._lengths[:before] / mean_length)
+        weights = np.repeat(idf, frequencies) * (counts * (K1 + 1) / (counts + norms[documents]))
+        # It adds in the order of the query's words; of no postings it makes integers.
+        return np.bincount(documents, weights, minlength=before).astype(np.float64, copy=False)
+
+    def _floor(self, before: int) -> float:
+        """What replaces a negative idf: epsilon times the mean idf of all words before that position."""
+        if np.isnan(self._floors[before]):
+            block = before - before % FLOOR_BLOCK
+            positions = range(max(1, block), min(block + FLOOR_BLOCK, self._size + 1))
+            ends = self._postings_before
+            frequencies = np.bincount(self._words[: ends[positions[0] - 1]], minlength=len(self._vocabulary))
+            for t in positions:
+                frequencies[self._words[ends[t - 1] : ends[t]]] += 1
+                met = np.count_nonzero(frequencies)  # the first so many words, as they are numbered
+                idf_of = self._logs[t::-1] - self._logs[: t + 1]  # by document frequency
+                total = np.add.accumulate(idf_of[frequencies[:met]])[-1]  # one by one, unlike np.sum
+                self._floors[t] = EPSILON * (total / met)
+        return float(self._floors[before])
+
+
+def top_k(scores: np.ndarray, k: int) -> list[int]:
+    """Indices of the `k` highest scores, best first; among equal scores the higher index first.
+
+    rank_bm25's own order among ties comes from an unstable sort; the later item is the more recent one.
+    """
+    return [int(index) for index in np.lexsort((np.arange(len(scores)), scores))[::-1][:k]]
+
+
+class BM25Retriever:
+    """The paper's retriever: the user's own items that are most like the query (rendered, with answers).
+
+    Both on one line: the words at a line's end are words, too.
+
+    The index of a tuple of items is made once and kept; the longest unused go when many items are kept.
+    """
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        # By identity, the longest unused first. Holding the items keeps their id theirs.
+        self._indexes: dict[int, tuple[tuple[HistoryItem, ...], BM25Index]] = {}
+
+    def retrieve(
+        self, query: str, items: tuple[HistoryItem, ...], before: int, k: int, key: str
+    ) -> list[HistoryItem]:
+        """See :class:`Retriever`."""
+        return [items[index] for index in top_k(self._index(items).scores(normal(query), before), k)]
+
+    def _index(self, items: tuple[HistoryItem, ...]) -> BM25Index:
+        kept = self._indexes.pop(id(items), None)
+        if kept is None:
+            lines = [normal(self._task.history_line(item.fields)) for item in items]
+            kept = items, BM25Index(lines, script_words) if self._task.words == "script" else BM25Index(lines)
+            room = CACHED_ITEMS - len(items)
+            while self._indexes and sum(len(old) for old, _ in self._indexes.values()) > room:
+                del self._indexes[next(iter(self._indexes))]
+        self._indexes[id(items)] = kept
+        return kept[1]
+
+
+class RecentRetriever:
+    """The user's own most recent items, the latest first: BM25's order among items that are equally alike."""
+
+    def retrieve(
+        self, query: str, items: tuple[HistoryItem, ...], before: int, k: int, key: str
+    ) -> list[HistoryItem]:
+        """See :class:`Retriever`; the query's text does not matter."""
+        return list(items[max(0, before - k) : before][::-1])
+
+
+class RandomRetriever:
+    """The paper's control (Appendix C): random items of *other* users, never the user's own.
+
+    Args:
+        others: The users to draw from; a uniform sample of at most `pool` items is kept.
+        seed: With the query's key it decides the draw.
+        pool: Bounds the memory.
+    """
+
+    def __init__(self, others: Iterable[User], seed: int, pool: int = 10_000) -> None:
+        self._seed = seed
+        self._pool: list[HistoryItem] = []
+        rng = random.Random(f"random retrieval pool/{seed}")
+        items = (item for user in others for item in user.history)
+        for count, item in enumerate(items, 1):  # reservoir sampling: one pass, uniform
+            if len(self._pool) < pool:
+                self._pool.append(item)
+            elif (slot := rng.randrange(count)) < pool:
+                self._pool[slot] = item
+
+    def retrieve(
+        self, query: str, items: tuple[HistoryItem, ...], before: int, k: int, key: str
+    ) -> list[HistoryItem]:
+        """See :class:`Retriever`; neither the query's text nor the user's items matter."""
+        rng = random.Random(f"random retrieval/{self._seed}/{key}")
+        return rng.sample(self._pool, min(k, len(self._pool)))

@@ -1,0 +1,232 @@
+"""What a run was asked for, resolved: everything that its results depend on, and how options become it."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from oppu_core.data.dataset import Dataset
+from oppu_core.errors import ConfigError
+from oppu_core.modeling.base import (
+    Dtype,
+    Quantize,
+    base_folder,
+    base_skeleton,
+    projection_names,
+    shared_projections,
+)
+from oppu_core.modeling.families import check_targets
+from oppu_core.prompting.builder import Examples
+from oppu_core.prompting.methods import parse_method
+from oppu_core.training.config import (
+    ONLY_OF,
+    Peft,
+    Preset,
+    TrainConfig,
+    personal_config,
+    resolve_preset,
+    task_config,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """Everything that a run's results depend on.
+
+    Attributes:
+        data: Dataset folders by task.
+        model: ``tiny``, a folder or a hub id.
+        methods: Names of methods, in the order of the table.
+        task_lora: Training settings of task LoRAs by task.
+        personal: Training settings of personal adapters by task.
+        dtype: The type of the base's weights.
+        seed: Of training, random retrieval and sampling.
+        users: How many test users (the dataset's first ones); None takes all.
+        sample: Whether answers are sampled as in the paper instead of greedy.
+        quantize: Whether the base's weights are held in 4 or 8 bits.
+        profiles: Files with profile texts; a task that they do not name has computed ones.
+        examples: What of the others task LoRAs are trained on.
+        constrain: Whether tasks with labels answer with these alone.
+    """
+
+    data: Mapping[str, str]
+    model: str
+    methods: tuple[str, ...]
+    task_lora: Mapping[str, TrainConfig]
+    personal: Mapping[str, TrainConfig]
+    dtype: Dtype
+    seed: int
+    users: int | None
+    sample: bool
+    quantize: Quantize | None = None
+    profiles: tuple[str, ...] = ()
+    examples: Examples = "queries"
+    constrain: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in ``run.json``."""
+        plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        return plain
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "RunConfig":
+        """Read :meth:`to_json`'s value."""
+
+        def training(by_task: Mapping[str, Any]) -> dict[str, TrainConfig]:
+            return {task: TrainConfig.from_json(values) for task, values in by_task.items()}
+
+        return cls(
+            **{
+                **values,
+                "methods": tuple(values["methods"]),
+                "profiles": tuple(values.get("profiles", ())),
+                "task_lora": training(values["task_lora"]),
+                "personal": training(values["personal"]),
+            }
+        )
+
+
+def resolve_config(
+    *,
+    data: Sequence[Path],
+    model: str,
+    methods: Sequence[str],
+    preset: Preset,
+    overrides: Sequence[str],
+    dtype: Dtype,
+    seed: int,
+    users: int | None,
+    sample: bool,
+    peft: Peft = "lora",
+    quantize: Quantize | None = None,
+    profiles: Sequence[Path] = (),
+    examples: Examples = "queries",
+    constrain: bool = False,
+) -> RunConfig:
+    """Turn what a person asked for into a complete configuration.
+
+    Args:
+        data: Dataset folders, each of another task.
+        model: The base.
+        methods: Their names.
+        preset: Training settings to start from.
+        overrides: ``personal.epochs=3``, ``task_lora.learning_rate=1e-4`` …
+        dtype: The type of the base's weights.
+        seed: The seed of everything.
+        users: At most so many test users.
+        sample: Sample answers.
+        peft: The method of personal adapters.
+        quantize: Hold the base in 4 or 8 bits.
+        profiles: Files with profile texts.
+        examples: What of the others task LoRAs are trained on.
+        constrain: Let tasks with labels answer with these alone.
+
+    Raises:
+        ConfigError: an option is wrong.
+        DataError: a dataset cannot be opened.
+        ModelError: the base is not there.
+    """
+    if constrain and sample:
+        raise ConfigError("--constrain chooses among labels greedily; leave --sample out.")
+    names = tuple(dict.fromkeys(parse_method(name).name for name in methods))
+    if not names:
+        raise ConfigError("No method was asked for; see --methods.")
+    if users is not None and users < 1:
+        raise ConfigError(f"--users {users}: at least one test user is needed.")
+    datasets = [Dataset.open(path) for path in data]
+    tasks = [dataset.task.name for dataset in datasets]
+    if not tasks or len(set(tasks)) < len(tasks):
+        raise ConfigError(
+            f"--data names {len(tasks)} datasets of the tasks {', '.join(tasks) or '(none)'}; "
+            "one dataset of each task is needed."
+        )
+    folder = base_folder(model)
+    skeleton = base_skeleton(folder)
+    chosen = resolve_preset(preset, skeleton.num_parameters())
+    projections = projection_names(skeleton)
+    task_lora = {
+        task: _override("task_lora", task_config(task, chosen, seed, projections), overrides)
+        for task in tasks
+    }
+    personal = {}
+    for task in (dataset.task for dataset in datasets):
+        text = task.output_field is None
+        settings = personal_config(task.name, chosen, seed, projections, peft, text_history=text)
+        personal[task.name] = _override("personal", settings, overrides)
+    for config in (*task_lora.values(), *personal.values()):
+        if config.method != "prompt_tuning":
+            check_targets(config.targets, projections, shared_projections(skeleton))
+    return RunConfig(
+        data={dataset.task.name: str(dataset.path.resolve()) for dataset in datasets},
+        model=model if folder != Path(model).expanduser() else str(folder.resolve()),
+        methods=names,
+        task_lora=task_lora,
+        personal=personal,
+        dtype=dtype,
+        seed=seed,
+        users=users,
+        sample=sample,
+        quantize=quantize,
+        profiles=tuple(str(path.resolve()) for path in profiles),
+        examples=examples,
+        constrain=constrain,
+    )
+
+
+def _override(kind: str, config: TrainConfig, overrides: Sequence[str]) -> TrainConfig:
+    """Apply ``kind.field=value`` settings to a training configuration."""
+    types = get_type_hints(TrainConfig)
+    fields = [name for name in types if name not in ("seed", "method")]
+    for text in overrides:
+        name, separator, value = text.partition("=")
+        target, _, field = name.strip().partition(".")
+        if not separator or target not in ("task_lora", "personal") or field not in fields:
+            raise ConfigError(
+                f"--set {text!r} is not understood. Write --set personal.epochs=3 or "
+                f"--set task_lora.learning_rate=1e-4; fields: {', '.join(fields)}."
+            )
+        if target != kind:
+            continue
+        try:
+            new: Any
+            if field == "targets":
+                new = tuple(part.strip() for part in value.split(",") if part.strip())
+            elif types[field] is bool:
+                new = {"true": True, "false": False}[value.strip().lower()]
+            else:
+                new = types[field](value)
+        except (ValueError, KeyError) as error:
+            raise ConfigError(f"--set {text!r}: {value!r} is no {types[field].__name__}.") from error
+        if ONLY_OF.get(field, config.method) != config.method:
+            raise ConfigError(
+                f"--set {text!r}: {config.method} has no {field}; it is a setting of {ONLY_OF[field]}."
+            )
+        config = dataclasses.replace(config, **{field: new})
+    return check_training(kind, config)
+
+
+def check_training(kind: str, config: TrainConfig) -> TrainConfig:
+    """Refuse settings that cannot train.
+
+    Raises:
+        ConfigError: naming the field.
+    """
+    positive = ("rank", "alpha", "learning_rate", "max_grad_norm", "epochs", "batch_size", "virtual_tokens")
+    for field in positive:
+        value = getattr(config, field)
+        if not 0 < value < float("inf"):
+            raise ConfigError(f"{kind}.{field} is {value}; it has to be above 0 and finite.")
+    for field in ("rank", "epochs", "batch_size", "virtual_tokens"):
+        if getattr(config, field) > 100_000:
+            raise ConfigError(f"{kind}.{field} is {getattr(config, field)}; it has to be at most 100000.")
+    if not 0 <= config.stop_loss < float("inf"):
+        raise ConfigError(f"{kind}.stop_loss is {config.stop_loss}; it has to be finite, and not below 0.")
+    for field in ("dropout", "warmup"):
+        if not 0 <= getattr(config, field) < 1:
+            raise ConfigError(f"{kind}.{field} is {getattr(config, field)}; it has to be in [0, 1).")
+    if config.targets and config.method == "prompt_tuning":
+        raise ConfigError(
+            f"{kind}.targets is {','.join(config.targets)}; prompt tuning adapts no projection."
+        )
+    return config

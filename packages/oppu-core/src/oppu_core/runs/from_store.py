@@ -1,0 +1,123 @@
+"""A run put together from what a store says of its weights, for who has these and data but no run folder."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from oppu_core.data.dataset import Dataset
+from oppu_core.errors import ConfigError, StoreError
+from oppu_core.modeling.base import Dtype, Quantize, base_folder, base_identity
+from oppu_core.prompting.methods import Method
+from oppu_core.runs.config import RunConfig
+from oppu_core.runs.run import Run, profile_hashes
+from oppu_core.storage.store import Entry, Store
+from oppu_core.training.config import TrainConfig
+
+
+def stored_run(
+    model: str,
+    store: Path,
+    dataset: Dataset,
+    method: Method,
+    *,
+    dtype: Dtype = "float32",
+    quantize: Quantize | None = None,
+    profiles: Sequence[Path] = (),
+    seed: int = 0,
+) -> Run:
+    """A run whose weights are those in a store; it has no folder, and its path is the store's.
+
+    Args:
+        model: The base that the weights were trained on.
+        store: Where they are.
+        dataset: Its others trained the task base, its test users the adapters.
+        method: How to answer; decides what has to be in the store.
+        dtype: As in training.
+        quantize: As in training.
+        profiles: Files of profile texts, where there were any.
+        seed: Of random retrieval.
+
+    Raises:
+        StoreError: nothing there fits base, data and method.
+        ConfigError: several things fit.
+    """
+    if not (store / "manifest.sqlite").is_file():
+        raise StoreError(f"{store} is no store of weights (it has no manifest.sqlite).")
+    identity = base_identity(base_folder(model), dtype, quantize)
+    opened = Store(store)
+    entries = [entry for entry in opened.entries() if entry.status == "ok"]
+    opened.close()
+    wanted = {
+        "base": dataclasses.asdict(identity),
+        "task": dataset.task.fingerprint,
+        "variant": method.variant,
+        "data": dataset.content("others"),
+    }
+    task_lora = _only(
+        [entry for entry in entries if entry.kind == "task_lora" and _agrees(entry.identity, wanted)],
+        f"The store {store} has no task LoRA of the base {model} ({dtype}, "
+        f"{quantize or 'not quantized'}), {dataset.task.name} and the variant {method.variant} that was "
+        f"trained on the others of {dataset.path}. Train one: `oppu run --model {model} --data "
+        f"{dataset.path} --methods {method.name} --store {store} --run …`.",
+    )
+    adapters = {
+        entry.config_id: entry
+        for entry in entries
+        if entry.kind == "adapter" and entry.identity["config"]["task_lora"] == task_lora.config_id
+    }
+    training = task_lora.identity["training"]
+    if method.personal:
+        adapter = _only(
+            list(adapters.values()),
+            f"The store {store} has no adapters on its task LoRA {task_lora.folder}. Train some: "
+            f"`oppu run --model {model} --data {dataset.path} --methods {method.name} --store {store} "
+            "--run …`.",
+        )
+        training = adapter.identity["config"]["training"]
+    task = dataset.task.name
+    return Run(
+        store,
+        RunConfig(
+            data={task: str(dataset.path)},
+            model=model,
+            methods=(method.name,),
+            task_lora={task: TrainConfig.from_json(task_lora.identity["training"])},
+            personal={task: TrainConfig.from_json(training)},
+            dtype=dtype,
+            seed=seed,
+            users=None,
+            sample=False,
+            quantize=quantize,
+            profiles=tuple(map(str, profiles)),
+            examples=task_lora.identity["examples"],
+        ),
+        {
+            "base": dataclasses.asdict(identity),
+            "data": {task: dataset.fingerprint},
+            "profiles": profile_hashes(profiles),
+        },
+        store,
+    )
+
+
+def _agrees(identity: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    return all(identity[name] == value for name, value in wanted.items())
+
+
+def _only(entries: Sequence[Entry], missing: str) -> Entry:
+    """The one that fits.
+
+    Raises:
+        StoreError: there is none.
+        ConfigError: there are several; they differ in the settings that they were trained with.
+    """
+    if not entries:
+        raise StoreError(missing)
+    if len(entries) > 1:
+        folders = ", ".join(entry.folder for entry in entries)
+        raise ConfigError(
+            f"Several trainings in the store fit ({folders}): they differ in their settings. "
+            "Name the run folder instead (run=…), which says which of them it means."
+        )
+    return entries[0]

@@ -1,0 +1,284 @@
+"""Profiles written by an instruction-tuned language model, as in the paper's Appendix I.
+
+Each user is described from ten items of the history that personal training may see; queries and golds are
+never shown. A model's thoughts are switched off where its chat template can do that, and cut where it cannot.
+A user's text depends on the model, the seed and the user; on the batch only by the rounding of padded
+arithmetic.
+"""
+
+import dataclasses
+import itertools
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, LogitsProcessorList
+
+from oppu_core.data.dataset import Dataset
+from oppu_core.data.schema import shown
+from oppu_core.data.types import Split, User
+from oppu_core.errors import ConfigError, ModelError
+from oppu_core.modeling.base import Base, base_folder
+from oppu_core.modeling.chat import THOUGHTS, decode_marked, render_chat, without_thoughts
+from oppu_core.runs.progress import Watch
+from oppu_core.runs.run import differences
+from oppu_core.storage.files import (
+    append_jsonl,
+    content_id,
+    read_appended,
+    read_json,
+    write_json,
+    write_jsonl,
+)
+from oppu_core.tasks.task import Task
+
+ITEMS = 10
+WORDS = 200
+TEMPERATURE = 0.6
+NEW_TOKENS = 300
+
+
+def write_profiles(
+    dataset: Dataset,
+    splits: Sequence[Split],
+    base: Base,
+    out: Path,
+    seed: int,
+    batch_size: int,
+    watch: Watch,
+) -> None:
+    """Write a file of profiles, for ``--profiles``; called again, it goes on where it was stopped.
+
+    Args:
+        dataset: Has the users.
+        splits: Which of them.
+        base: The model that writes; with a chat template it is asked in that form.
+        out: The file. What it was made with lies beside it (``<out>.settings.json``).
+        seed: Of items and texts.
+        batch_size: Users at a time.
+        watch: Told of the progress.
+
+    Raises:
+        ConfigError: `out` was begun with other settings, or is another file.
+        ModelError: the model's context has no room for the instruction, or it wrote nothing but thoughts.
+    """
+    task = dataset.task
+    writer = Writer(task, base, seed)
+    settings = {
+        "task": task.name,
+        "data": dataset.fingerprint,
+        "splits": list(splits),
+        **writer.settings,
+    }
+    sidecar, partial = (out.parent / f"{out.name}.{what}" for what in ("settings.json", "partial.jsonl"))
+    _check_settings(out, sidecar, settings)
+    if out.exists():
+        return
+    write_json(sidecar, settings)
+    done = {row["user_id"]: row for row in read_appended(partial)}
+    order: list[str] = []
+    users = itertools.chain.from_iterable(dataset.users(split) for split in splits)
+    total = sum(dataset.counts[split]["users"] for split in splits)
+    with watch.stage(f"{task.name} profiles", total, "users") as stage:
+        for batch in _batched(users, batch_size):
+            order += (user.user_id for user in batch)
+            if any(user.user_id not in done for user in batch):
+                rows = [
+                    {"task": task.name, "user_id": user.user_id, "profile": text}
+                    for user, text in zip(batch, writer.write(batch), strict=True)
+                ]
+                append_jsonl(partial, rows)
+                done.update((row["user_id"], row) for row in rows)
+            stage.advance(len(batch))
+    write_jsonl(out, [done[user_id] for user_id in order])
+    partial.unlink(missing_ok=True)
+
+
+def _check_settings(out: Path, sidecar: Path, settings: dict[str, Any]) -> None:
+    if not sidecar.exists():
+        if out.exists():
+            raise ConfigError(f"{out} exists and was not written by `oppu profiles`; choose another --out.")
+        return
+    if changes := list(differences(read_json(sidecar), settings)):
+        raise ConfigError(
+            f"{out} was begun with other settings:\n"
+            + "\n".join(f"  {name}: {before!r} then, {after!r} now" for name, before, after in changes)
+            + f"\nUse those, or another --out, or remove {sidecar} and what lies beside it."
+        )
+
+
+def _batched(users: Iterator[User], size: int) -> Iterator[list[User]]:
+    while batch := list(itertools.islice(users, size)):
+        yield batch
+
+
+class Writer:
+    """A language model that describes users.
+
+    Args:
+        task: Has the instruction (:attr:`Task.profile_prompt`).
+        base: The model.
+        seed: Of items and texts.
+
+    Attributes:
+        settings: All that a user's text depends on but the user.
+    """
+
+    def __init__(self, task: Task, base: Base, seed: int) -> None:
+        self._task, self._base, self._seed = task, base, seed
+        self._new_tokens = min(NEW_TOKENS, base.codec.context // 2)
+        self._frame: tuple[str, str] | None = None
+        self._stop_ids = base.codec.stop_ids
+        chat = None
+        if getattr(base.codec.tokenizer, "chat_template", None):
+            self._frame = _chat_frame(base.codec.tokenizer)
+            self._stop_ids = _chat_stop_ids(base)
+            chat = content_id([*self._frame, self._stop_ids, THOUGHTS])
+        self.settings: dict[str, Any] = {
+            "model": dataclasses.asdict(base.identity),
+            "chat_template": chat,
+            "instruction": task.profile_prompt,
+            "seed": seed,
+            "items": ITEMS,
+            "words": WORDS,
+            "temperature": TEMPERATURE,
+            "new_tokens": self._new_tokens,
+        }
+
+    def write(self, users: Sequence[User]) -> list[str]:
+        """The users' profiles, each on one line; empty for a user without a history.
+
+        Raises:
+            ModelError: there is no room for the instruction, or the model wrote nothing but thoughts.
+        """
+        asked = [user for user in users if user.training_history]
+        size = len(asked) if self._base.pads else 1
+        texts: dict[str, str] = {}
+        for batch in _batched(iter(asked), size):
+            texts.update(zip((user.user_id for user in batch), self._write(batch), strict=True))
+        return [texts.get(user.user_id, "") for user in users]
+
+    def _write(self, users: Sequence[User]) -> list[str]:
+        """The same for users with histories, all at once."""
+        codec, model = self._base.codec, self._base.model
+        rows = [self.prompt_ids(user) for user in users]
+        width = max(map(len, rows))
+        ids_BT = torch.tensor([[codec.pad_id] * (width - len(row)) + row for row in rows])
+        mask_BT = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+        noise = _SeededSampling([f"profile/{self._seed}/{user.user_id}" for user in users])
+        with torch.inference_mode():
+            output_BT = model.generate(
+                input_ids=ids_BT.to(model.device),
+                attention_mask=mask_BT.to(model.device),
+                max_new_tokens=self._new_tokens,
+                do_sample=False,  # the noise does the sampling
+                logits_processor=LogitsProcessorList([noise]),
+                eos_token_id=self._stop_ids,
+                pad_token_id=codec.pad_id,
+            )
+        rows = output_BT[:, width:].tolist()
+        return [" ".join(self._said(user, ids).split()) for user, ids in zip(users, rows, strict=True)]
+
+    def _said(self, user: User, ids: list[int]) -> str:
+        """The text of ids without thoughts; a base without a chat template has none."""
+        if self._frame is None:
+            text: str = self._base.codec.tokenizer.decode(ids, skip_special_tokens=True)
+            return text
+        written = decode_marked(self._base.codec.tokenizer, ids)
+        said = without_thoughts(written)
+        if written.strip() and not said.strip():
+            raise ModelError(
+                f"User {shown(user.user_id)}: the model wrote nothing but thoughts in {self._new_tokens} "
+                "tokens. Use a model that answers without thinking, or try another --seed and --out."
+            )
+        return said
+
+    def prompt_ids(self, user: User) -> list[int]:
+        """What the model is asked: instruction and items, their texts shortened until they fit.
+
+        Raises:
+            ModelError: the context has no room for the instruction.
+        """
+        history = user.training_history
+        rng = random.Random(f"profile items/{self._seed}/{user.user_id}")
+        items = [
+            history[index] for index in sorted(rng.sample(range(len(history)), min(ITEMS, len(history))))
+        ]
+        room = self._base.codec.context - self._new_tokens
+        words = WORDS
+        while True:
+            lines = [
+                self._task.history_line(
+                    {name: _first_words(text, words) for name, text in item.fields.items()}
+                )
+                for item in items
+            ]
+            ids = self._ids(f"{self._task.profile_prompt}\nUser History:\n" + "\n".join(lines))
+            if len(ids) <= room:
+                return ids
+            if not words:
+                raise ModelError(
+                    f"The model's context of {self._base.codec.context} tokens has no room for the "
+                    f"instruction and {self._new_tokens} tokens of a profile. Use a model with a longer one."
+                )
+            words //= 2
+
+    def _ids(self, text: str) -> list[int]:
+        if self._frame is None:
+            return self._base.codec.prompt_ids(f"{text}\nAnswer:")
+        # Only the template's own special tokens are such: "<|end|>" in a user's text is seven characters.
+        before, after = self._frame
+        encode = self._base.codec.tokenizer
+        parts = ((before, False), (text, True), (after, False))
+        return [
+            token
+            for part, plain in parts
+            for token in encode(
+                part, add_special_tokens=False, split_special_tokens=plain, verbose=False
+            ).input_ids
+        ]
+
+
+def _first_words(text: str, count: int) -> str:
+    return " ".join(text.split()[:count])
+
+
+def _chat_frame(tokenizer: Any) -> tuple[str, str]:
+    """What the chat template puts before and behind a person's message."""
+    mark = "USER-MESSAGE"
+    try:
+        text = render_chat(tokenizer, [{"role": "user", "content": mark}])
+    except Exception as error:  # a template is a program
+        raise ModelError(f"The model's chat template cannot be used: {error}") from error
+    before, found, after = text.partition(mark)
+    if not found:
+        raise ModelError("The model's chat template leaves out the person's message.")
+    return before, after
+
+
+def _chat_stop_ids(base: Base) -> list[int]:
+    """The end of text, and what else the model's folder names as the end of a turn."""
+    ids = {base.codec.eos_id}
+    folder = base_folder(base.name)
+    if (folder / "generation_config.json").is_file():
+        named = GenerationConfig.from_pretrained(str(folder)).eos_token_id
+        ids.update(named if isinstance(named, list) else [] if named is None else [named])
+    return sorted(ids)
+
+
+class _SeededSampling:
+    """Sampling at a temperature with a generator for each row, so that no row depends on the others.
+
+    The greatest of logits / temperature + Gumbel noise is distributed as the softmax (the Gumbel-max trick).
+    """
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        self._generators = [torch.Generator().manual_seed(int(content_id(key)[:15], 16)) for key in keys]
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        noise_BV = torch.stack(
+            [torch.empty(scores.shape[1]).exponential_(generator=g) for g in self._generators]
+        )
+        return scores.float() / TEMPERATURE - noise_BV.log().to(scores.device)

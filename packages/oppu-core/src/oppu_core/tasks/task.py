@@ -1,0 +1,358 @@
+"""The tasks, as data: one frozen :class:`Task` each, and no code that knows a task by its name.
+
+A task is a TOML file. The seven of LaMP lie in ``lamp/`` (prompts of the paper's Appendix H, history lines
+of the authors' code); a person's own task is a file of the same form (docs/own-task.md).
+"""
+
+import dataclasses
+import decimal
+import difflib
+import functools
+import re
+import string
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, NoReturn, get_args
+
+from oppu_core.errors import ConfigError
+from oppu_core.storage.files import content_id
+from oppu_core.texts import as_number, label_key, normal
+
+Kind = Literal["classification", "rating", "generation"]
+ProfileKind = Literal["most_frequent_answer", "style", "topics", "usual_scores"]
+Words = Literal["official", "script"]
+
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
+# What neither prompts nor training examples are made from: a new title is no reason to train again.
+_ABOUT = (
+    "title", "lamp_ids", "paper_id", "release_name", "official_folder", "input_pattern", "profile_prompt",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class PersonalFormat:
+    """How a history item without an answer becomes text to learn: `target`, written after `prompt`."""
+
+    prompt: str
+    target: str
+
+    def render(self, fields: Mapping[str, str]) -> tuple[str, str] | None:
+        """(prompt, target) for an item, or None where the item lacks one of the fields."""
+        if not all(fields[name] for name in (*_fields_of(self.prompt), *_fields_of(self.target))):
+            return None
+        return self.prompt.format(**fields), self.target.format(**fields)
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One personalization task.
+
+    What has a default may be left out of an own task's file; empty texts and tuples are filled in.
+
+    Attributes:
+        name: Our name, as in ``lamp_2m``; also the name of files and folders.
+        kind: Decides the metrics.
+        input_fields: Fields of a query.
+        instruction: What the model is asked, before the query; ``{labels}`` stands for the label list.
+        query_template: The query behind the instruction; ends where the answer starts.
+        title: What a person calls it.
+        labels: All possible answers (classification, rating), else empty. Ratings are numbers.
+        output_field: The history field that is an answer; None where the history does not have the task's
+            format.
+        history_fields: Fields of a history item; by default the input fields and the output field.
+        optional_fields: History fields that may be missing or empty.
+        text_field: The history field that a computed profile is about; by default the output field.
+        long_field: The input field that is cut when a prompt is too long; by default the first.
+        input_pattern: What cuts a raw LaMP `input` into the input fields (a regular expression with a group
+            of each field's name); by default the whole text is the only field.
+        history_template: One retrieved history item on one line; by default the query with its answer.
+        retrieval_template: The text that retrieval searches with (instruction without the label list).
+        personal_formats: Without an output field: what personal training reads; of several the first one
+            whose fields an item has.
+        profile: The computed profile (a name in :data:`oppu_core.prompting.profiles.PROFILES`).
+        profile_prompt: The instruction for a profile written by a language model (Appendix I).
+        max_answer_tokens: How many tokens an answer may have; more where a label needs more.
+        lamp_ids: Names in LaMP label and prediction files; the first is the official one.
+        paper_id: The name in the paper's tables.
+        release_name: The folder in the authors' release.
+        official_folder: The folder on LaMP's official host; empty for an own task.
+        words: What a word is to BM25 and ROUGE: ``official``, as in the authors' code and LaMP's scorer
+            (between spaces; of a-z and 0-9), or ``script``, as in :func:`oppu_core.texts.script_words`.
+    """
+
+    name: str
+    kind: Kind
+    input_fields: tuple[str, ...]
+    instruction: str
+    query_template: str
+    title: str = ""
+    labels: tuple[str, ...] = ()
+    output_field: str | None = None
+    history_fields: tuple[str, ...] = ()
+    optional_fields: tuple[str, ...] = ()
+    text_field: str = ""
+    long_field: str = ""
+    input_pattern: str = ""
+    history_template: str = ""
+    retrieval_template: str = ""
+    personal_formats: tuple[PersonalFormat, ...] = ()
+    profile: str = ""
+    profile_prompt: str = ""
+    max_answer_tokens: int = 0
+    lamp_ids: tuple[str, ...] = ()
+    paper_id: str = ""
+    release_name: str = ""
+    official_folder: str = ""
+    words: str = "official"
+
+    def __post_init__(self) -> None:
+        """Fill in what was left out, and check the rest, so that a slip in the data fails at once."""
+        if not _NAME.fullmatch(self.name):
+            raise ConfigError(f"task {self.name!r}: a name is lower-case letters, digits and underscores.")
+        if self.kind not in get_args(Kind):
+            self._refuse(f"kind is {self.kind!r}; it must be one of {', '.join(get_args(Kind))}")
+        if not self.input_fields:
+            self._refuse("input_fields is empty; a query needs a field")
+        if (self.kind == "generation") == bool(self.labels):
+            self._refuse("classification and rating need labels, generation has none")
+        object.__setattr__(self, "labels", tuple(map(normal, self.labels)))
+        if len(self._labels) < len(self.labels) or not all(self._labels):
+            self._refuse("labels must differ and must not be empty")
+        if self.kind == "rating" and None in map(as_number, self.labels):
+            self._refuse("the labels of a rating are numbers")
+        if self.words not in get_args(Words):
+            self._refuse(f"words is {self.words!r}; it must be one of {', '.join(get_args(Words))}")
+        for name, value in self._defaults().items():
+            if not getattr(self, name):
+                object.__setattr__(self, name, value)
+        self._check_profile()
+        object.__setattr__(self, "instruction", self.instruction.replace("{labels}", ", ".join(self.labels)))
+        self._check_fields()
+        try:
+            groups = set(re.compile(self.input_pattern).groupindex)
+        except re.error as error:
+            self._refuse(f"input_pattern is no regular expression: {error}")
+        if groups != set(self.input_fields):
+            self._refuse(f"input_pattern must have the groups {', '.join(self.input_fields)}")
+        if self.max_answer_tokens < 1:
+            self._refuse("max_answer_tokens must be at least 1")
+
+    def _defaults(self) -> dict[str, Any]:
+        output = (self.output_field,) if self.output_field else ()
+        history = self.history_fields or (*self.input_fields, *output)
+        written = f"{self.query_template.strip()} {{{self.output_field}}}"
+        short = self.kind != "generation"
+        about = self.output_field or history[0]
+        return {
+            "title": self.name,
+            "history_fields": history,
+            "text_field": about,
+            "long_field": self.input_fields[0],
+            "input_pattern": "".join(f"(?P<{name}>.*)" for name in self.input_fields),
+            "history_template": written if self.output_field else " ".join(f"{{{name}}}" for name in history),
+            "retrieval_template": self.query_template,
+            "profile": "most_frequent_answer" if short and self.output_field else "style",
+            "profile_prompt": f"Describe in one or two sentences what is typical of this user's {about}.",
+            "max_answer_tokens": 16 if short else 64,
+        }
+
+    def _check_fields(self) -> None:
+        known: dict[str, tuple[str, ...]] = {
+            "query_template": self.input_fields,
+            "retrieval_template": self.input_fields,
+            "history_template": self.history_fields,
+        }
+        templates = [(getattr(self, name), fields) for name, fields in known.items()]
+        for form in self.personal_formats:
+            templates += [(form.prompt, self.history_fields), (form.target, self.history_fields)]
+        for template, fields in templates:
+            try:
+                unknown = _fields_of(template) - set(fields)
+            except ValueError as error:
+                self._refuse(f"template {template!r}: {error}")
+            if unknown:
+                self._refuse(f"template {template!r} names unknown fields {', '.join(sorted(unknown))}")
+        for name, value, fields, what in (
+            ("long_field", self.long_field, self.input_fields, "input"),
+            ("text_field", self.text_field, self.history_fields, "history"),
+            ("output_field", self.output_field, self.history_fields, "history"),
+            *(("optional_fields", each, self.history_fields, "history") for each in self.optional_fields),
+        ):
+            if value is not None and value not in fields:
+                self._refuse(f"{name} {value!r} is no {what} field")
+        if self.output_field is None and not self.personal_formats:
+            self._refuse("without an output_field it needs personal_formats: what an adapter learns from")
+        if self.output_field is not None:
+            if self.personal_formats:
+                self._refuse("personal_formats are for histories without an output_field")
+            if lacking := set(self.input_fields) - set(self.history_fields):
+                self._refuse(f"history_fields lack the input field {', '.join(sorted(lacking))}")
+        if self.long_field not in _fields_of(self.query_template):
+            self._refuse(f"query_template does not name {{{self.long_field}}}")
+
+    def _check_profile(self) -> None:
+        if self.profile not in get_args(ProfileKind):
+            self._refuse(f"profile is {self.profile!r}; it must be one of {', '.join(get_args(ProfileKind))}")
+        if self.profile == "usual_scores" and self.kind != "rating":
+            self._refuse("the profile usual_scores is one of ratings")
+
+    def _refuse(self, problem: str) -> NoReturn:
+        raise ConfigError(f"task {self.name}: {problem}.")
+
+    @property
+    def fingerprint(self) -> str:
+        """The sha256 of everything that prompts and examples are made from."""
+        about = (
+            (*_ABOUT, "words") if self.words == "official" else _ABOUT
+        )  # as it was before there was a choice
+        return content_id({k: v for k, v in dataclasses.asdict(self).items() if k not in about})
+
+    @functools.cached_property
+    def _labels(self) -> Mapping[str, str]:
+        return {label_key(label): label for label in self.labels}
+
+    @functools.cached_property
+    def _numbers(self) -> Mapping[decimal.Decimal, str | None]:
+        """Labels that are numbers, by value; None where several have one."""
+        numbers: dict[decimal.Decimal, str | None] = {}
+        for label in self.labels:
+            if (number := as_number(label)) is not None:
+                numbers[number] = None if number in numbers else label
+        return numbers
+
+    def label_of(self, text: str) -> str | None:
+        """The label that a text is, whatever its white space, Unicode form and zeros; None for none."""
+        key = label_key(text)
+        if key in self._labels or not self._numbers:
+            return self._labels.get(key)
+        number = as_number(key)
+        return None if number is None else self._numbers.get(number)
+
+    def answer_of(self, text: str) -> str:
+        """A text as an answer is trained on and compared: the label that it is, else in its normal form."""
+        return self.label_of(text) or normal(text)
+
+    def query_text(self, fields: Mapping[str, str]) -> str:
+        """The query as it stands in the prompt, behind the instruction."""
+        return self.query_template.format(**fields)
+
+    def history_line(self, fields: Mapping[str, str]) -> str:
+        """A history item on one line, answer included."""
+        return self.history_template.format(**fields)
+
+    def retrieval_text(self, fields: Mapping[str, str]) -> str:
+        """What retrieval searches with."""
+        return self.retrieval_template.format(**fields)
+
+    def parse_input(self, text: str) -> dict[str, str] | None:
+        """The query's fields out of a raw LaMP `input`, or None where it is not this task's.
+
+        The first match counts: it ends the instruction, and whatever looks like it later is text.
+        """
+        match = re.search(self.input_pattern, text, re.DOTALL)
+        return match.groupdict() if match else None
+
+
+def _fields_of(template: str) -> set[str]:
+    """The fields that a template names.
+
+    Raises:
+        ValueError: it is no template.
+    """
+    parts = [part for part in string.Formatter().parse(template) if part[1] is not None]
+    if any(form or conversion for _, _, form, conversion in parts):
+        raise ValueError("between the braces stands the name of a field alone")
+    return {str(name) for _, name, _, _ in parts}
+
+
+def task_from(values: Mapping[str, Any], where: str) -> Task:
+    """A task out of the values of a TOML or JSON file.
+
+    Raises:
+        ConfigError: a setting is missing, unknown, of a wrong type, or contradicts another one; the message
+            starts with `where`.
+    """
+    fields = {field.name: field for field in dataclasses.fields(Task)}
+    if unknown := sorted(set(values) - set(fields)):
+        close = difflib.get_close_matches(unknown[0], fields, n=1)
+        hint = f" Did you mean {close[0]}?" if close else f" Settings: {', '.join(fields)}."
+        raise ConfigError(f"{where}: there is no setting {unknown[0]!r}.{hint}")
+    for name, field in fields.items():
+        if name not in values and field.default is dataclasses.MISSING:
+            raise ConfigError(f"{where}: the setting {name!r} is missing.")
+    try:
+        return Task(**{name: _setting(name, fields[name].type, value) for name, value in values.items()})
+    except (ConfigError, TypeError) as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def _setting(name: str, kind: Any, value: Any) -> Any:
+    """A value of a task file as the dataclass wants it; lists become tuples."""
+    listed = isinstance(value, list | tuple)
+    if kind == tuple[PersonalFormat, ...]:
+        shape = "a list of tables, each with prompt and target"
+        if listed and all(isinstance(v, dict) and v.keys() == {"prompt", "target"} for v in value):
+            return tuple(PersonalFormat(**{k: str(text) for k, text in v.items()}) for v in value)
+    elif kind == tuple[str, ...]:
+        shape = "a list of texts"
+        if listed and all(isinstance(entry, str) for entry in value):
+            return tuple(value)
+    elif kind is int:
+        shape = "a whole number"
+        if type(value) is int:
+            return value
+    else:
+        shape = "text"
+        if isinstance(value, str) or (value is None and name == "output_field"):
+            return value
+    raise ConfigError(f"{name} must be {shape}.")
+
+
+@functools.cache
+def _lamp_tasks() -> dict[str, Task]:
+    files = sorted((Path(__file__).parent / "lamp").glob("*.toml"))
+    return {
+        file.stem: task_from(tomllib.loads(file.read_text(encoding="utf-8")), file.name) for file in files
+    }
+
+
+TASKS: dict[str, Task] = {
+    name: _lamp_tasks()[name]
+    for name in ("lamp_1", "lamp_2n", "lamp_2m", "lamp_3", "lamp_4", "lamp_5", "lamp_7")
+}
+
+
+def get_task(name: str) -> Task:
+    """The LaMP task called `name`.
+
+    Raises:
+        ConfigError: no such task; the message lists the names.
+    """
+    if name in TASKS:
+        return TASKS[name]
+    close = difflib.get_close_matches(name, TASKS, n=1)
+    hint = f" Did you mean {close[0]}?" if close else ""
+    raise ConfigError(
+        f"There is no task {name!r}; known tasks: {', '.join(TASKS)}, or the .toml file of an own one.{hint}"
+    )
+
+
+def load_task(name: str) -> Task:
+    """A task by its name, or an own one by the path of its TOML file.
+
+    Raises:
+        ConfigError: no such task, or the file is not a task's; it may not take the name of a LaMP task.
+    """
+    if not name.endswith(".toml"):
+        return get_task(name)
+    try:
+        values = tomllib.loads(Path(name).read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{name}: not TOML: {error}.") from error
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"The task file {name} cannot be read: {error}.") from error
+    task = task_from(values, name)
+    if task.name in TASKS and task != TASKS[task.name]:
+        raise ConfigError(f"{name}: {task.name} is a task of LaMP; give your own task another name.")
+    return task

@@ -1,0 +1,194 @@
+"""The commands that this package adds to ``oppu``: run, quickstart, evaluate, report."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from oppu_core.cli import main as core
+from oppu_core.cli.data import app as data_app
+from oppu_core.cli.shared import interruptible
+from rich.console import Console
+
+from oppu_eval.cli import harness
+from oppu_eval.cli import study as studies
+from oppu_eval.reporting.describe import describe
+
+if TYPE_CHECKING:
+    from oppu_core.runs.run import Run
+
+PaperOption = Annotated[
+    bool, typer.Option("--paper", help="Show the paper's numbers (Llama-2-7B, official LaMP) beside ours.")
+]
+ExportOption = Annotated[
+    Literal["lamp"] | None,
+    typer.Option(
+        "--export",
+        help="Also write the answers as files for LaMP's leaderboard, <run>/leaderboard/<task>/<method>/; "
+        "every test query has to be answered, golds may be withheld.",
+    ),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add this package's commands (entry-point group ``oppu.commands``)."""
+    app.command(epilog="Example: [bold]oppu quickstart[/bold]")(quickstart)
+    app.command(
+        epilog="Example: [bold]oppu run --run runs/movies --data data/movies --model tiny "
+        "--methods non_personalized,rag_k1,oppu_k0[/bold]"
+    )(run)
+    app.command(epilog="Example: [bold]oppu evaluate --run runs/movies --paper[/bold]")(evaluate)
+    app.command(epilog="Example: [bold]oppu report --run runs/movies --harness out[/bold]")(report)
+    data_app.command(epilog="Example: [bold]oppu data describe data/movies --out reports/movies[/bold]")(
+        describe
+    )
+    harness.register(app)
+    app.add_typer(studies.app, name="study")
+
+
+def run(
+    run: core.RunOption,
+    data: core.DataOption,
+    model: core.ModelOption = "tiny",
+    methods: core.MethodsOption = None,
+    preset: core.PresetOption = "auto",
+    settings: core.SetOption = None,
+    dtype: core.DtypeOption = "float32",
+    device: core.DeviceOption = "auto",
+    seed: core.SeedOption = 0,
+    users: core.UsersOption = None,
+    sample: core.SampleOption = False,
+    batch_size: core.BatchOption = core.BATCH_SIZE,
+    store: core.StoreOption = None,
+    peft: core.PeftOption = "lora",
+    quantize: core.QuantizeOption = None,
+    profiles: core.ProfilesOption = None,
+    examples: core.ExamplesOption = "queries",
+    constrain: core.ConstrainOption = False,
+    cohort: core.CohortOption = "auto",
+    report_to: core.ReportToOption = "none",
+    paper: PaperOption = False,
+) -> None:
+    """Everything, from datasets and a base to a report: task bases, personal adapters, answers, scores.
+
+    Start the same command again to continue an interrupted run; what is done is not done again.
+    """
+    started = core.start(
+        run, data, model, methods, preset, settings, dtype, seed, users, sample, store, peft, quantize,
+        profiles, examples, constrain,
+    )  # fmt: skip
+    core.work(started, ["bases", "personal", "answers"], device, batch_size, report_to, cohort)
+    _finish(started, paper)
+
+
+def quickstart(
+    run: Annotated[Path, typer.Option("--run", help="The run folder to make.")] = Path("runs/quickstart"),
+    task: Annotated[
+        str | None,
+        typer.Option(
+            "--task",
+            help="Tasks with commas between them, or all (half a minute each), in an own run.",
+        ),
+    ] = None,
+    device: core.DeviceOption = "auto",
+    paper: PaperOption = False,
+) -> None:
+    """The whole comparison on the sample world: nothing to download, a minute or two on two cores.
+
+    Two tasks (movie tags, headlines; others with --task), ten users each, seven methods, and what no model
+    could beat.
+    """
+    from oppu_eval.quickstart import EXAMPLE, EXAMPLE_TASK, quickstart_run, quickstart_tasks
+
+    tasks = quickstart_tasks(task)
+    Console(stderr=True).print(
+        "Ten planted users a task, each with an own adapter, against prompts alone. "
+        "About half a minute a task on two cores.\n"
+    )
+    started = quickstart_run(run, tasks)
+    core.work(started, ["bases", "personal", "answers"], device)
+    _finish(started, paper)
+    if EXAMPLE_TASK in tasks:
+        example = f'--task {EXAMPLE_TASK} --user test-000 "{EXAMPLE}"'
+        Console(stderr=True).print(f"\nNext: [bold]oppu ask --run {run} {example}[/bold]")
+
+
+def evaluate(run: core.RunOption, paper: PaperOption = False, export: ExportOption = None) -> None:
+    """Score a run's answers: values with intervals, differences with p-values, wins; writes results.json."""
+    from oppu_core.runs.run import open_run
+
+    from oppu_eval.scoring.run_results import evaluate_run
+
+    opened = open_run(run)
+    if export and not _export(opened):
+        return
+    with interruptible(), Console(stderr=True).status("scoring, with intervals over users …"):
+        results = evaluate_run(opened)
+    _show(results, paper)
+
+
+def _export(run: "Run") -> bool:
+    """Write LaMP's files and say where they are; whether there is anything to score, too."""
+    from oppu_eval.reporting.leaderboard import export_lamp, has_golds, not_lamp
+
+    note = Console(stderr=True, highlight=False, soft_wrap=True)
+    with interruptible(), note.status("writing LaMP's files …"):
+        files = export_lamp(run)
+        left_out, scored = not_lamp(run), has_golds(run)
+    for path in files:
+        Console(soft_wrap=True).print(f"Leaderboard: {path}", highlight=False, markup=False)
+    if left_out:
+        note.print(f"Left out, not tasks of LaMP: {', '.join(left_out)}.")
+    if not scored:
+        note.print("No test query has a gold answer: there is nothing to score here.")
+    return scored
+
+
+def report(
+    run: Annotated[Path | None, typer.Option("--run", help="An evaluated run's folder.")] = None,
+    harness: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--harness",
+            help="What lm_eval wrote to --output_path, a results file or a folder of them, to be shown in "
+            "the same tables; repeat it for several.",
+        ),
+    ] = None,
+    paper: PaperOption = False,
+) -> None:
+    """Render an evaluated run: a table here, and report.html with pictures and answers side by side.
+
+    With --harness also lm-evaluation-harness's results; without --run these alone, beside the first of them.
+    """
+    from oppu_core.errors import ConfigError
+    from oppu_core.runs.run import open_run
+
+    from oppu_eval.reporting.run_report import report_harness, write_report
+    from oppu_eval.scoring.run_results import read_results
+
+    opened = open_run(run) if run else None
+    if harness:
+        with interruptible(), Console(stderr=True).status("scoring, with intervals over users …"):
+            results, path, left_out = report_harness(opened, harness, paper)
+        for line in left_out:
+            Console(stderr=True).print(line, markup=False, highlight=False, soft_wrap=True)
+    elif opened:
+        results = read_results(opened)
+        path = write_report(opened, results, paper)
+    else:
+        raise ConfigError("Name a run (--run), results of lm_eval (--harness), or both.")
+    _show(results, paper)
+    Console().print(f"Report: {path}")
+
+
+def _finish(run: "Run", paper: bool) -> None:
+    evaluate(run.path, paper)
+    from oppu_eval.reporting.run_report import write_report
+    from oppu_eval.scoring.run_results import read_results
+
+    Console().print(f"Report: {write_report(run, read_results(run), paper)}")
+
+
+def _show(results: dict[str, Any], paper: bool) -> None:
+    from oppu_eval.reporting.table import render_table
+
+    Console().print(render_table(results, paper))

@@ -1,0 +1,370 @@
+"""``--model oppu``: every request answered by its own user's adapter.
+
+``run=runs/movies`` is all that it needs: base, task LoRAs, adapters, data and prompts are those of the run.
+Users are mixed in a batch, and an answer does not depend on who shares it.
+"""
+
+import dataclasses
+import functools
+import itertools
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import LM
+from lm_eval.models.utils import normalize_gen_kwargs
+from lm_eval.utils import simple_parse_args_string
+from oppu_core.cli.main import BATCH_SIZE
+from oppu_core.errors import ConfigError, ModelError
+from oppu_core.modeling.base import Base, Dtype, Quantize, base_codec
+from oppu_core.modeling.chat import render_chat
+from oppu_core.modeling.generation import AnswerSet, Sampling
+from oppu_core.prompting.builder import PromptMaker, answer_tokens
+from oppu_core.prompting.methods import Method, parse_method
+from oppu_core.runs.answering import plan_units, write_answers
+from oppu_core.runs.from_store import stored_run
+from oppu_core.runs.run import Run, open_run
+from oppu_core.storage.files import content_id
+from tqdm import tqdm
+
+from oppu_eval.lm_eval.source import Source
+from oppu_eval.lm_eval.standing import KEY, Key, Standing, stand
+from oppu_eval.lm_eval.task import REQUEST, Rank
+
+_SETTINGS = {"until", "max_gen_toks", "do_sample", "temperature", "top_k", "top_p"}
+
+
+class OppuLM(LM):
+    """Personal adapters as a model of the harness.
+
+    Args:
+        run: A run folder; or instead of it
+        pretrained: the base, and
+        store: where its task LoRA and adapters are; the data are the task's.
+        method: How to answer; the tasks read it, too.
+        data: Read by the tasks, with `profiles` and `seed`.
+        dtype: With `pretrained`: the type of the base's weights; a run has its own.
+        device: ``auto``, ``cpu``, ``cuda`` …
+        batch_size: Prompts at a time; ``auto`` takes fewer when memory runs out.
+        max_batch_size: The most that ``auto`` takes.
+        quantize: With `pretrained`: ``nf4`` or ``int8``; a run has its own.
+
+    Raises:
+        OppuError: an argument is wrong, or there is no such run.
+    """
+
+    def __init__(
+        self,
+        run: str | None = None,
+        pretrained: str | None = None,
+        store: str | None = None,
+        method: str | None = None,
+        data: str | None = None,
+        profiles: str | Sequence[str] | None = None,
+        seed: int | None = None,
+        dtype: Dtype | Literal["auto"] | None = None,
+        device: str | None = None,
+        batch_size: int | str = "auto",
+        max_batch_size: int | None = None,
+        quantize: Quantize | None = None,
+        **unknown: Any,
+    ) -> None:
+        """Check the arguments; weights are read when they are needed."""
+        super().__init__()
+        if unknown:
+            raise ConfigError(
+                f"--model oppu has no argument {', '.join(map(repr, unknown))}. It has run, method; or "
+                "pretrained, store, method, data, dtype, quantize; and device, batch_size."
+            )
+        self._method = parse_method(str(method)) if method is not None else None
+        if (run is None) == (pretrained is None) or (store is None) == (run is None):
+            raise ConfigError(
+                "--model oppu needs --model_args run=FOLDER,method=… (a run of `oppu run` or "
+                "`oppu quickstart`), or pretrained=BASE,store=FOLDER,data=DATASET,method=…"
+            )
+        self._run = open_run(Path(str(run))) if run is not None else None
+        self._base_name = str(pretrained) if self._run is None else self._run.config.model
+        self._store_path = Path(str(store))
+        self._dtype, self._quantize = None if dtype == "auto" else dtype, quantize
+        for name, value, kinds in (("dtype", self._dtype, Dtype), ("quantize", quantize, Quantize)):
+            if value is not None and value not in get_args(kinds):
+                raise ConfigError(f"{name}={value}: it is one of {', '.join(get_args(kinds))}.")
+            if self._run is not None and value not in (None, getattr(self._run.config, name)):
+                raise ConfigError(
+                    f"{name}={value}: the adapters of {run} were trained on its base in "
+                    f"{self._run.config.dtype}, {self._run.config.quantize or 'not quantized'}; leave it out."
+                )
+        self._batch_size, self._auto = _batch_size(batch_size, max_batch_size)
+        # The harness asks for cuda:0 where nobody has asked for anything.
+        absent = str(device) in ("cuda", "cuda:0") and not torch.cuda.is_available()
+        self._torch_device = "auto" if device is None or absent else str(device)
+        self._seed = torch.initial_seed()  # the harness's --seed
+        self._rank = Rank(0)
+        self._rank.model = self
+        self._standings: dict[Key, Standing] = {}
+
+    @classmethod
+    def create_from_arg_string(
+        cls, arg_string: str, additional_config: dict[str, Any] | None = None
+    ) -> "OppuLM":
+        """See :meth:`create_from_arg_obj`."""
+        return cls.create_from_arg_obj(simple_parse_args_string(arg_string), additional_config)
+
+    @classmethod
+    def create_from_arg_obj(
+        cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None
+    ) -> "OppuLM":
+        """Make the model from ``--model_args``, which go before the command line's other options.
+
+        The harness's default batch size of 1 cannot be told from a wish for 1, and is no good one here: it is
+        read as ``auto`` (``--model_args batch_size=1`` is 1).
+        """
+        others = {name: value for name, value in (additional_config or {}).items() if value is not None}
+        if str(others.get("batch_size")) == "1":
+            del others["batch_size"]
+        return cls(**{**others, **arg_dict})
+
+    def stand(self, source: Source, method: Method) -> Standing:
+        """What a method of a task stands on; requests of it can be answered from now on.
+
+        Raises:
+            ConfigError: the task's data are not the run's.
+            StoreError: see :func:`oppu_eval.lm_eval.standing.stand`.
+        """
+        if self._method is not None and method != self._method:
+            raise ConfigError(
+                f"--model_args says method={self._method.name}, --metadata method={method.name}; "
+                "leave one of them out."
+            )
+        standing = stand(self._run_of(source, method), source, method, self._torch_device, self._batch_size)
+        self._standings[standing.key] = standing
+        return standing
+
+    def _run_of(self, source: Source, method: Method) -> Run:
+        """The run, or one that is put together from the store."""
+        if self._run is None:
+            return stored_run(
+                self._base_name,
+                self._store_path,
+                source.dataset,
+                method,
+                dtype=self._dtype or "float32",
+                quantize=self._quantize,
+                profiles=source.profile_files,
+                seed=source.seed,
+            )
+        if source.run is None or source.run.path.resolve() != self._run.path.resolve():
+            raise ConfigError(
+                f"The data are those of {source.dataset.path}, the adapters those of the run "
+                f"{self._run.path}. Take both from one run: run=… without data, and tasks loaded with it."
+            )
+        return self._run
+
+    def generate_until(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[str]:
+        """Answers to requests of LaMP tasks, in their order.
+
+        Raises:
+            ConfigError: a request is of another task, or has settings that this model does not know.
+        """
+        answers: dict[int, str] = {}
+        work: dict[Key, list[int]] = {}
+        for index, request in enumerate(requests):
+            ours = request.args[1].get(REQUEST)
+            key: Key = tuple(ours[name] for name in KEY) if ours else ("", "", "")
+            if key not in self._standings:
+                raise _not_ours(request.task_name)
+            work.setdefault(key, []).append(index)
+        with tqdm(total=len(requests), desc="Answering", disable=disable_tqdm) as bar:
+            # What stands on the same task base comes together; without adapters first.
+            order = sorted(work, key=lambda k: (k[:2], (m := self._standings[k].method).variant, m.personal))
+            opened: tuple[Key, Base, PromptMaker] | None = None
+            for key in order:
+                standing = self._standings[key]
+                stage = *key[:2], standing.method.variant
+                if opened is None or opened[0] != stage:
+                    opened = None  # its memory, before the next is read
+                    opened = stage, *standing.work.task_base()
+                if standing.method.personal:
+                    opened = stage, *standing.work.with_adapter(opened[1], opened[2])
+                for index, text in self._answer(standing, opened[1], requests, work[key]):
+                    answers[index] = text
+                    self.cache_hook.add_partial("generate_until", requests[index].args, text)
+                    bar.update()
+        return [answers[index] for index in range(len(requests))]
+
+    def _answer(
+        self, standing: Standing, base: Base, requests: Sequence[Instance], indices: Sequence[int]
+    ) -> Iterator[tuple[int, str]]:
+        """(index, answer) of one method's requests, unit by unit."""
+        # Sorted, so that batches do not depend on the order of the docs.
+        by_settings: dict[str, list[int]] = {}
+        for index in sorted(indices, key=lambda index: json.dumps(requests[index].args)):
+            arguments = requests[index].args[1]
+            settings = {name: value for name, value in arguments.items() if name != REQUEST}
+            chat = arguments[REQUEST].get("chat", False)
+            by_settings.setdefault(json.dumps([settings, chat], sort_keys=True), []).append(index)
+        for text, group in by_settings.items():
+            settings, chat = json.loads(text)
+            generation = self._generation(standing, base, settings, chat)
+            left, size = list(group), self._batch_size
+            while left:
+                try:
+                    for unit, written in self._units(standing, generation, requests, left, size):
+                        yield from zip(unit, written, strict=True)
+                        done = set(unit)
+                        left = [index for index in left if index not in done]
+                except torch.OutOfMemoryError as error:
+                    if not self._auto or size == 1:
+                        raise ModelError(
+                            f"Memory is too small for {size} prompts at a time. "
+                            f"{'' if size == 1 else 'Try --batch_size auto, or a smaller one.'}"
+                        ) from error
+                    size //= 2
+                    torch.cuda.empty_cache()
+
+    def _generation(
+        self, standing: Standing, base: Base, settings: Mapping[str, Any], chat: bool
+    ) -> "_Generation":
+        """The harness's ``gen_kwargs`` as ours."""
+        run, task = standing.work.run, standing.work.dataset.task
+        try:
+            known = normalize_gen_kwargs(dict(settings), task.max_answer_tokens)
+            known["temperature"], known["top_k"] = float(known["temperature"]), int(known.get("top_k", 50))
+            known["top_p"] = float(known.get("top_p", 1.0))
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"--gen_kwargs {dict(settings)}: {error}.") from error
+        if not all(isinstance(end, str) for end in known["until"]):
+            raise ConfigError(f"--gen_kwargs until={known['until']}: write texts, e.g. until=['.'].")
+        if known["top_k"] < 0 or not 0 < known["top_p"] <= 1 or known["temperature"] < 0:
+            raise ConfigError(
+                "--gen_kwargs: temperature and top_k are not below 0, top_p is above 0 and at most 1."
+            )
+        if unknown := sorted(set(known) - _SETTINGS):
+            raise ConfigError(
+                f"--gen_kwargs {', '.join(unknown)}: --model oppu knows {', '.join(sorted(_SETTINGS))}."
+            )
+        sampling = None
+        if known["do_sample"] and known["temperature"] > 0:
+            sampling = Sampling(
+                temperature=known["temperature"],
+                top_k=known["top_k"],
+                top_p=known["top_p"],
+                seed=run.config.seed if run.config.sample else self._seed,
+            )
+        codec = base.codec.ending(known["until"], chat)
+        constrained = AnswerSet(codec, task.labels) if run.config.constrain and task.labels else None
+        longest = int(known["max_gen_toks"])
+        if longest == task.max_answer_tokens:  # nobody asked for another
+            longest = answer_tokens(task, codec)
+        base = dataclasses.replace(base, codec=codec)
+        return _Generation(base, longest, sampling, constrained)
+
+    def _units(
+        self,
+        standing: Standing,
+        generation: "_Generation",
+        requests: Sequence[Instance],
+        indices: Sequence[int],
+        size: int,
+    ) -> Iterator[tuple[list[int], list[str]]]:
+        """(indices, answers), as many at a time as the batch size allows."""
+        work, personal = standing.work, standing.method.personal
+        users = {user.user_id: user for user in work.users}
+        owners = [requests[index].args[1][REQUEST]["user"] for index in indices] if personal else None
+        lengths = [len(requests[index].args[0]) for index in indices]
+        for unit in plan_units(lengths, owners, size):
+            groups = [[indices[place] for place in group] for group in unit]
+            states = None
+            if personal:
+                whose = [requests[group[0]].args[1][REQUEST]["user"] for group in groups]
+                states = [work.store.load(work.key_of(users[user_id])) for user_id in whose]
+            written = write_answers(
+                generation.base,
+                [[requests[index].args[0] for index in group] for group in groups],
+                states,
+                max_new_tokens=generation.longest,
+                sampling=generation.sampling,
+                answers=generation.answers,
+            )
+            chain = itertools.chain.from_iterable
+            yield list(chain(groups)), list(chain(written))
+
+    def loglikelihood(self, requests: Sequence[Instance]) -> list[tuple[float, bool]]:
+        """None: LaMP's tasks are answered in words."""
+        raise _not_ours(requests[0].task_name)
+
+    def loglikelihood_rolling(self, requests: Sequence[Instance]) -> list[float]:
+        """None, likewise."""
+        raise _not_ours(requests[0].task_name)
+
+    @functools.cached_property
+    def tokenizer(self) -> Any:
+        """The base's tokenizer."""
+        return base_codec(self._base_name).tokenizer
+
+    @property
+    def tokenizer_name(self) -> str:
+        """The base's name, for the harness's cache of requests."""
+        return self._base_name.replace("/", "__")
+
+    def chat_template(self, chat_template: bool | str = False) -> str | None:
+        """The base's chat template."""
+        template = self.tokenizer.chat_template
+        return template if isinstance(template, str) else None
+
+    def apply_chat_template(
+        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
+        """Messages as the base's chat template renders them (:func:`oppu_core.modeling.chat.render_chat`).
+
+        Raises:
+            ConfigError: it has none, or refuses them.
+        """
+        try:
+            return render_chat(self.tokenizer, chat_history, add_generation_prompt)
+        except Exception as error:  # templates raise what they like
+            raise ConfigError(
+                f"--apply_chat_template: the base {self._base_name} has no chat template that takes these "
+                f"messages: {error}"
+            ) from error
+
+    def get_model_info(self) -> dict[str, Any]:
+        """What results say of the model."""
+        standings = self._standings.values()
+        return {
+            "oppu": {
+                "base": [dataclasses.asdict(one.work.run.base_identity()) for one in standings][:1],
+                "weights": content_id([sorted(one.weights.values()) for one in standings]),
+            }
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class _Generation:
+    """How some requests are answered."""
+
+    base: Base
+    longest: int
+    sampling: Sampling | None
+    answers: AnswerSet | None
+
+
+def _batch_size(size: int | str, most: int | None) -> tuple[int, bool]:
+    """(prompts at a time, whether fewer will do)."""
+    if most is not None and (not str(most).isdecimal() or int(most) < 1):
+        raise ConfigError(f"max_batch_size={most}: it is how many prompts are answered at a time, at most.")
+    if re.fullmatch(r"auto(:[0-9]+)?", str(size)):
+        return int(most or BATCH_SIZE), True
+    if not str(size).isdecimal() or int(size) < 1:
+        raise ConfigError(f"batch_size={size}: write auto, or how many prompts to answer at a time.")
+    return int(size), False
+
+
+def _not_ours(task: str | None) -> ConfigError:
+    return ConfigError(
+        f"--model oppu answers LaMP's tasks (--tasks 'lamp_*') with personal adapters; {task} is none."
+    )

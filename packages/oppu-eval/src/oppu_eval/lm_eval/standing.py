@@ -1,0 +1,114 @@
+"""What answers stand on: a task base and every user's adapter, known by their bytes."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from oppu_core.errors import StoreError
+from oppu_core.modeling.base import base_codec
+from oppu_core.modeling.tokenizer import TextCodec
+from oppu_core.prompting.methods import Method
+from oppu_core.runs.progress import Watch
+from oppu_core.runs.run import Run
+from oppu_core.runs.variants import VariantWork
+from oppu_core.storage.files import content_id
+from oppu_core.storage.store import Store
+from rich.console import Console
+
+from oppu_eval.lm_eval.source import Source
+
+Key = tuple[str, str, str]
+KEY = ("task", "data", "method")
+
+
+@dataclasses.dataclass(frozen=True)
+class Standing:
+    """What one method of one task stands on.
+
+    Attributes:
+        work: Its task base and adapters.
+        method: The method.
+        counter: Counts its tokens; a soft prompt's are taken from the context.
+        weights: What an answer depends on beside the prompt: a hash by user id, or one for all under None.
+        failed: Why users have no adapter, by user id.
+    """
+
+    work: VariantWork
+    method: Method
+    counter: TextCodec
+    weights: Mapping[str | None, str]
+    failed: Mapping[str, str]
+
+    @property
+    def key(self) -> Key:
+        """What tells it from others in a process."""
+        return self.work.dataset.task.name, self.work.dataset.fingerprint[:16], self.method.name
+
+    def request(self, user_id: str, chat: bool) -> dict[str, Any]:
+        """What a request of a user's says of the weights that answer it."""
+        user = user_id if self.method.personal else None
+        about = {**dict(zip(KEY, self.key, strict=True)), "user": user, "weights": self.weights[user]}
+        return {**about, "chat": True} if chat else about
+
+
+def stand(run: Run, source: Source, method: Method, device: str, batch_size: int) -> Standing:
+    """Find what a method of a task stands on; nothing is trained.
+
+    Args:
+        run: Whose weights.
+        source: Whose queries.
+        method: How they will be answered.
+        device: Where to compute.
+        batch_size: Prompts at a time.
+
+    Raises:
+        StoreError: the task base or adapters are missing or damaged; the message names users and what to run.
+    """
+    if not (run.store_path / "manifest.sqlite").is_file():
+        raise StoreError(
+            f"The weights of {run.path} are not at {run.store_path} any more. Put the store back, or train "
+            f"again: `oppu personal train --run {run.path}`."
+        )
+    work = VariantWork(
+        run, Store(run.store_path), source.dataset, source.users, source.profiles, method.variant, device,
+        batch_size, Watch(Console(stderr=True)),
+    )  # fmt: skip
+    where = f"{source.dataset.task.name}, {method.name}"
+    base = work.store.digest(work.task_lora)
+    if base is None:
+        raise StoreError(
+            f"{run.path} has no task base of the variant {method.variant} ({where}). {_advice(run, method)}"
+        )
+    work.store.load(work.task_lora)  # refuses damaged weights: answering never trains
+    fixed = [dataclasses.asdict(run.base_identity()), base, run.config.constrain]
+    weights: dict[str | None, str] = {None: content_id(fixed)}
+    failed: dict[str, str] = {}
+    missing: list[str] = []
+    for user in source.users if method.personal else ():
+        key = work.key_of(user)
+        if (digest := work.store.digest(key)) is not None:
+            weights[user.user_id] = content_id([*fixed, user.user_id, digest])
+        elif (reason := work.store.failure(key)) is not None:
+            failed[user.user_id] = reason
+        else:
+            missing.append(user.user_id)
+    if missing or (failed and len(failed) == len(source.users)):
+        named = missing or list(failed)
+        raise StoreError(
+            f"{len(named)} of {len(source.users)} test users have no adapter ({where}): "
+            f"{', '.join(map(repr, named[:5]))}{' …' if len(named) > 5 else ''}. {_advice(run, method)}"
+        )
+    codec = base_codec(run.config.model)
+    counter = codec.leaving(work.personal_config.prefix if method.personal else 0)
+    return Standing(work, method, counter, weights, failed)
+
+
+def _advice(run: Run, method: Method) -> str:
+    if (run.path / "run.json").exists() and method.name in run.config.methods:
+        return f"Run `oppu personal train --run {run.path}`."
+    data = " ".join(f"--data {path}" for path in run.config.data.values())
+    methods = ",".join(dict.fromkeys([*run.config.methods, method.name]))
+    return (
+        f"Start a run that has it: `oppu run --run … {data} --model {run.config.model} "
+        f"--store {run.store_path} --methods {methods}` (what is in the store is not trained again)."
+    )

@@ -1,0 +1,294 @@
+"""The tasks of LaMP as the harness sees them: our data, prompts and metrics under its names."""
+
+import dataclasses
+import functools
+import logging
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, Protocol
+
+import datasets
+from lm_eval.api.instance import Instance
+from lm_eval.api.metrics import mean
+from lm_eval.api.task import ConfigurableTask
+from oppu_core.data.types import Query, User
+from oppu_core.errors import ConfigError, DataError
+from oppu_core.modeling.generation import Sampling
+from oppu_core.prompting.builder import PromptMaker, TokenCounter
+from oppu_core.prompting.methods import Method, parse_method
+from oppu_core.runs.variants import prompt_maker
+from oppu_core.storage.files import content_id
+from oppu_core.tasks.task import get_task
+
+from oppu_eval.lm_eval.source import Source, Uncounted, counter_of, open_source
+from oppu_eval.scoring.metrics import Metric, metrics_for
+
+if TYPE_CHECKING:
+    from oppu_eval.lm_eval.standing import Standing
+
+log = logging.getLogger(__name__)
+# What the harness calls the longest answer; ours is the first, which would outweigh a person's own.
+_LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+# Where a request says whose adapter answers it: among the arguments, which the harness's cache goes by.
+REQUEST = "oppu"
+
+
+class Answerer(Protocol):
+    """The part of :class:`oppu_eval.lm_eval.model.OppuLM` that a task needs."""
+
+    def stand(self, source: Source, method: Method) -> "Standing":
+        """What this method's answers stand on."""
+
+
+class Rank(int):
+    """The rank of a process of ours. It is all of a model that the harness shows to a task, so it is how a
+    task learns who will answer it."""
+
+    model: Answerer
+
+
+class LampTask(ConfigurableTask):
+    """A LaMP task: ``dataset_name`` says which, ``metadata`` the data and the method (see :mod:`.source`)."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        """Open the data and lay out the queries.
+
+        Raises:
+            OppuError: the metadata name no method, or no data of this task.
+        """
+        if "dataset_name" not in config or config.get("output_type") != "generate_until":
+            raise ConfigError(
+                f"The task {config.get('task')!r} needs dataset_name, e.g. lamp_2m, and output_type: "
+                "generate_until."
+            )
+        lamp = get_task(config["dataset_name"])
+        metadata = config.get("metadata") or {}
+        self.method = parse_method(str(metadata.get("method") or "non_personalized"))
+        self.source = open_source(lamp.name, self.method, metadata)
+        self.metrics = {metric.name: metric for metric in metrics_for(self.source.dataset.task)}
+        self._everything: dict[tuple[str, str], tuple[User, Query]] = {
+            (user.user_id, query.id): (user, query) for user in self.source.users for query in user.queries
+        }
+        self._asked = self._everything
+        self._standing: Standing | None = None
+        self._counter: TokenCounter = Uncounted()  # until it is known who answers
+        self._taken = 0  # tokens of the context that a system instruction or a chat template takes
+        self._maker: PromptMaker | None = None
+        self._prompts: dict[tuple[str, str], str] = {}
+        generation: dict[str, Any] = {
+            "until": ["\n"], "max_gen_toks": lamp.max_answer_tokens, "do_sample": False,
+        }  # fmt: skip
+        if (run := self.source.run) is not None and run.config.sample:
+            paper = Sampling()
+            generation |= {"do_sample": True, "temperature": paper.temperature}
+            generation |= {"top_k": paper.top_k, "top_p": paper.top_p}
+        super().__init__(
+            config={
+                **{name: value for name, value in config.items() if name != "class"},
+                "test_split": "test",
+                "doc_to_target": "gold",
+                "generation_kwargs": {**generation, **config.get("generation_kwargs", {})},
+                "metric_list": [
+                    {
+                        "metric": metric.name,
+                        "aggregation": mean if metric.is_mean else functools.partial(_of_pairs, metric),
+                        "higher_is_better": metric.higher_is_better,
+                    }
+                    for metric in self.metrics.values()
+                ],
+                "process_results": f"{__name__}.LampTask.process_results",
+                "metadata": {**metadata, "lamp": self._about()},
+            }
+        )
+
+    def _about(self) -> dict[str, Any]:
+        """What results say of where they come from (:mod:`.results` reads it)."""
+        return {
+            "method": self.method.name,
+            "data": self.source.dataset.fingerprint,
+            "users": len(self.source.users),
+            "queries": len(self._asked),
+        }
+
+    def download(self, dataset_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        """Lay out the queries; nothing is fetched."""
+        rows = [
+            {
+                "id": query.id,
+                "user_id": user.user_id,
+                "method": self.method.name,
+                "fields": dict(query.fields),
+                "history_len": query.history_len,
+                "gold": query.gold,
+            }
+            for user, query in self._asked.values()
+        ]
+        if not rows:
+            raise DataError(f"{self.source.dataset.path} has no test queries; there is nothing to ask.")
+        self.dataset = {"test": datasets.Dataset.from_list(rows)}
+
+    def set_config(self, key: str, value: Any, update: bool = False) -> None:
+        """Take a setting of the command line.
+
+        Raises:
+            ConfigError: it asks for examples, which these tasks have none of.
+        """
+        if key == "num_fewshot" and value:
+            raise ConfigError(
+                f"--num_fewshot {value}: {self.task_name} has no few-shot examples. A user's own past items "
+                f'stand in their place: --metadata \'{{"method": "rag_k{value}"}}\' shows {value} of them.'
+            )
+        if key == "generation_kwargs" and any(name in value for name in _LENGTHS):
+            for name in _LENGTHS:
+                self.config.generation_kwargs.pop(name, None)
+        super().set_config(key, value, update)
+
+    def build_all_requests(self, **arguments: Any) -> None:
+        """Make the prompts for the model that will answer.
+
+        Raises:
+            ConfigError: the method needs adapters and the model has none; or there is nothing to score.
+            StoreError: adapters are missing.
+        """
+        model = getattr(arguments.get("rank"), "model", None)
+        if self.method.personal and model is None:
+            raise ConfigError(
+                f"The method {self.method.name} answers with every user's own adapter, and this model has "
+                "none. Use --model oppu --model_args run=…, or a prompt method: non_personalized, "
+                "random_kN, rag_kN, recent_kN, pag_kN."
+            )
+        self._check_chosen(arguments)
+        if "bypass" not in self._metric_fn_list and all(q.gold is None for _, q in self._asked.values()):
+            raise ConfigError(
+                f"No query of {self.source.dataset.path} has a gold answer; there is nothing to score. "
+                "--predict_only writes the answers."
+            )
+        self._standing = model.stand(self.source, self.method) if model is not None else None
+        self._set_aside(self._standing.failed if self._standing else {}, arguments)
+        self._counter = self._standing.counter if self._standing else counter_of(self.config.metadata)
+        self._taken = self._overhead(arguments)
+        self._prompts, self._maker = {}, None
+        if arguments.get("cache_requests"):
+            arguments["tokenizer_name"] = (
+                f"{arguments.get('tokenizer_name', '')}-{self._fingerprint(arguments)}"
+            )
+        super().build_all_requests(**arguments)
+
+    def _check_chosen(self, arguments: Mapping[str, Any]) -> None:
+        """See that --limit and --samples choose queries that are there.
+
+        Raises:
+            ConfigError: they do not.
+        """
+        limit, samples = arguments.get("limit"), arguments.get("samples") or ()
+        if limit is not None and limit < 1:
+            raise ConfigError(
+                f"--limit {limit}: it is how many queries are asked, or a share between 0 and 1."
+            )
+        if strangers := [one for one in samples if not 0 <= one < len(self._everything)]:
+            raise ConfigError(
+                f"--samples: {self.task_name} has no query {strangers[0]}; its "
+                f"{len(self._everything)} queries are numbered from 0."
+            )
+
+    def _set_aside(self, failed: Mapping[str, str], arguments: Mapping[str, Any]) -> None:
+        """Leave out the users whose training failed, as ``oppu evaluate`` does.
+
+        Raises:
+            ConfigError: queries are chosen by number, and the numbers would mean others than usual.
+        """
+        before = len(self._asked)
+        self._asked = {key: asked for key, asked in self._everything.items() if key[0] not in failed}
+        if len(self._asked) != before:
+            self.download()
+            self.config.metadata["lamp"] = self._about()
+        if not failed:
+            return
+        some = "; ".join(f"{user!r}: {reason}" for user, reason in list(failed.items())[:3])
+        aside = f"{self.task_name}: {len(failed)} users are set aside, as their training failed ({some})."
+        if arguments.get("limit") is not None or arguments.get("samples") is not None:
+            raise ConfigError(
+                f"{aside} --limit and --samples count queries, and would ask others than with another "
+                "method; leave them out."
+            )
+        log.warning(aside)
+        self.config.metadata["lamp"] = {**self._about(), "set_aside": sorted(failed)}
+
+    def _overhead(self, arguments: Mapping[str, Any]) -> int:
+        """The tokens that stand around a prompt."""
+        counter = self._counter
+        system, delimiter = arguments.get("system_instruction"), self.config.fewshot_delimiter
+        if arguments.get("apply_chat_template") and (template := arguments.get("chat_template")):
+            roles = [{"role": "system", "content": system}] if system else []
+            return len(counter.prompt_ids(template([*roles, {"role": "user", "content": ""}])))
+        return len(counter.prompt_ids(system + delimiter)) if system else 0
+
+    def _fingerprint(self, arguments: Mapping[str, Any]) -> str:
+        """Everything that cached requests depend on, and the harness's own key does not know."""
+        names = ("samples", "system_instruction")
+        profiles = [self.source.profiles(user) for user in self.source.users] if self.method.profile else None
+        return content_id(
+            [
+                *(version(name) for name in ("oppu-core", "oppu-eval")),
+                self._about(),
+                {name: str(value) for name, value in self.config.metadata.items()},
+                {name: str(value) for name, value in self.config.generation_kwargs.items()},
+                {name: str(arguments.get(name)) for name in names},
+                sorted(self._standing.weights.values()) if self._standing else None,
+                profiles,
+            ]
+        )
+
+    def doc_to_text(self, doc: Mapping[str, Any], doc_to_text: Any = None) -> str:
+        """A query's prompt by the method."""
+        key = doc["user_id"], doc["id"]
+        if key not in self._prompts:
+            if self._maker is None:
+                self._maker = self._prompt_maker()
+            user, query = self._asked[key]
+            profile = self._maker.profile_for(self.method, user)
+            self._prompts[key] = self._maker.query_prompt(self.method, user, query, profile).text
+        return self._prompts[key]
+
+    def _prompt_maker(self) -> PromptMaker:
+        """What leaves room in the context for the answer and for what stands around a prompt."""
+        source, settings = self.source, self.config.generation_kwargs
+        maker = prompt_maker(source.dataset, self._counter, source.profiles, [self.method], source.seed)
+        name = next(name for name in _LENGTHS if name in settings)
+        if not str(settings[name]).isdecimal() or (longest := int(settings[name])) < 1:
+            raise ConfigError(f"--gen_kwargs {name}={settings[name]}: it is a number of tokens, from 1.")
+        if longest == maker.task.max_answer_tokens:
+            longest = maker.answer_tokens
+        task = dataclasses.replace(maker.task, max_answer_tokens=self._taken + longest)
+        return dataclasses.replace(maker, task=task)
+
+    def doc_to_target(self, doc: Mapping[str, Any], doc_to_target: Any = None) -> str:
+        """A query's gold answer; empty where it is withheld."""
+        return doc["gold"] or ""
+
+    def construct_requests(self, doc: dict[str, Any], ctx: str, **arguments: Any) -> Instance:
+        """A query's request; for our model it says whose adapter is meant, and which weights these are."""
+        chat = bool(arguments.get("apply_chat_template"))
+        request = super().construct_requests(doc, ctx, **arguments)
+        if self._standing:
+            ours = self._standing.request(doc["user_id"], chat)
+            request.arguments = (ctx, {**request.arguments[1], REQUEST: ours})
+        return request
+
+    def process_results(self, doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, Any]:
+        """A query's scores; none where there is no gold."""
+        if "bypass" in self._metric_fn_list:  # --predict_only
+            return {"bypass": None}
+        if doc["gold"] is None:
+            return {}
+        pair = results[0], doc["gold"]
+        return {
+            name: metric.score(*([text] for text in pair)) if metric.is_mean else pair
+            for name, metric in self.metrics.items()
+        }
+
+
+def _of_pairs(metric: Metric, pairs: Sequence[tuple[str, str]]) -> float:
+    """A metric that is no mean over queries, from (answer, gold) pairs."""
+    answers, golds = zip(*pairs, strict=True)
+    return metric.score(answers, golds)

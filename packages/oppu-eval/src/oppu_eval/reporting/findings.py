@@ -1,0 +1,130 @@
+"""What the rows say, in sentences: computed, and as honest when the answer is no."""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from oppu_eval.reporting.figures import personal_pair
+from oppu_eval.reporting.table import methods_of
+from oppu_eval.scoring.evaluate import NON_PERSONALIZED, split_model
+
+Row = Mapping[str, Any]
+
+
+def finding(results: Mapping[str, Any], task: str) -> str:
+    """The key finding of one task: adapter against the same prompt without it, and simple references.
+
+    Args:
+        results: What :func:`oppu_eval.scoring.evaluate.results_dict` made.
+        task: e.g. ``lamp_2m``.
+    """
+    info = results["tasks"][task]
+    metric = next(iter(info["metrics"]))
+    rows = {method: by_metric[metric] for method, by_metric in methods_of(results, task).items()}
+    topic = re.sub(r"^personalized ", "", info["title"], flags=re.IGNORECASE)
+    topic = topic if topic[:2].isupper() else topic[:1].lower() + topic[1:]
+    pair = personal_pair(results, task)
+    if pair is None:
+        return f"On {topic}, no personal adapter was compared with the same prompt without it."
+    row, base = rows[pair[0]], rows[pair[1]]
+    show = _formats(info["kind"])
+    say = {
+        "classification": "On {}, personal adapters answer as the user did in {} of the queries, "
+        "against {} {}",
+        "rating": "On {}, personal adapters miss the user’s rating by {} points on average, against {} {}",
+        "generation": "On {}, texts by personal adapters share words with the user’s own to a degree of {} "
+        f"({info['metrics'][metric]}), against {{}} {{}}",
+    }[info["kind"]]
+    without = (
+        "without personalization" if split_model(pair[1])[0] == NON_PERSONALIZED else "without the adapter"
+    )
+    sentence = say.format(topic, show(row["value"]), show(base["value"]), without)
+    sentence += f" ({_difference(row, info['kind'])}). "
+    sentence += _verdict(row["delta_same_prompt_ci95"])
+    if row["users"] != base["users"]:
+        sentence += " The difference is taken over the users whom both have answered."
+    if row.get("other_queries"):  # references are on the whole
+        return sentence
+    return sentence + _references(rows, row, show)
+
+
+def _formats(kind: str) -> Callable[[float], str]:
+    return (lambda value: f"{100 * value:.0f}\u00a0%") if kind == "classification" else (lambda v: f"{v:.2f}")
+
+
+def _difference(row: Row, kind: str) -> str:
+    """The signed difference and its interval; positive is better, as in the table."""
+
+    def signed(value: float) -> str:
+        text = f"{100 * abs(value):.0f}" if kind == "classification" else f"{abs(value):.2f}"
+        return text if not text.strip("0.") else ("+" if value > 0 else "−") + text
+
+    unit = " points" if kind == "classification" else ""
+    better = ", positive is better" if kind == "rating" else ""
+    text = f"difference {signed(row['delta_same_prompt'])}{unit}{better}"
+    interval = row["delta_same_prompt_ci95"]
+    if interval is not None:
+        text += f", 95\u00a0% interval {signed(interval[0])} to {signed(interval[1])}"
+    return text
+
+
+def _verdict(interval: list[float] | None) -> str:
+    if interval is None:
+        return "From a single user nothing follows for others."
+    if interval[0] > 0:
+        return "The interval lies above zero: the adapters help in this run."
+    if interval[1] < 0:
+        return "The interval lies below zero: the adapters do harm in this run."
+    return "The interval includes zero: this run does not show that the adapters help."
+
+
+def _references(rows: Mapping[str, Row], row: Row, show: Callable[[float], str]) -> str:
+    """How far simple rules get, said first where they get further than the adapters."""
+    phrases = {
+        "user_majority": "Always repeating the user’s most frequent answer",
+        "copy_input": "Copying the input",
+        "copy_retrieved": "Copying the user’s most similar text",
+        "oracle": "The best possible answer",
+    }
+    sign = 1 if row["higher_is_better"] else -1
+    text = ""
+    for method, phrase in phrases.items():
+        if method not in rows:
+            continue
+        value = rows[method]["value"]
+        ahead = sign * (value - row["value"]) >= 0 and method != "oracle"
+        text += f" {phrase} {'does as well or better' if ahead else 'reaches'}: {show(value)}."
+    return text.replace("reaches: ", "reaches ")
+
+
+def describe_method(method: str) -> str:
+    """A method in plain words, for readers who have never heard of retrieval or adapters."""
+    method, model = split_model(method)
+    if model:
+        return f"{describe_method(method)} Answered by {model[2:-1]} in lm-evaluation-harness."
+    fixed = {
+        "global_majority": "Reference: always the answer that other people give most often.",
+        "user_majority": "Reference: always the answer that this user has given most often.",
+        "copy_input": "Reference: the input text itself, returned as the answer.",
+        "copy_retrieved": "Reference: what the user wrote in the past item most like the question.",
+        "oracle": "Reference: the best answer that can be known; the sample data were made with it.",
+        "non_personalized": "The model sees the question only and knows nothing about the user.",
+    }
+    if method in fixed:
+        return fixed[method]
+    match = re.fullmatch(r"(oppu_)?(?:(random|rag|recent|pag)_)?k([0-9]+)", method)
+    if match is None:
+        return "A method of this run."
+    count = int(match[3])
+    items = "one past item" if count == 1 else f"{count} past items"
+    latest = "the latest item" if count == 1 else f"the {count} latest items"
+    prompt = {
+        "random": f"The model also sees {items} of other people, drawn at random.",
+        "rag": f"The model also sees {items} of the user, chosen for likeness to the question.",
+        "recent": f"The model also sees {latest} of the user.",
+        "pag": "The model also sees a short text that describes the user"
+        + (f", and {items} of the user." if count else "."),
+        None: "The model sees the question only.",
+    }[match[2]]
+    adapter = " A small personal part, trained on this user’s history alone, is added to the model."
+    return prompt + (adapter if match[1] else "")

@@ -1,0 +1,113 @@
+"""One self-contained HTML page: what was compared, what came out, how sure that is, and some answers.
+
+Everything that users wrote (texts, ids) is untrusted and escaped by the template; the pictures are made by
+:mod:`oppu_eval.reporting.figures` and go in as they are. The page loads nothing and forbids itself to.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from oppu_eval.reporting.examples import Example
+from oppu_eval.reporting.findings import describe_method, finding
+from oppu_eval.reporting.paper import SOURCE, paper_value
+from oppu_eval.reporting.table import best_method, counts_text, methods_of
+from oppu_eval.reporting.templating import render_page
+from oppu_eval.scoring.evaluate import split_model
+
+
+def render_report(
+    results: Mapping[str, Any],
+    figures: Mapping[str, str],
+    examples: Sequence[Example],
+    run: Mapping[str, Any],
+    *,
+    paper: bool = False,
+    studies: Sequence[Mapping[str, Any]] = (),
+) -> str:
+    """The report as HTML text.
+
+    Args:
+        results: What :func:`oppu_eval.scoring.evaluate.results_dict` made (or ``results.json``).
+        figures: Of :func:`oppu_eval.reporting.figures.draw_figures`, trusted: {"<task>/<picture>": SVG}.
+        examples: What :func:`oppu_eval.reporting.examples.pick_examples` chose, for all tasks.
+        run: How the numbers came about (model, data, seed, versions, command): {what: value}; values may
+            be lists and mappings.
+        paper: Show the numbers that the OPPU paper published beside ours.
+        studies: What :func:`~oppu_eval.reporting.study_views.study_views` made of the run's studies.
+
+    Returns:
+        A whole page; the same input gives the same text.
+    """
+    from markupsafe import Markup
+
+    methods = {row["method"]: None for row in results["rows"]}
+    return render_page(
+        "report.html.j2",
+        findings=[finding(results, task) for task in results["tasks"]],
+        tasks=[
+            {
+                **_task_view(results, task, paper),
+                "figures": {
+                    name.removeprefix(f"{task}/"): Markup(svg)
+                    for name, svg in figures.items()
+                    if name.startswith(f"{task}/")
+                },
+                "examples": [example for example in examples if example.task == task],
+            }
+            for task in results["tasks"]
+        ],
+        glossary=[(method, describe_method(method)) for method in methods],
+        run=[(_label(key), _lines(value)) for key, value in run.items()],
+        paper_source=SOURCE if paper else None,
+        studies=studies,
+    )
+
+
+def _task_view(results: Mapping[str, Any], task: str, paper: bool) -> dict[str, Any]:
+    """What the template needs to know about one task."""
+    info = results["tasks"][task]
+    metrics: dict[str, str] = info["metrics"]
+    primary = next(iter(metrics))
+    methods = methods_of(results, task)
+    rows = []
+    for method, by_metric in methods.items():
+        wins = by_metric[primary]["wins"]
+        total = sum(wins.values()) if wins else 0
+        rows.append(
+            {
+                **by_metric[primary],
+                "values": [by_metric[metric] for metric in metrics],
+                "shares": {name: round(100 * count / total, 2) for name, count in wins.items()}
+                if total
+                else None,
+                "paper": [paper_value(info["paper_id"], split_model(method)[0], metric) for metric in metrics]
+                if paper
+                else [],
+            }
+        )
+    return {
+        "name": task,
+        "title": info["title"],
+        "kind": info["kind"],
+        "metrics": list(metrics.values()),
+        "higher_is_better": rows[0]["higher_is_better"],
+        "best": best_method(methods, primary),
+        "rows": rows,
+        "counts": counts_text(rows),
+        "warnings": results.get("warnings", {}).get(task, []),
+        "set_aside": results["set_aside"][task],
+        "notes": results.get("notes", {}).get(task, []),
+    }
+
+
+def _label(key: str) -> str:
+    return key.replace("_", " ")
+
+
+def _lines(value: Any) -> list[str]:
+    """A provenance value as lines of text."""
+    if isinstance(value, Mapping):
+        return [f"{key}: {', '.join(_lines(item))}" for key, item in value.items()] or ["–"]
+    if isinstance(value, list | tuple):
+        return [", ".join(line for item in value for line in _lines(item))] if value else ["–"]
+    return ["–" if value is None else str(value)]
