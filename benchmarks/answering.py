@@ -22,7 +22,7 @@ from oppu_core.modeling.packed_model import PackedModel, prompts
 from oppu_core.modeling.packing import pack
 from oppu_core.modeling.stacked_adapters import StackedAdapters, stack_states
 from oppu_core.process import tune_process
-from oppu_core.prompting.builder import PromptMaker
+from oppu_core.prompting.builder import PromptBuilder
 from oppu_core.prompting.methods import parse_method
 from oppu_core.tasks.task import get_task
 from rich.console import Console
@@ -36,11 +36,11 @@ Groups = list[list[list[int]]]  # users' prompts as token ids
 
 def asked(users: int, queries: int) -> Groups:
     """The prompts of the sample world, in the tokens of the shipped base."""
-    task, codec = get_task("lamp_2m"), load_base("tiny", device="cpu").codec
-    maker, method = PromptMaker(task, codec, {}), parse_method("oppu_k0")
+    task, tokenizer = get_task("lamp_2m"), load_base("tiny", device="cpu").tokenizer
+    builder, method = PromptBuilder(task, tokenizer, {}), parse_method("oppu_k0")
     people = sample_users(task, test_users=users, other_users=0, queries=queries)
     return [
-        [codec.prompt_ids(maker.query_prompt(method, user, query, "").text) for query in user.queries]
+        [tokenizer.prompt_ids(builder.query_prompt(method, user, query, "").text) for query in user.queries]
         for user in people
     ]
 

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 import transformers
 from oppu_core.modeling.base import TINY_FOLDER, Base, load_base
-from oppu_core.runs.answering import write_answers
+from oppu_core.runs.answering import generate_answers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
@@ -142,8 +142,8 @@ def write_base(folder: Path, config: Any) -> None:
 def answers_are_the_same(base: Base) -> bool:
     """Whether prompts answered at once are answered as they are alone."""
     prompts = [f"Item {'of many words ' * count}{count}:" for count in (0, 1, 3, 7, 15)]
-    (together,) = write_answers(base, [prompts], None, max_new_tokens=8)
-    alone = [write_answers(base, [[prompt]], None, max_new_tokens=8)[0][0] for prompt in prompts]
+    (together,) = generate_answers(base, [prompts], None, max_new_tokens=8)
+    alone = [generate_answers(base, [[prompt]], None, max_new_tokens=8)[0][0] for prompt in prompts]
     return together == alone
 
 
@@ -158,9 +158,9 @@ def look(config_class: Any, results: Connection) -> None:
             write_base(Path(folder), shrink(config_class(), OWN.get(family, {})))
             way = "not loaded"
             base = load_base(folder, device="cpu")
-        way = "packed" if base.packs else "padded" if base.pads else "alone"
+        way = "packed" if base.supports_packing else "padded" if base.supports_padding else "alone"
         together = answers_are_the_same(base)
-        results.send(Outcome(family, way, base.caution or "", together, not base.pads_training))
+        results.send(Outcome(family, way, base.caution or "", together, not base.supports_padded_training))
     except Exception as error:
         results.send(Outcome(family, way, f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"))
 

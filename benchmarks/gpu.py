@@ -215,13 +215,13 @@ def loaded(device: str, **options: Any) -> Row:
     if "quantize" in options and (device == "cpu" or not importlib.util.find_spec("bitsandbytes")):
         return {"what": what, "ok": True, "note": "not tried: needs bitsandbytes and a GPU"}
     base = load_base("tiny", device=device, **options)
-    subject = _subject(base.model, base.codec.pad_id)
+    subject = _subject(base.model, base.tokenizer.pad_id)
     users = make_users(PEOPLE, ITEMS, subject.vocabulary)
     both = ways(subject, PEOPLE)
     loss, adapter = differ(both["plain"](users), both["fast"](users))
     exact = options == {"dtype": "float32"}
     row = check(what, loss, adapter, LOSSES if exact else 0.02, ADAPTERS if exact else 0.2)
-    return row if base.packs else row | {"ok": False, "note": f"not packed: {base.caution}"}
+    return row if base.supports_packing else row | {"ok": False, "note": f"not packed: {base.caution}"}
 
 
 def attention(size: str, device: str, console: Console) -> list[Row]:

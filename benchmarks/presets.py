@@ -13,7 +13,7 @@ from pathlib import Path
 
 from oppu_core.runs.config import resolve_config
 from oppu_core.runs.jobs import execute
-from oppu_core.runs.progress import Watch
+from oppu_core.runs.progress import ProgressReporter
 from oppu_core.runs.run import start_run
 from oppu_core.storage.store import Store
 from oppu_eval.scoring.run_results import evaluate_run
@@ -64,7 +64,7 @@ def main() -> None:
             )
             run = start_run(Path(folder) / str(number), config)
             before = {entry.folder for entry in Store(run.store_path).entries()}
-            execute(run, Watch(Console(quiet=True)), ["bases", "personal", "answers"])
+            execute(run, ProgressReporter(Console(quiet=True)), ["bases", "personal", "answers"])
             seconds = [
                 entry.facts["seconds"]
                 for entry in Store(run.store_path).entries()

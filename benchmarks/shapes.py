@@ -134,7 +134,7 @@ def load_subject(name: str, device: str = "cpu", dtype: str | None = None, epoch
         base = base.eval().requires_grad_(False)
     else:
         loaded = load_base(name, "bfloat16" if dtype == "bfloat16" else "float32", device)
-        base, pad_id = loaded.model, loaded.codec.pad_id
+        base, pad_id = loaded.model, loaded.tokenizer.pad_id
     targets = default_targets(("query", "value"), projection_names(base))
     config = TrainConfig(targets, learning_rate=1e-3, epochs=epochs, batch_size=BATCH_SIZE, seed=0)
     model = attach(base, config)

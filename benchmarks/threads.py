@@ -20,7 +20,7 @@ import dataclasses, time
 from oppu_core.data.sample import sample_users
 from oppu_core.modeling.base import load_base
 from oppu_core.modeling.packing import tokenize
-from oppu_core.prompting.builder import PromptMaker
+from oppu_core.prompting.builder import PromptBuilder
 from oppu_core.tasks.task import get_task
 from oppu_core.training.config import personal_config
 from oppu_core.training.loop import train
@@ -28,12 +28,13 @@ from oppu_core.modeling.adapters import attach
 task = get_task("lamp_2m")
 base = load_base("tiny", device="cpu")
 user = next(sample_users(task, test_users=1, other_users=0))
-examples = tokenize(PromptMaker(task, base.codec, {}).history_examples("base", user), base.codec)[:32]
+builder = PromptBuilder(task, base.tokenizer, {})
+examples = tokenize(builder.history_examples("base", user), base.tokenizer)[:32]
 config = dataclasses.replace(personal_config("lamp_2m", "tiny", 0), epochs=1)
 model = attach(base.model, config)
-train(model, examples, config, base.codec.pad_id)
+train(model, examples, config, base.tokenizer.pad_id)
 start = time.monotonic()
-train(model, examples, config, base.codec.pad_id)
+train(model, examples, config, base.tokenizer.pad_id)
 print(time.monotonic() - start)
 """
 

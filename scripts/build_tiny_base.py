@@ -20,12 +20,12 @@ from pathlib import Path
 import torch
 from oppu_core.data.sample import GRAMMARS, world_texts
 from oppu_core.modeling.base import TINY_FOLDER
-from oppu_core.modeling.tokenizer import TextCodec
-from oppu_core.prompting.builder import PromptMaker
+from oppu_core.modeling.tokenizer import Tokenizer
+from oppu_core.prompting.builder import PromptBuilder
 from oppu_core.prompting.retrieval import BM25Retriever
 from oppu_core.tasks.task import TASKS, Task
 from rich.console import Console
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 CONTEXT = 512
@@ -57,7 +57,7 @@ def documents(seed: int) -> Iterator[list[tuple[str, str]]]:
     """
     rng = random.Random(f"tiny base/{seed}")
     makers = {
-        name: PromptMaker(TASKS[name], _Unlimited(), {"bm25": BM25Retriever(TASKS[name])})
+        name: PromptBuilder(TASKS[name], _Unlimited(), {"bm25": BM25Retriever(TASKS[name])})
         for name in GRAMMARS
     }
     variants, weights = zip(*VARIANTS, strict=True)
@@ -81,28 +81,28 @@ def _piece(task: Task, fields: Mapping[str, str]) -> tuple[str, str] | None:
     return next((pair for form in task.personal_formats if (pair := form.render(fields))), None)
 
 
-def tokenize(document: list[tuple[str, str]], codec: TextCodec) -> tuple[list[int], list[bool]]:
+def tokenize(document: list[tuple[str, str]], tokenizer: Tokenizer) -> tuple[list[int], list[bool]]:
     """Token ids of a document and whether each is part of an answer."""
     ids: list[int] = []
     is_answer: list[bool] = []
     for number, (text, answer) in enumerate(document, 1):
-        prompt = codec.prompt_ids(text)
+        prompt = tokenizer.prompt_ids(text)
         if ids:  # one line after the other: a newline ends an answer, the document ends with end-of-text
-            prompt = codec.prompt_ids("\n" + text)[1:]
-        target = codec.answer_ids(answer)[: None if number == len(document) else -1]
+            prompt = tokenizer.prompt_ids("\n" + text)[1:]
+        target = tokenizer.answer_ids(answer)[: None if number == len(document) else -1]
         ids += prompt + target
         is_answer += [False] * len(prompt) + [True] * len(target)
     return ids, is_answer
 
 
 def batches(
-    seed: int, codec: TextCodec, tokens: int
+    seed: int, tokenizer: Tokenizer, tokens: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     """Endless padded batches (ids_BT, is_token_BT, is_answer_BT) of about `tokens` tokens."""
     stream = documents(seed)
     rng = random.Random(f"tiny base batches/{seed}")
     while True:
-        rows = sorted((tokenize(next(stream), codec) for _ in range(256)), key=lambda row: len(row[0]))
+        rows = sorted((tokenize(next(stream), tokenizer) for _ in range(256)), key=lambda row: len(row[0]))
         groups: list[list[tuple[list[int], list[bool]]]] = [[]]
         for row in rows:
             if (len(groups[-1]) + 1) * len(row[0]) > tokens and groups[-1]:
@@ -125,7 +125,7 @@ def batches(
 
 def train_tokenizer(seed: int, texts: int) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer over the world's prompts and answers."""
-    tokenizer = Tokenizer(models.BPE())
+    tokenizer = HFTokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     stream = documents(seed)
@@ -147,10 +147,10 @@ def train_tokenizer(seed: int, texts: int) -> PreTrainedTokenizerFast:
     )
 
 
-def train(args: argparse.Namespace, codec: TextCodec, console: Console) -> LlamaForCausalLM:
+def train(args: argparse.Namespace, tokenizer: Tokenizer, console: Console) -> LlamaForCausalLM:
     """A model pretrained for `args.steps` steps."""
     config = LlamaConfig(
-        vocab_size=len(codec.tokenizer),
+        vocab_size=len(tokenizer.hf),
         hidden_size=args.hidden,
         intermediate_size=3 * args.hidden,
         num_hidden_layers=args.layers,
@@ -162,7 +162,7 @@ def train(args: argparse.Namespace, codec: TextCodec, console: Console) -> Llama
         pad_token_id=2,
     )
     model = LlamaForCausalLM(config)
-    console.print(f"{model.num_parameters():,} parameters, vocabulary {len(codec.tokenizer):,}")
+    console.print(f"{model.num_parameters():,} parameters, vocabulary {len(tokenizer.hf):,}")
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=args.learning_rate, weight_decay=0.1, betas=(0.9, 0.98)
     )
@@ -172,7 +172,7 @@ def train(args: argparse.Namespace, codec: TextCodec, console: Console) -> Llama
         return warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / args.steps)))
 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
-    stream = batches(args.seed + 1, codec, args.batch_tokens)
+    stream = batches(args.seed + 1, tokenizer, args.batch_tokens)
     ahead = concurrent.futures.ThreadPoolExecutor(1)  # texts are made while the model computes
     upcoming = ahead.submit(next, stream)
     start = time.monotonic()
@@ -214,7 +214,7 @@ def main() -> None:
 
     torch.manual_seed(args.seed)
     tokenizer = train_tokenizer(args.seed, 8_000)
-    model = train(args, TextCodec(tokenizer, CONTEXT), Console())
+    model = train(args, Tokenizer(tokenizer, CONTEXT), Console())
     size = model.num_parameters()
 
     args.out.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ from oppu_core.data.dataset import write_dataset
 from oppu_core.data.sample import sample_users
 from oppu_core.runs.config import resolve_config
 from oppu_core.runs.jobs import execute
-from oppu_core.runs.progress import Watch
+from oppu_core.runs.progress import ProgressReporter
 from oppu_core.runs.run import Run, start_run
 from oppu_core.tasks.task import get_task
 from oppu_demo.app import build
@@ -39,7 +39,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         sample=False,
     )  # fmt: skip
     made = start_run(folder / "run", config)
-    execute(made, Watch(Console(quiet=True)), ["bases"], "cpu")
+    execute(made, ProgressReporter(Console(quiet=True)), ["bases"], "cpu")
     return made
 
 
@@ -78,7 +78,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
         overrides=["personal.epochs=4"], dtype="float32", seed=0, users=None, sample=False,
     )  # fmt: skip
     made = start_run(folder / "run", config)
-    execute(made, Watch(Console(quiet=True)), ["bases", "personal", "answers"], "cpu")
+    execute(made, ProgressReporter(Console(quiet=True)), ["bases", "personal", "answers"], "cpu")
     evaluate_run(made)
     return made
 

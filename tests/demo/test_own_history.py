@@ -24,7 +24,7 @@ from oppu_core.modeling.base import base_folder
 from oppu_core.ownership.adapters import export_adapter, import_adapter
 from oppu_core.ownership.bundle import NAMES, manifest_of, read_bundle
 from oppu_core.runs.jobs import execute
-from oppu_core.runs.progress import Watch
+from oppu_core.runs.progress import ProgressReporter
 from oppu_core.runs.run import Run, open_run
 from oppu_core.tasks.task import TASKS, Task, get_task
 from oppu_demo import own_history
@@ -632,7 +632,7 @@ def test_plain_peft_opens_it_and_gives_the_engine_s_logits(
         archive.extractall(tmp_path)
     plain = AutoModelForCausalLM.from_pretrained(base_folder("tiny"), dtype=torch.float32)
     grounded = PeftModel.from_pretrained(plain, tmp_path / "task_lora").merge_and_unload()
-    ids = torch.tensor([engine.base.codec.prompt_ids("description: The jokes never stop. tag:")])
+    ids = torch.tensor([engine.base.tokenizer.prompt_ids("description: The jokes never stop. tag:")])
     with torch.no_grad():
         ground = grounded(input_ids=ids).logits
         found = PeftModel.from_pretrained(grounded, tmp_path).eval()(input_ids=ids).logits
@@ -668,7 +668,7 @@ def test_an_export_of_the_store_has_the_same_files(engine: Engine, run: Run, tmp
     """What is made from memory is what a store's files would have been."""
     shutil.copytree(run.path.parent, tmp_path / "copy")
     copy = open_run(tmp_path / "copy" / run.path.name)
-    execute(copy, Watch(Console(quiet=True)), ["personal"], "cpu")
+    execute(copy, ProgressReporter(Console(quiet=True)), ["personal"], "cpu")
     stored = export_adapter(copy, "test-000", "lamp_2m", "base")
     sessions = Sessions()
     session = sessions.new()

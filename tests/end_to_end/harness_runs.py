@@ -13,7 +13,7 @@ from lm_eval.tasks import TaskManager
 from oppu_core.data.dataset import Dataset, write_dataset
 from oppu_core.runs.config import resolve_config
 from oppu_core.runs.jobs import JOBS, execute
-from oppu_core.runs.progress import Watch
+from oppu_core.runs.progress import ProgressReporter
 from oppu_core.runs.run import open_run, start_run
 from oppu_core.runs.variants import VariantWork, find_work
 from oppu_core.storage.files import read_json
@@ -34,7 +34,7 @@ def make_run(
         data=[dataset.path for dataset in data], model=model, methods=methods, preset="auto",
         overrides=QUICK[1::2], dtype="float32", seed=0, users=None, sample=False,
     )  # fmt: skip
-    execute(start_run(folder, config), Watch(Console(quiet=True)), JOBS, "cpu")
+    execute(start_run(folder, config), ProgressReporter(Console(quiet=True)), JOBS, "cpu")
     return folder
 
 

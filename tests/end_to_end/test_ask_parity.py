@@ -8,7 +8,7 @@ from oppu_core.data.dataset import Dataset
 from oppu_core.runs.asking import ask as ask_run
 from oppu_core.runs.config import resolve_config
 from oppu_core.runs.jobs import execute
-from oppu_core.runs.progress import Watch
+from oppu_core.runs.progress import ProgressReporter
 from oppu_core.runs.run import Run, start_run
 from oppu_demo.engine import Engine
 from rich.console import Console
@@ -25,18 +25,18 @@ WAYS: dict[str, dict[str, Any]] = {
 def runs(movies: Dataset, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
     """A finished run of each way to answer, on one store of random adapters, whose answers surely differ."""
     folder, made = tmp_path_factory.mktemp("ways"), {}
-    watch = Watch(Console(quiet=True))
+    reporter = ProgressReporter(Console(quiet=True))
     for name, options in WAYS.items():
         asked = {
             "data": [movies.path], "model": "tiny", "methods": METHODS, "preset": "auto",
             "overrides": QUICK[1::2], "dtype": "float32", "seed": 3, "users": 1, "sample": False,
         }  # fmt: skip
         made[name] = start_run(folder / name, resolve_config(**{**asked, **options}))
-        execute(made[name], watch, ["bases", "personal"], "cpu")
+        execute(made[name], reporter, ["bases", "personal"], "cpu")
         if name == "greedy":
             for variant in ("base", "rag_k1"):
                 replace_adapters(made[name].path, 1, task=TASK, variant=variant)
-        execute(made[name], watch, ["answers"], "cpu")
+        execute(made[name], reporter, ["answers"], "cpu")
     return made
 
 

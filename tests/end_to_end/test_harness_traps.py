@@ -38,11 +38,11 @@ from lm_eval.evaluator import evaluate
 from lm_eval.models.dummy import DummyLM
 from oppu_core.data.dataset import Dataset, write_dataset
 from oppu_core.errors import ConfigError, ModelError, OppuError, StoreError
-from oppu_core.modeling.base import TINY_FOLDER, Base, base_codec
+from oppu_core.modeling.base import TINY_FOLDER, Base, base_tokenizer
 from oppu_core.ownership.base_export import export_base
-from oppu_core.runs.answering import write_answers
+from oppu_core.runs.answering import generate_answers
 from oppu_core.runs.jobs import execute
-from oppu_core.runs.progress import Watch
+from oppu_core.runs.progress import ProgressReporter
 from oppu_core.runs.run import open_run
 from oppu_core.storage.files import read_json, read_jsonl
 from oppu_core.tasks.task import TASKS, get_task
@@ -115,7 +115,7 @@ class Asked:
         self, base: Base, groups: Sequence[Sequence[str]], *rest: Any, **options: Any
     ) -> list[list[str]]:
         self.before(base, groups)
-        written = write_answers(base, groups, *rest, **options)
+        written = generate_answers(base, groups, *rest, **options)
         self.batches.append([list(group) for group in groups])
         return written
 
@@ -130,7 +130,7 @@ class Asked:
 def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
     """What the model is asked."""
     recorder = Asked()
-    monkeypatch.setattr("oppu_eval.lm_eval.model.write_answers", recorder)
+    monkeypatch.setattr("oppu_eval.lm_eval.model.generate_answers", recorder)
     return recorder
 
 
@@ -354,7 +354,7 @@ def test_users_whose_training_failed_are_set_aside_as_in_evaluate(
         store.remove([key.folder])
         store.put_failure(key, "diverged")
     (copied / "lamp_2m" / "predictions" / "oppu_k0.jsonl").unlink()
-    execute(open_run(copied), Watch(Console(quiet=True)), ["answers"], "cpu")
+    execute(open_run(copied), ProgressReporter(Console(quiet=True)), ["answers"], "cpu")
     ours = {
         row["metric"]: row["value"]
         for row in evaluate_run(open_run(copied))["rows"]
@@ -518,7 +518,7 @@ def test_a_chat_template_is_rendered_and_its_special_tokens_are_single(
     read: list[list[int]] = []
 
     def read_ids(base: Base, groups: Sequence[Sequence[str]]) -> None:
-        read.extend(base.codec.prompt_ids(text) for group in groups for text in group)
+        read.extend(base.tokenizer.prompt_ids(text) for group in groups for text in group)
 
     asked.before = read_ids
     asking = {"run": str(run), "method": "oppu_k0"}
@@ -533,17 +533,17 @@ def test_a_chat_template_is_rendered_and_its_special_tokens_are_single(
     assert prompts(results, "lamp_2m") == {
         query: rendered("Be brief.", user) for query, user in plain.items()
     }
-    codec = base_codec(str(base)).ending(["\n"], chat=True)
+    tokenizer = base_tokenizer(str(base)).ending(["\n"], chat=True)
     assert len(read) == 9
     for ids in read:
-        assert [id for id in ids if id in codec.tokenizer.all_special_ids] == [0, 1, 0, 1, 0]
+        assert [id for id in ids if id in tokenizer.hf.all_special_ids] == [0, 1, 0, 1, 0]
         assert ids[0] == 0
     assert any(answers(results, "lamp_2m").values())
 
     # And what stands around a prompt is room that it does not have.
-    room = codec.context - get_task("lamp_2m").max_answer_tokens
+    room = tokenizer.context - get_task("lamp_2m").max_answer_tokens
     system = "Be brief."
-    while min(len(codec.prompt_ids(rendered(system, user))) for user in plain.values()) <= room:
+    while min(len(tokenizer.prompt_ids(rendered(system, user))) for user in plain.values()) <= room:
         system += " Be brief."
     read.clear()
     tight = ask(asking, ["lamp_2m"], **{**chat, "system_instruction": system})
@@ -571,18 +571,18 @@ def test_a_base_without_a_chat_template_says_so(run: Path) -> None:
 
 
 def test_a_prompt_leaves_room_for_a_system_instruction(run: Path) -> None:
-    codec = base_codec("tiny")
-    room = codec.context - get_task("lamp_2m").max_answer_tokens
+    tokenizer = base_tokenizer("tiny")
+    room = tokenizer.context - get_task("lamp_2m").max_answer_tokens
     asking = {"run": str(run), "method": "oppu_rag_k1"}
     plain = prompts(ask(asking, ["lamp_2m"]), "lamp_2m")
-    shortest = min(len(codec.prompt_ids(prompt)) for prompt in plain.values())
+    shortest = min(len(tokenizer.prompt_ids(prompt)) for prompt in plain.values())
     system = "Be brief. " * 200
-    while len(codec.prompt_ids(system)) + shortest > room + 10:
+    while len(tokenizer.prompt_ids(system)) + shortest > room + 10:
         system = system[: -len("Be brief. ")]
     results = ask(asking, ["lamp_2m"], system_instruction=system)
     for query, prompt in prompts(results, "lamp_2m").items():
-        assert prompt.startswith(system) and len(codec.prompt_ids(prompt)) <= room
-        assert len(codec.prompt_ids(system + "\n\n" + plain[query])) > room
+        assert prompt.startswith(system) and len(tokenizer.prompt_ids(prompt)) <= room
+        assert len(tokenizer.prompt_ids(system + "\n\n" + plain[query])) > room
         assert get_task("lamp_2m").instruction in prompt
     assert any(answers(results, "lamp_2m").values())
 
@@ -608,7 +608,7 @@ def test_gen_kwargs_override_ours(run: Path) -> None:
     assert all("e" in text for text in plain.values())
     cut = answers(ask(asking, ["lamp_4"], gen_kwargs={"until": ["e"]}), "lamp_4")
     assert cut == {query: text.split("e")[0].strip() for query, text in plain.items()}
-    tokenizer = base_codec("tiny").tokenizer
+    tokenizer = base_tokenizer("tiny").hf
     short = {
         name: answers(ask(asking, ["lamp_4"], gen_kwargs={name: 3}), "lamp_4")
         for name in ("max_gen_toks", "max_new_tokens", "max_tokens")

@@ -10,7 +10,7 @@ from oppu_core.data.types import HistoryItem, User
 from oppu_core.modeling.adapters import attach, load_state
 from oppu_core.modeling.base import Base, load_base
 from oppu_core.ownership.base_export import write_model
-from oppu_core.prompting.builder import PromptMaker
+from oppu_core.prompting.builder import PromptBuilder
 from oppu_core.prompting.methods import parse_method
 from oppu_core.prompting.retrieval import BM25Retriever
 from oppu_core.runs.answering import answer
@@ -32,7 +32,7 @@ class World:
     """A task base on a dataset, and its store."""
 
     base: Base
-    maker: PromptMaker
+    builder: PromptBuilder
     store: Store
     dataset: Dataset
     variant: str = "base"
@@ -47,7 +47,7 @@ class World:
             key,
             self.variant,
             users,
-            self.maker,
+            self.builder,
             config,
             self.store,
             done.append,
@@ -70,7 +70,7 @@ class World:
     def weights(self, user: User) -> bytes:
         key = task_base.key_of(self.base.identity, self.dataset, self.variant, TASK_CONFIG)
         method = parse_method("non_personalized" if self.variant == "base" else self.variant)
-        profile = self.maker.profile_for(method, user)
+        profile = self.builder.profile_for(method, user)
         folder = personal.key_of(key, self.dataset.task, CONFIG, user, profile).folder
         return (self.store.path / folder / "adapter_model.safetensors").read_bytes()
 
@@ -78,13 +78,15 @@ class World:
 @pytest.fixture
 def world(movies: Dataset, tmp_path: Path):
     def make(
-        variant: str = "base", dataset: Dataset = movies, name: str = "store", packs: bool = True
+        variant: str = "base", dataset: Dataset = movies, name: str = "store", supports_packing: bool = True
     ) -> World:
         base = load_base("tiny", device="cpu")
-        maker = PromptMaker(dataset.task, base.codec, {"bm25": BM25Retriever(dataset.task)})
+        builder = PromptBuilder(dataset.task, base.tokenizer, {"bm25": BM25Retriever(dataset.task)})
         store = Store(tmp_path / name)
-        base = task_base.train_task_lora(base, dataset, variant, maker, TASK_CONFIG, store)
-        return World(dataclasses.replace(base, packs=packs), maker, store, dataset, variant)
+        base = task_base.train_task_lora(base, dataset, variant, builder, TASK_CONFIG, store)
+        return World(
+            dataclasses.replace(base, supports_packing=supports_packing), builder, store, dataset, variant
+        )
 
     return make
 
@@ -93,7 +95,9 @@ def world(movies: Dataset, tmp_path: Path):
 def test_adapter_depends_on_own_history_only(world, variant: str) -> None:
     """Same bytes alone, after other users, and in another order (the authors' code fails this)."""
     first, second, third = world().dataset.users("test")
-    alone, after, before = (world(variant, name=name, packs=False) for name in ("alone", "after", "before"))
+    alone, after, before = (
+        world(variant, name=name, supports_packing=False) for name in ("alone", "after", "before")
+    )
     alone.train([second])
     after.train([first, third, second])
     before.train([second, third, first])
@@ -118,13 +122,15 @@ def test_in_doubles_a_cohort_gives_what_the_reference_gives(
     others = [dataclasses.replace(user, user_id=f"stranger {user.user_id}") for user in strangers]
     ours = world(variant).in_doubles(monkeypatch)
 
-    def trained(name: str, users: list[User], size: int | None = None, packs: bool = True) -> bytes:
-        ours.base = dataclasses.replace(ours.base, packs=packs)
+    def trained(
+        name: str, users: list[User], size: int | None = None, supports_packing: bool = True
+    ) -> bytes:
+        ours.base = dataclasses.replace(ours.base, supports_packing=supports_packing)
         ours.store = Store(tmp_path / name)
         ours.train(users, size=size)
         return ours.weights(second)
 
-    expected = trained("reference", [first, second], packs=False)
+    expected = trained("reference", [first, second], supports_packing=False)
     assert b'"F64"' in expected
     found = {
         "alone": trained("alone", [second]),
@@ -143,8 +149,10 @@ def test_in_cohorts_the_others_matter_by_rounding_alone(world, tmp_path: Path) -
 
     ours, losses = world("rag_k1"), []
 
-    def trained(name: str, users: list[User], size: int | None = None, packs: bool = True) -> bytes:
-        ours.base = dataclasses.replace(ours.base, packs=packs)
+    def trained(
+        name: str, users: list[User], size: int | None = None, supports_packing: bool = True
+    ) -> bytes:
+        ours.base = dataclasses.replace(ours.base, supports_packing=supports_packing)
         ours.store = Store(tmp_path / name)
         done = {one.user_id: one for one in ours.train(users, size=size)}
         losses.append(done[second.user_id].loss)
@@ -158,16 +166,16 @@ def test_in_cohorts_the_others_matter_by_rounding_alone(world, tmp_path: Path) -
         "together": together,
         "by two": trained("by two", [first, second, third], size=2),
         "among strangers": trained("among strangers", [*others, second]),
-        "reference": trained("reference", [first, second], packs=False),
+        "reference": trained("reference", [first, second], supports_packing=False),
     }
     assert {name: away for name, one in found.items() if (away := distance(one, alone)) >= ROUNDING} == {}
     assert losses == pytest.approx(losses[:1] * len(losses), rel=LOSSES)
 
 
 @pytest.mark.parametrize("packs", [True, False])
-def test_adapter_changes_when_the_own_history_does(world, packs: bool) -> None:
+def test_adapter_changes_when_the_own_history_does(world, supports_packing: bool) -> None:
     user = next(world().dataset.users("test"))
-    one = world(name="changing", packs=packs)
+    one = world(name="changing", supports_packing=supports_packing)
     one.train([user])
     other_tag = "comedy" if user.history[2].fields["tag"] != "comedy" else "action"
     fields = {**user.history[2].fields, "tag": other_tag}
@@ -188,10 +196,10 @@ def test_nothing_after_the_earliest_query_reaches_training(world, variant: str) 
     one.train([user])
     other.train([future])
     assert one.weights(user) == other.weights(future)
-    prompts = [example.prompt for example in other.maker.history_examples(variant, future)]
+    prompts = [example.prompt for example in other.builder.history_examples(variant, future)]
     method = parse_method("non_personalized" if variant == "base" else variant)
-    profile = other.maker.profile_for(method, future)
-    prompts += [other.maker.query_prompt(method, future, query, profile).text for query in future.queries]
+    profile = other.builder.profile_for(method, future)
+    prompts += [other.builder.query_prompt(method, future, query, profile).text for query in future.queries]
     assert not any("GIVEAWAY" in prompt for prompt in prompts)
 
 
@@ -227,7 +235,9 @@ def test_adapter_opens_with_plain_peft_on_the_exported_task_base(world, tmp_path
         AutoModelForCausalLM.from_pretrained(exported, dtype=torch.float32), ours.store.path / adapter.folder
     )
     model = attach(ours.base.model, CONFIG)
-    ids = torch.tensor([ours.base.codec.prompt_ids("description: A dragon sleeps under the castle. tag:")])
+    ids = torch.tensor(
+        [ours.base.tokenizer.prompt_ids("description: A dragon sleeps under the castle. tag:")]
+    )
     with torch.no_grad():
         untrained = model(input_ids=ids).logits
         load_state(model, ours.store.load(adapter))
@@ -242,7 +252,7 @@ def test_merged_task_base_is_the_base_with_its_lora(world) -> None:
     key = task_base.key_of(merged.base.identity, merged.dataset, "base", TASK_CONFIG)
     stacked = attach(load_base("tiny", device="cpu").model, TASK_CONFIG)
     load_state(stacked, merged.store.load(key))
-    ids = torch.tensor([merged.base.codec.prompt_ids("description: The jokes never stop. tag:")])
+    ids = torch.tensor([merged.base.tokenizer.prompt_ids("description: The jokes never stop. tag:")])
     with torch.no_grad():
         torch.testing.assert_close(
             merged.base.model(input_ids=ids).logits, stacked(input_ids=ids).logits, rtol=1e-4, atol=1e-4
@@ -251,19 +261,19 @@ def test_merged_task_base_is_the_base_with_its_lora(world) -> None:
 
 @pytest.mark.parametrize("packs", [True, False])
 def test_a_user_whose_training_fails_is_set_aside_and_the_others_go_on(
-    world, monkeypatch, packs: bool
+    world, monkeypatch, supports_packing: bool
 ) -> None:
     from oppu_core.modeling.packing import tokenize
     from oppu_core.training import loop
     from oppu_core.training.cohort import Cohort
 
-    ours = world(packs=packs)
+    ours = world(supports_packing=supports_packing)
     first, second, third = ours.dataset.users("test")
     empty = dataclasses.replace(
         second, history=(), queries=tuple(dataclasses.replace(q, history_len=0) for q in second.queries)
     )
-    poison = tokenize(ours.maker.history_examples("base", third), ours.base.codec)
-    alone = world(name="alone", packs=packs)
+    poison = tokenize(ours.builder.history_examples("base", third), ours.base.tokenizer)
+    alone = world(name="alone", supports_packing=supports_packing)
     alone.train([first])
     # What a numerical accident looks like.
     loss, train, target_loss = Cohort._loss, loop.train, loop.target_loss
@@ -285,7 +295,7 @@ def test_a_user_whose_training_fails_is_set_aside_and_the_others_go_on(
     assert done[first.user_id] == ""
     failed = [entry.user_id for entry in ours.store.entries() if entry.status == "failed"]
     assert sorted(failed) == sorted([empty.user_id, third.user_id])
-    if packs:
+    if supports_packing:
         assert distance(ours.weights(first), alone.weights(first)) < ROUNDING
     else:
         assert ours.weights(first) == alone.weights(first)
@@ -306,7 +316,7 @@ def test_answers_do_not_depend_on_the_batch(world, name: str) -> None:
         return ours.store.load(personal.key_of(key, ours.dataset.task, CONFIG, user, ""))
 
     def texts(size: int, some: list[User]) -> dict[tuple[str, str], str]:
-        units = answer(base, method, some, {}, ours.maker, adapter_of=adapter_of, batch_size=size)
+        units = answer(base, method, some, {}, ours.builder, adapter_of=adapter_of, batch_size=size)
         return {(one.user_id, one.id): one.answer for unit in units for one in unit}
 
     together = texts(32, users)

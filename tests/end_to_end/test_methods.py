@@ -73,10 +73,14 @@ def test_prompts_leave_room_for_virtual_tokens(
         lengths["training"] += [len(example.ids) for examples in users for example in examples]
         return train_users(base, fresh, users, *rest)
 
-    def watched(model: Any, codec: Any, groups: Any, states: Any, *, max_new_tokens: int, **rest: Any) -> Any:
+    def watched(
+        model: Any, tokenizer: Any, groups: Any, states: Any, *, max_new_tokens: int, **rest: Any
+    ) -> Any:
         assert states is not None and hasattr(model, "prompt_encoder")
-        lengths["answering"] += [len(codec.prompt_ids(p)) + max_new_tokens for group in groups for p in group]
-        return answer_groups(model, codec, groups, states, max_new_tokens=max_new_tokens, **rest)
+        lengths["answering"] += [
+            len(tokenizer.prompt_ids(p)) + max_new_tokens for group in groups for p in group
+        ]
+        return answer_groups(model, tokenizer, groups, states, max_new_tokens=max_new_tokens, **rest)
 
     monkeypatch.setattr(personal, "train_users", trained)
     monkeypatch.setattr(inference, "answer_groups", watched)

@@ -135,7 +135,7 @@ def test_an_exported_adapter_on_the_exported_base_is_the_run_s_model(oppu, run: 
     store = Store(opened.store_path)
     work = find_work(opened, store, None, "base", personal=True)
     base = work.load_base()
-    ids = torch.tensor([base.codec.prompt_ids("description: A dragon sleeps under the castle. tag:")])
+    ids = torch.tensor([base.tokenizer.prompt_ids("description: A dragon sleeps under the castle. tag:")])
     ours = attach(merge(base.model, work.task_config, store.load(work.task_lora)), work.personal_config)
     with torch.no_grad():
         ground = ours(input_ids=ids).logits
@@ -155,7 +155,7 @@ def test_an_exported_adapter_on_the_exported_base_is_the_run_s_model(oppu, run: 
             found = PeftModel.from_pretrained(model, mine).eval()(input_ids=ids).logits
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     tokenizer = AutoTokenizer.from_pretrained(merged)
-    assert tokenizer("a <x> b")["input_ids"] == base.codec.tokenizer("a <x> b")["input_ids"]
+    assert tokenizer("a <x> b")["input_ids"] == base.tokenizer.hf("a <x> b")["input_ids"]
 
 
 def test_an_export_tells_neither_the_id_nor_the_history(oppu, run: Path, tmp_path: Path) -> None:

@@ -10,12 +10,12 @@ from oppu_core.runs.config import RunConfig, resolve_config
 from oppu_core.tasks.task import get_task
 from oppu_core.training.config import Peft
 from oppu_eval.studies import activity, shift, study
-from oppu_eval.studies.context import Ground
+from oppu_eval.studies.context import StudyContext
 from oppu_eval.studies.driver import carry_out
 from oppu_eval.studies.similarity import UPDATE, Similarity
 
 Interval = tuple[float, float]
-World = Callable[..., Ground]
+World = Callable[..., StudyContext]
 NOTHING = Planted()
 # The effect is one of adapters; without retrieved items a third is to be trained.
 PAIR = ("non_personalized", "oppu_k0")
@@ -42,7 +42,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
         plant: Planted = NOTHING,
         users: int = 8,
         history: tuple[int, int] = (40, 50),
-    ) -> Ground:
+    ) -> StudyContext:
         name = f"{task}-{plant.shift}-{plant.inactive}-{plant.irrelevant}"
         drawn = sample_users(
             get_task(task), test_users=users, other_users=30, history=history, queries=15, plant=plant
@@ -55,24 +55,24 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
                 overrides=["personal.epochs=4"], dtype="float32", seed=0, users=None, sample=False, peft=peft,
             )  # fmt: skip
 
-        return Ground(place / f"studies-{name}", place / "store", resolve("lora"), resolve, "cpu")
+        return StudyContext(place / f"studies-{name}", place / "store", resolve("lora"), resolve, "cpu")
 
     return make
 
 
-def row_of(ground: Ground, one: study.Study, **wanted: str) -> dict:
+def row_of(context: StudyContext, one: study.Study, **wanted: str) -> dict:
     """The only shown row with these values of a study's table."""
     import json
 
-    folder = carry_out(one, ground, 64, "auto")
+    folder = carry_out(one, context, 64, "auto")
     rows = json.loads((folder / "study.json").read_text())["table"]["rows"]
     (row,) = [row for row in rows if row["shown"] and all(row[name] == wanted[name] for name in wanted)]
     return row
 
 
-def change(ground: Ground, setting: str) -> tuple[float, Interval]:
+def change(context: StudyContext, setting: str) -> tuple[float, Interval]:
     """What the adapter loses when the items are chosen so, against as many random ones."""
-    row = row_of(ground, shift.Shift(share=0.4), setting=setting, method="oppu_k0")
+    row = row_of(context, shift.Shift(share=0.4), setting=setting, method="oppu_k0")
     return row["change"], row["change_ci95"]
 
 
@@ -105,11 +105,11 @@ def test_a_shift_in_time_is_not_found_where_it_was_not_planted(world: World) -> 
     assert abs(delta) < 0.04
 
 
-def gains(ground: Ground) -> list[tuple[float, Interval]]:
+def gains(context: StudyContext) -> list[tuple[float, Interval]]:
     """What the adapter adds to users with short and with long histories."""
     import json
 
-    folder = carry_out(activity.Activity(groups=2), ground, 64, "auto")
+    folder = carry_out(activity.Activity(groups=2), context, 64, "auto")
     rows = json.loads((folder / "study.json").read_text())["table"]["rows"]
     personal = [row for row in rows if row["shown"] and row["method"] == "oppu_k0"]
     return [(row["adapter"], row["adapter_ci95"]) for row in personal]

@@ -15,7 +15,7 @@ import pytest
 from oppu_core.data.dataset import Dataset, write_dataset
 from oppu_core.storage.store import Store
 from oppu_eval.reporting.study_views import STUDIES, cost, estimate
-from oppu_eval.studies import context as ground
+from oppu_eval.studies import context
 from small_world import QUICK, sample_dataset
 
 Oppu = Callable[..., CompletedProcess[str]]
@@ -147,7 +147,7 @@ def test_without_data_a_study_stands_on_the_sample_world(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for name, value in {"OTHERS": 6, "HISTORY": (6, 9), "QUERIES": 2}.items():
-        monkeypatch.setattr(ground, f"SAMPLE_{name}", value)
+        monkeypatch.setattr(context, f"SAMPLE_{name}", value)
     command = ["study", "similarity", "--users", 6, "--task", "lamp_2m", *QUICK]
     result = oppu(*command)
     assert result.returncode == 0, result.stderr
@@ -194,17 +194,17 @@ STUDIES_OF_A_RUN = {
 def test_answers_are_taken_over_from_a_run_with_the_same_settings(
     oppu: Oppu, place: Path, movies: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ground = ["--data", movies.path, "--out", tmp_path / "studies", "--store", place / "store", *QUICK]
-    assert oppu("study", "k", "--k", "0,1", *ground).returncode == 0
+    context = ["--data", movies.path, "--out", tmp_path / "studies", "--store", place / "store", *QUICK]
+    assert oppu("study", "k", "--k", "0,1", *context).returncode == 0
     refuse_work(monkeypatch)
-    result = oppu("study", "cases", *ground)
+    result = oppu("study", "cases", *context)
     assert result.returncode == 0, result.stderr
     assert "Everything is there" in result.stderr
     runs = sorted((tmp_path / "studies" / "runs").iterdir())
     assert [path.name.rpartition("-")[0] for path in runs] == ["four", "k"]
     four, k = ({file.name: file.read_bytes() for file in path.glob("*/predictions/*")} for path in runs)
     assert four == k and len(four) == 4
-    result = oppu("study", "cases", *ground, "--seed", "1")  # another seed is another run
+    result = oppu("study", "cases", *context, "--seed", "1")  # another seed is another run
     assert result.returncode != 0 and "trained or answered again" in result.stderr
 
 
@@ -368,7 +368,7 @@ def test_what_is_wrong_is_said_in_a_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for name, value in {"OTHERS": 3, "HISTORY": (6, 9), "QUERIES": 2}.items():
-        monkeypatch.setattr(ground, f"SAMPLE_{name}", value)
+        monkeypatch.setattr(context, f"SAMPLE_{name}", value)
     refuse_work(monkeypatch)
     arguments, code, message = WRONG[case]
     result = oppu("study", *(str(movies.path) if part == "DATA" else part for part in arguments), *QUICK)

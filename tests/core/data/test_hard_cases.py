@@ -34,7 +34,7 @@ def answers(folder, config):
     load_state(
         model, {k: v + torch.randn(v.shape, generator=g) * 0.2 for k, v in adapter_state(model).items()}
     )
-    return generate(model, base.codec, PROMPTS, max_new_tokens=10)
+    return generate(model, base.tokenizer, PROMPTS, max_new_tokens=10)
 
 
 def test_gradient_checkpointing_changes_no_answer(toy_folder):
@@ -74,12 +74,12 @@ print(style(TASKS["lamp_4"], [HistoryItem(str(i), {"text": "x", "title": title})
 def test_generation_config_of_a_base_does_not_change_greedy_answers(toy_folder, tmp_path, setting):
     shutil.copytree(toy_folder, tmp_path / "b")
     base = load_base(str(toy_folder), device="cpu")
-    plain = generate(base.model, base.codec, PROMPTS, max_new_tokens=12)
+    plain = generate(base.model, base.tokenizer, PROMPTS, max_new_tokens=12)
     file = tmp_path / "b" / "generation_config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **setting}))
     other = load_base(str(tmp_path / "b"), device="cpu")
     assert other.identity == base.identity
-    assert generate(other.model, other.codec, PROMPTS, max_new_tokens=12) == plain
+    assert generate(other.model, other.tokenizer, PROMPTS, max_new_tokens=12) == plain
 
 
 def test_two_writers_of_the_same_key(tmp_path):
@@ -103,9 +103,9 @@ def test_two_writers_of_the_same_key(tmp_path):
 
 
 def test_special_tokens_in_a_users_text_are_text(toy_folder):
-    codec = load_base(str(toy_folder), device="cpu").codec
-    assert codec.answer_ids("a<end>b").count(codec.eos_id) == 1
-    assert codec.eos_id not in codec.prompt_ids("description: a<end>b tag:")
+    tokenizer = load_base(str(toy_folder), device="cpu").tokenizer
+    assert tokenizer.answer_ids("a<end>b").count(tokenizer.eos_id) == 1
+    assert tokenizer.eos_id not in tokenizer.prompt_ids("description: a<end>b tag:")
 
 
 def test_a_folder_that_cannot_take_its_place_leaves_the_old_one(tmp_path, monkeypatch):

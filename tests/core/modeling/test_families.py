@@ -87,8 +87,8 @@ def trained(family_folder: Callable[[str], Path]) -> Trainer:
         model = attach(base.model, config)
         fresh = adapter_state(model)
         losses: list[float] = []
-        rows = tokenize(EXAMPLES, base.codec)
-        train(model, rows, config, base.codec.pad_id, lambda step: losses.append(step.loss))
+        rows = tokenize(EXAMPLES, base.tokenizer)
+        train(model, rows, config, base.tokenizer.pad_id, lambda step: losses.append(step.loss))
         return Trained(base, model, before, fresh, losses)
 
     return make
@@ -117,27 +117,27 @@ def test_plain_peft_opens_it_and_answers_the_same_whatever_the_batch(
     family: str, method: Peft, trained: Trainer, tmp_path: Path
 ) -> None:
     done = trained(family, method)
-    codec = done.base.codec
+    tokenizer = done.base.tokenizer
     (tmp_path / "adapter_config.json").write_text(json.dumps(adapter_config_json(done.model)))
     save_file(done.state, tmp_path / "adapter_model.safetensors")
     plain = PeftModel.from_pretrained(load_base(done.base.name, device="cpu").model, str(tmp_path))
     answers = []
     for prompt in PROMPTS:
-        ids = torch.tensor([codec.prompt_ids(prompt)])
+        ids = torch.tensor([tokenizer.prompt_ids(prompt)])
         with torch.no_grad():
             assert torch.equal(plain(input_ids=ids).logits, done.model(input_ids=ids).logits)
             output = plain.generate(
                 input_ids=ids,
                 attention_mask=torch.ones_like(ids),
                 max_new_tokens=6,
-                eos_token_id=codec.stop_ids,
-                pad_token_id=codec.pad_id,
+                eos_token_id=tokenizer.stop_ids,
+                pad_token_id=tokenizer.pad_id,
                 do_sample=False,
             )
-        answers.append(codec.answer_text(output[0, ids.shape[1] :].tolist()))
+        answers.append(tokenizer.answer_text(output[0, ids.shape[1] :].tolist()))
     assert any(answers)
     for size in (2, 4):
-        assert generate(done.model, codec, PROMPTS, max_new_tokens=6, batch_size=size) == answers
+        assert generate(done.model, tokenizer, PROMPTS, max_new_tokens=6, batch_size=size) == answers
 
 
 @pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "gemma3_text"])
@@ -209,12 +209,12 @@ def test_an_output_head_of_its_own_can_be_adapted(
     base = load_base(str(family_folder("llama")), device="cpu")
     config = config_for(family_folder("llama"), method)
     model = attach(base.model, dataclasses.replace(config, targets=(*config.targets, "lm_head")))
-    fresh, rows = adapter_state(model), tokenize(EXAMPLES, base.codec)
+    fresh, rows = adapter_state(model), tokenize(EXAMPLES, base.tokenizer)
     assert any("lm_head" in name for name in fresh)
     assert all(FRAGMENTS[method] in name for name in fresh)
     states = []
-    for packs in (True, False):
-        adapted = dataclasses.replace(base, model=model, packs=packs)
+    for supports_packing in (True, False):
+        adapted = dataclasses.replace(base, model=model, supports_packing=supports_packing)
         ((_, outcome),) = train_users(adapted, fresh, [rows], config)
         assert isinstance(outcome, tuple)
         states.append(outcome[1])

@@ -12,9 +12,10 @@ import torch
 from oppu_core.errors import ConfigError, ModelError, OppuError
 from oppu_core.modeling.base import MAX_LENGTH, Base, base_identity, load_base
 from oppu_core.modeling.generation import Sampling, generate, plan_batches
-from oppu_core.modeling.tokenizer import TextCodec
+from oppu_core.modeling.tokenizer import Tokenizer
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer as HFTokenizer
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 PROMPTS = [
@@ -35,14 +36,14 @@ def toy(toy_folder: Path) -> Base:
 
 def greedy_twin(base: Base, prompt: str, max_new_tokens: int) -> str:
     """The obvious loop: the whole text again for every token, no cache, no padding."""
-    ids = base.codec.prompt_ids(prompt)
+    ids = base.tokenizer.prompt_ids(prompt)
     start = len(ids)
     with torch.no_grad():
         for _ in range(max_new_tokens):
             ids.append(int(base.model(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
-            if ids[-1] in base.codec.stop_ids:
+            if ids[-1] in base.tokenizer.stop_ids:
                 break
-    return base.codec.answer_text(ids[start:])
+    return base.tokenizer.answer_text(ids[start:])
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +55,8 @@ def expected(toy: Base) -> list[str]:
 def test_greedy_answers_are_those_of_the_plain_loop_whatever_the_batch(
     toy: Base, expected: list[str], batch_size: int
 ) -> None:
-    assert generate(toy.model, toy.codec, PROMPTS, max_new_tokens=12, batch_size=batch_size) == expected
-    backwards = generate(toy.model, toy.codec, PROMPTS[::-1], max_new_tokens=12, batch_size=batch_size)
+    assert generate(toy.model, toy.tokenizer, PROMPTS, max_new_tokens=12, batch_size=batch_size) == expected
+    backwards = generate(toy.model, toy.tokenizer, PROMPTS[::-1], max_new_tokens=12, batch_size=batch_size)
     assert backwards == expected[::-1]
     assert len(set(expected)) == len(expected), "a model that always says the same would prove nothing"
 
@@ -97,21 +98,21 @@ def test_an_answer_ends_at_end_of_text_or_newline_and_is_stripped(toy_folder: Pa
     seen: list[Any] = []
     original = base.model.generate
 
-    def watch(**arguments: Any) -> Any:
+    def reporter(**arguments: Any) -> Any:
         seen.append(original(**arguments))
         return seen[-1]
 
-    base.model.generate = watch
-    assert generate(base.model, base.codec, prompts, max_new_tokens=5) == ["abc", "ef", "", "klmno"]
+    base.model.generate = reporter
+    assert generate(base.model, base.tokenizer, prompts, max_new_tokens=5) == ["abc", "ef", "", "klmno"]
     for prompt, new_tokens in zip(prompts, (5, 3, 1, 5), strict=True):
         seen.clear()
-        generate(base.model, base.codec, [prompt], max_new_tokens=5)
-        assert seen[0].shape[1] - len(base.codec.prompt_ids(prompt)) == new_tokens, "it stops at once"
+        generate(base.model, base.tokenizer, [prompt], max_new_tokens=5)
+        assert seen[0].shape[1] - len(base.tokenizer.prompt_ids(prompt)) == new_tokens, "it stops at once"
 
 
 def test_every_token_with_a_newline_in_it_ends_an_answer() -> None:
-    codec = TextCodec(byte_tokenizer(merges=[("x", "Ċ"), ("Ċ", "Ċ")]), 100)
-    texts = {codec.tokenizer.decode([index]) for index in codec.stop_ids}
+    tokenizer = Tokenizer(byte_tokenizer(merges=[("x", "Ċ"), ("Ċ", "Ċ")]), 100)
+    texts = {tokenizer.hf.decode([index]) for index in tokenizer.stop_ids}
     assert texts == {"<end>", "\n", "x\n", "\n\n"}
 
 
@@ -120,14 +121,14 @@ def test_a_sampled_answer_depends_on_its_prompt_and_seed_alone(toy: Base) -> Non
         sampling = Sampling(temperature=3.0, top_k=50, top_p=1.0, seed=seed)
         torch.manual_seed(len(prompts))  # whatever happened before
         return generate(
-            toy.model, toy.codec, prompts, max_new_tokens=8, batch_size=batch_size, sampling=sampling
+            toy.model, toy.tokenizer, prompts, max_new_tokens=8, batch_size=batch_size, sampling=sampling
         )
 
     together = sample(["a:", "b:", "c: and more"], 0)
     assert together == [sample([prompt], 0)[0] for prompt in ("a:", "b:", "c: and more")]
     assert together == sample(["c: and more", "b:", "a:"], 0, batch_size=2)[::-1]
     assert together != sample(["a:", "b:", "c: and more"], 1)
-    assert together != generate(toy.model, toy.codec, ["a:", "b:", "c: and more"], max_new_tokens=8)
+    assert together != generate(toy.model, toy.tokenizer, ["a:", "b:", "c: and more"], max_new_tokens=8)
 
 
 def test_the_papers_sampling_is_the_default() -> None:
@@ -144,7 +145,7 @@ def byte_tokenizer(merges: list[tuple[str, str]] | None = None, **special: str) 
         *("".join(pair) for pair in merges or []),
     ]
     vocab = {piece: index for index, piece in enumerate(pieces)}
-    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges or []))
+    tokenizer = HFTokenizer(models.BPE(vocab=vocab, merges=merges or []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **{"eos_token": "<end>", **special})
@@ -154,7 +155,7 @@ def metaspace_tokenizer() -> Any:
     """As Llama 2 has it: a space is put before every text, special tokens stand around it."""
     pieces = ["<unk>", "<s>", "</s>", "▁", "▁tag", "▁comedy", ":", *"acdegmnoty"]
     vocab = {piece: index for index, piece in enumerate(pieces)}
-    tokenizer = Tokenizer(models.Unigram([(piece, -1.0) for piece in pieces], 0))
+    tokenizer = HFTokenizer(models.Unigram([(piece, -1.0) for piece in pieces], 0))
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
@@ -168,40 +169,43 @@ def metaspace_tokenizer() -> Any:
 
 
 def test_byte_level_answers_begin_with_a_space_and_end_with_end_of_text() -> None:
-    codec = TextCodec(byte_tokenizer(), 100)
-    assert codec.tokenizer.convert_ids_to_tokens(codec.answer_ids("ab")) == ["Ġ", "a", "b", "<end>"]
-    assert codec.prompt_ids("tag:") == codec.tokenizer("tag:")["input_ids"]
-    assert codec.prompt_ids("tag:") + codec.answer_ids("ab")[:-1] == codec.prompt_ids("tag: ab")
+    tokenizer = Tokenizer(byte_tokenizer(), 100)
+    assert tokenizer.hf.convert_ids_to_tokens(tokenizer.answer_ids("ab")) == ["Ġ", "a", "b", "<end>"]
+    assert tokenizer.prompt_ids("tag:") == tokenizer.hf("tag:")["input_ids"]
+    assert tokenizer.prompt_ids("tag:") + tokenizer.answer_ids("ab")[:-1] == tokenizer.prompt_ids("tag: ab")
 
 
 def test_answers_of_sentencepiece_like_tokenizers_get_no_second_space() -> None:
-    codec = TextCodec(metaspace_tokenizer(), 100)
-    pieces = codec.tokenizer.convert_ids_to_tokens
-    assert pieces(codec.answer_ids("comedy")) == ["▁comedy", "</s>"]
-    assert pieces(codec.prompt_ids("tag:")) == ["<s>", "▁tag", ":"], (
+    tokenizer = Tokenizer(metaspace_tokenizer(), 100)
+    pieces = tokenizer.hf.convert_ids_to_tokens
+    assert pieces(tokenizer.answer_ids("comedy")) == ["▁comedy", "</s>"]
+    assert pieces(tokenizer.prompt_ids("tag:")) == ["<s>", "▁tag", ":"], (
         "in front stays, behind would end the text"
     )
-    assert codec.answer_text(codec.answer_ids("comedy")) == "comedy"
+    assert tokenizer.answer_text(tokenizer.answer_ids("comedy")) == "comedy"
 
 
 @pytest.mark.parametrize("text", ["comedy", "based on a book", "né 🎬", "x", "Why?", "  two  spaces"])
 def test_an_answers_tokens_spell_the_answer(text: str) -> None:
-    codec = TextCodec(byte_tokenizer(), 100)
-    assert codec.answer_text(codec.answer_ids(text)) == text.strip()
-    assert codec.answer_text([*codec.answer_ids(text)[:-1], *codec.answer_ids("\nmore")]) == text.strip()
+    tokenizer = Tokenizer(byte_tokenizer(), 100)
+    assert tokenizer.answer_text(tokenizer.answer_ids(text)) == text.strip()
+    assert (
+        tokenizer.answer_text([*tokenizer.answer_ids(text)[:-1], *tokenizer.answer_ids("\nmore")])
+        == text.strip()
+    )
 
 
 def test_padding_is_the_tokenizers_own_or_end_of_text() -> None:
-    assert TextCodec(byte_tokenizer(), 100).pad_id == 0
+    assert Tokenizer(byte_tokenizer(), 100).pad_id == 0
     own = byte_tokenizer(pad_token="!")
-    assert TextCodec(own, 100).pad_id == own.convert_tokens_to_ids("!") != 0
+    assert Tokenizer(own, 100).pad_id == own.convert_tokens_to_ids("!") != 0
 
 
 def test_a_tokenizer_without_end_of_text_is_refused() -> None:
     tokenizer = byte_tokenizer()
     tokenizer.eos_token = None
     with pytest.raises(ModelError, match="no end-of-text token"):
-        TextCodec(tokenizer, 100)
+        Tokenizer(tokenizer, 100)
 
 
 # --- tokens that the model does not know -----------------------------------------------------------------
@@ -220,11 +224,11 @@ def with_tokens(toy_folder: Path, folder: Path, special: bool = True, **names: s
 
 def test_padding_beyond_the_embedding_falls_back_to_the_end_of_text(toy_folder: Path, tmp_path: Path) -> None:
     base = load_base(str(with_tokens(toy_folder, tmp_path / "base", pad_token="[PAD]")), device="cpu")
-    assert base.codec.tokenizer.pad_token_id == base.model.config.vocab_size == 257
-    assert base.codec.pad_id == base.codec.eos_id
+    assert base.tokenizer.hf.pad_token_id == base.model.config.vocab_size == 257
+    assert base.tokenizer.pad_id == base.tokenizer.eos_id
     plain = load_base(str(toy_folder), device="cpu")
-    found = generate(base.model, base.codec, PROMPTS, max_new_tokens=6)
-    assert found == generate(plain.model, plain.codec, PROMPTS, max_new_tokens=6)
+    found = generate(base.model, base.tokenizer, PROMPTS, max_new_tokens=6)
+    assert found == generate(plain.model, plain.tokenizer, PROMPTS, max_new_tokens=6)
 
 
 @pytest.mark.parametrize(
@@ -247,11 +251,11 @@ def test_tokens_beyond_the_embedding_are_refused_when_the_base_is_loaded(
 def test_a_special_token_beyond_it_is_refused_where_it_is_written(toy_folder: Path, tmp_path: Path) -> None:
     """Gemma's tokenizers have one for images, which the smallest model does not know."""
     base = load_base(str(with_tokens(toy_folder, tmp_path / "base", word="<image>")), device="cpu")
-    assert base.codec.prompt_ids("an <image>:") == list(base.codec.tokenizer("an ").input_ids) + list(
-        base.codec.tokenizer("<image>:", split_special_tokens=True).input_ids
+    assert base.tokenizer.prompt_ids("an <image>:") == list(base.tokenizer.hf("an ").input_ids) + list(
+        base.tokenizer.hf("<image>:", split_special_tokens=True).input_ids
     ), "in a text it is seven characters"
     with pytest.raises(ModelError, match="writes '<image>' as token 257"):
-        base.codec.ending(["\n"], chat=True).prompt_ids("an <image>:")
+        base.tokenizer.ending(["\n"], chat=True).prompt_ids("an <image>:")
 
 
 # --- bases -----------------------------------------------------------------------------------------------
@@ -259,7 +263,7 @@ def test_a_special_token_beyond_it_is_refused_where_it_is_written(toy_folder: Pa
 
 def test_a_base_is_frozen_and_evaluates(toy: Base) -> None:
     assert toy.identity.context == 256
-    assert toy.codec.context == 256
+    assert toy.tokenizer.context == 256
     assert not any(parameter.requires_grad for parameter in toy.model.parameters())
     assert not any(module.training for module in toy.model.modules())
     assert toy.parameters == sum(parameter.numel() for parameter in toy.model.parameters()) > 10_000

@@ -45,9 +45,9 @@ def base(toy_folder: Path) -> Base:
 def test_the_loss_behind_a_soft_prompt_is_that_of_the_targets_alone(base: Base) -> None:
     """Twin: all logits, and the soft prompt's positions labelled as ignored."""
     model = attach(base.model, config_for("prompt_tuning"))
-    rows = tokenize(EXAMPLES, base.codec)
+    rows = tokenize(EXAMPLES, base.tokenizer)
     for some in (rows, rows[:1], rows[1:3]):
-        batch = collate(some, base.codec.pad_id)
+        batch = collate(some, base.tokenizer.pad_id)
         with torch.no_grad():
             logits_BTV = model(input_ids=batch.ids_BT, attention_mask=batch.mask_BT).logits
             assert logits_BTV.shape[1] == 7 + batch.ids_BT.shape[1]
@@ -66,7 +66,7 @@ def test_where_adapters_start(method: Peft, toy_folder: Path) -> None:
     for seed in (5, 5, 6):
         torch.manual_seed(seed * 100 + len(states))  # whatever happened before
         base = load_base(str(toy_folder), device="cpu")
-        ids = torch.tensor([base.codec.prompt_ids("a ship:")])
+        ids = torch.tensor([base.tokenizer.prompt_ids("a ship:")])
         with torch.no_grad():
             before = base.model(ids).logits
             model = attach(base.model, dataclasses.replace(config_for(method), seed=seed))
@@ -103,7 +103,7 @@ def test_an_adapter_depends_on_its_own_examples_only(method: Peft, toy_folder: P
         fresh = adapter_state(model)
         for examples in users:
             load_state(model, fresh)
-            train(model, tokenize(examples, base.codec), config, base.codec.pad_id)
+            train(model, tokenize(examples, base.tokenizer), config, base.tokenizer.pad_id)
         return adapter_state(model)
 
     alone = trained(EXAMPLES)
@@ -132,7 +132,7 @@ def test_adapters_of_a_low_precision_base_are_float32(method: Peft, dtype: Dtype
     base = load_base(str(toy_folder), dtype, device="cpu")
     model = attach(base.model, config_for(method))
     assert {weight.dtype for weight in adapter_state(model).values()} == {torch.float32}
-    loss = target_loss(model, collate(tokenize(EXAMPLES, base.codec), base.codec.pad_id))
+    loss = target_loss(model, collate(tokenize(EXAMPLES, base.tokenizer), base.tokenizer.pad_id))
     torch.autograd.backward(loss)
     gradients = [weight.grad for weight in model.parameters() if weight.requires_grad]
     assert all(gradient is not None and gradient.dtype == torch.float32 for gradient in gradients)
@@ -141,9 +141,9 @@ def test_adapters_of_a_low_precision_base_are_float32(method: Peft, dtype: Dtype
 def test_a_soft_prompt_takes_its_place_in_the_context(base: Base) -> None:
     assert config_for("prompt_tuning").prefix == 7
     assert config_for("lora").prefix == config_for("ia3").prefix == 0
-    shorter = base.codec.leaving(7)
-    assert shorter.context == base.codec.context - 7
-    assert shorter.prompt_ids("a ship:") == base.codec.prompt_ids("a ship:")
+    shorter = base.tokenizer.leaving(7)
+    assert shorter.context == base.tokenizer.context - 7
+    assert shorter.prompt_ids("a ship:") == base.tokenizer.prompt_ids("a ship:")
     soft = soft_prompt(attach(base.model, config_for("prompt_tuning")))
     assert soft is not None and soft.shape == (7, 32)
     assert soft_prompt(attach(load_base(base.name, device="cpu").model, config_for("ia3"))) is None
@@ -158,7 +158,7 @@ def test_gradient_checkpointing_changes_nothing_but_memory(
         base = load_base(str(toy_folder), device="cpu")
         config = dataclasses.replace(config_for(method), gradient_checkpointing=checkpointing)
         model = attach(base.model, config)
-        train(model, tokenize(EXAMPLES, base.codec), config, base.codec.pad_id)
+        train(model, tokenize(EXAMPLES, base.tokenizer), config, base.tokenizer.pad_id)
         states.append(adapter_state(model))
     for name, weight in states[0].items():
         torch.testing.assert_close(states[1][name], weight, rtol=1e-5, atol=1e-6)

@@ -66,8 +66,8 @@ def close(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
 def train_on(base: Base, config: TrainConfig) -> tuple[Any, list[float]]:
     model = attach(base.model, config)
     losses: list[float] = []
-    rows = tokenize(EXAMPLES, base.codec)
-    train(model, rows, config, base.codec.pad_id, lambda step: losses.append(step.loss))
+    rows = tokenize(EXAMPLES, base.tokenizer)
+    train(model, rows, config, base.tokenizer.pad_id, lambda step: losses.append(step.loss))
     return model, losses
 
 
@@ -131,8 +131,8 @@ def test_a_user_is_learned_on_a_quantized_task_base(
 
     if kind == "nf4":  # int8 looks for outliers in the whole batch
         prompts = ["a ship:", "two lovers drift on a little boat:"]
-        alone = generate(model, base.codec, prompts, max_new_tokens=6, batch_size=1)
-        assert generate(model, base.codec, prompts, max_new_tokens=6, batch_size=2) == alone
+        alone = generate(model, base.tokenizer, prompts, max_new_tokens=6, batch_size=1)
+        assert generate(model, base.tokenizer, prompts, max_new_tokens=6, batch_size=2) == alone
 
     for name, config_json, weights in (
         ("task", adapter_config_json(attach(load_base(str(toy_folder)).model, TASK)), task_state),

@@ -257,7 +257,7 @@ def test_a_task_lora_stays_active(family: str, method: Peft, family_folder: Fold
 @pytest.mark.parametrize("kind", KINDS)
 def test_adapters_on_a_quantized_task_base(kind: Quantize, method: Peft, family_folder: Folder) -> None:
     model = on_task_base(str(family_folder("llama")), kind)
-    assert try_out(model, range(1, SIZE), 0, 256).not_packed is None
+    assert try_out(model, range(1, SIZE), 0, 256).packing_problem is None
     config = config_for(model, method)
     peft_model = attach(model, config)
     states = states_of(peft_model)

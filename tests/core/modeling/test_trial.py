@@ -102,8 +102,8 @@ def test_a_model_whose_attention_is_its_own_is_padded(family: str, reason: str, 
     model = small(family).to(dtype)
     before = model.config._attn_implementation
     trial = tried(model)
-    assert f"{type(model).__name__} {reason}" in (trial.not_packed or "")
-    assert (trial.not_padded, trial.not_trained_padded) == (None, None)
+    assert f"{type(model).__name__} {reason}" in (trial.packing_problem or "")
+    assert (trial.padding_problem, trial.padded_training_problem) == (None, None)
     assert model.config._attn_implementation == before
     assert PackedModel.reading is None
 
@@ -111,16 +111,16 @@ def test_a_model_whose_attention_is_its_own_is_padded(family: str, reason: str, 
 @pytest.mark.parametrize("family", ["rwkv", "cpmant", "deepseek_v4"])
 def test_a_model_that_padding_changes_is_asked_alone(family: str) -> None:
     trial = tried(small(family))
-    assert trial.not_packed
-    assert "gives other answers in padded batches (off by" in (trial.not_padded or "")
+    assert trial.packing_problem
+    assert "gives other answers in padded batches (off by" in (trial.padding_problem or "")
     # CPM-Ant's positions go by the padding on its left, so that padding on the right is none to it.
-    assert (trial.not_trained_padded is not None) == (family == "cpmant")
+    assert (trial.padded_training_problem is not None) == (family == "cpmant")
 
 
 @pytest.mark.parametrize("family", ["phimoe", "doge"])
 def test_a_window_that_is_not_handed_on_is_found_beyond_it(family: str) -> None:
     model = small(family)
-    assert "gives other answers with its attention exchanged" in (tried(model).not_packed or "")
+    assert "gives other answers with its attention exchanged" in (tried(model).packing_problem or "")
     assert tried(model, context=64) == Trial(), "a prompt that is never longer than the window"
 
 
@@ -128,7 +128,7 @@ def test_positions_that_go_by_the_longest_prompt_of_a_batch_are_found() -> None:
     """Scaled rotary positions change with the longest prompt there is."""
     model = small("phi3")
     trial = tried(model)
-    assert trial.not_packed and trial.not_padded
+    assert trial.packing_problem and trial.padding_problem
     assert tried(model, context=64) == Trial()
 
 
@@ -185,7 +185,9 @@ def test_a_mask_that_is_not_heeded_is_found(family_folder: Folder) -> None:
     def deaf(options: dict[str, Any]) -> dict[str, Any]:
         return {**options, "attention_mask": None}
 
-    assert "in padded batches (off by" in (tried(hooked(load(family_folder, "llama"), deaf)).not_padded or "")
+    assert "in padded batches (off by" in (
+        tried(hooked(load(family_folder, "llama"), deaf)).padding_problem or ""
+    )
 
 
 def test_a_mask_that_is_forgotten_after_the_first_token_is_found(family_folder: Folder) -> None:
@@ -196,8 +198,8 @@ def test_a_mask_that_is_forgotten_after_the_first_token_is_found(family_folder: 
         return {**options, "attention_mask": None} if later else options
 
     trial = tried(hooked(load(family_folder, "llama"), forgetful))
-    assert trial.not_packed is None
-    assert "in padded batches (off by" in (trial.not_padded or "")
+    assert trial.packing_problem is None
+    assert "in padded batches (off by" in (trial.padding_problem or "")
 
 
 def test_an_exception_in_padded_batches_means_alone(family_folder: Folder) -> None:
@@ -208,9 +210,9 @@ def test_an_exception_in_padded_batches_means_alone(family_folder: Folder) -> No
     model = hooked(load(family_folder, "llama"), touchy)
     trial = tried(model)
     assert "LlamaForCausalLM cannot be asked in padded batches (AssertionError: one row" in str(
-        trial.not_padded
+        trial.padding_problem
     )
-    assert "cannot be asked in batches padded on the right" in str(trial.not_trained_padded)
+    assert "cannot be asked in batches padded on the right" in str(trial.padded_training_problem)
 
 
 def test_numbers_that_are_none_are_no_likeness(family_folder: Folder) -> None:
@@ -222,8 +224,8 @@ def test_numbers_that_are_none_are_no_likeness(family_folder: Folder) -> None:
 
     model.register_forward_hook(spoilt)
     trial = tried(model)
-    assert "off by nan" in (trial.not_packed or "")
-    assert "off by nan" in (trial.not_padded or "")
+    assert "off by nan" in (trial.packing_problem or "")
+    assert "off by nan" in (trial.padding_problem or "")
 
 
 def test_attention_that_does_not_do_as_it_is_told_is_refused(
@@ -238,20 +240,25 @@ def test_attention_that_does_not_do_as_it_is_told_is_refused(
         causal = rows.masked_fill(torch.ones_like(rows).tril(key.shape[2] - query.shape[2]) == 0, -math.inf)
         return plain(module, query, key, value, causal[None, None], **options)
 
-    assert tried(model).not_packed is None
+    assert tried(model).packing_problem is None
     monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS, "sdpa", deaf)
-    assert "gives other answers with its attention exchanged (off by" in (tried(model).not_packed or "")
+    assert "gives other answers with its attention exchanged (off by" in (tried(model).packing_problem or "")
 
 
 def test_positions_that_are_not_heeded_are_refused(family_folder: Folder) -> None:
     model = hooked(load(family_folder, "llama"), lambda options: {**options, "position_ids": None})
-    assert "gives other answers with its attention exchanged" in (tried(model).not_packed or "")
+    assert "gives other answers with its attention exchanged" in (tried(model).packing_problem or "")
 
 
 def test_loading_tells_how_a_base_is_asked(family_folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = str(family_folder("llama"))
     base = load_base(folder, device="cpu")
-    assert (base.packs, base.pads, base.pads_training, base.caution) == (True, True, True, None)
+    assert (base.supports_packing, base.supports_padding, base.supports_padded_training, base.caution) == (
+        True,
+        True,
+        True,
+        None,
+    )
     for trial, slower in (
         (Trial(None, "why"), None),
         (Trial("this"), "Slower, with padded batches: this."),
@@ -263,6 +270,6 @@ def test_loading_tells_how_a_base_is_asked(family_folder: Folder, monkeypatch: p
     ):
         monkeypatch.setattr("oppu_core.modeling.base.try_out", lambda *_, trial=trial: trial)
         base = load_base(folder, device="cpu")
-        found = (base.packs, base.pads, base.pads_training)
+        found = (base.supports_packing, base.supports_padding, base.supports_padded_training)
         assert found == tuple(value is None for value in dataclasses.astuple(trial)[:3])
         assert base.caution == slower

@@ -13,8 +13,8 @@ from oppu_core.data.sample import sample_users
 from oppu_core.errors import ConfigError, DataError
 from oppu_core.modeling import base as models
 from oppu_core.modeling.packing import tokenize
-from oppu_core.modeling.tokenizer import TextCodec
-from oppu_core.prompting.builder import PromptMaker, answer_tokens
+from oppu_core.modeling.tokenizer import Tokenizer
+from oppu_core.prompting.builder import PromptBuilder, answer_tokens
 from oppu_core.prompting.methods import DEFAULT_METHODS, Method, parse_method, variant_method
 from oppu_core.prompting.profiles import compute_profile
 from oppu_core.prompting.retrieval import BM25Retriever, RandomRetriever, RecentRetriever, top_k
@@ -58,13 +58,13 @@ OTHERS = [
 
 def maker_of(
     counter: Letters | None = None, task: Task = MOVIE, profile_of: Callable[[User], str] | None = None
-) -> PromptMaker:
+) -> PromptBuilder:
     retrievers = {
         "bm25": BM25Retriever(task),
         "recent": RecentRetriever(),
         "random": RandomRetriever(OTHERS, 0),
     }
-    return PromptMaker(task, counter or Letters(100_000), retrievers, profile_of)
+    return PromptBuilder(task, counter or Letters(100_000), retrievers, profile_of)
 
 
 # --- methods ---------------------------------------------------------------------------------------------
@@ -279,9 +279,9 @@ def test_the_profile_in_an_example_comes_from_the_training_history_alone(variant
 )
 def test_a_query_sees_nothing_at_or_beyond_its_history_len(name: str) -> None:
     user = giveaways(20, 7)
-    maker, method = maker_of(), parse_method(name)
-    profile = maker.profile_for(method, user)
-    late, early = (maker.query_prompt(method, user, query, profile).text for query in user.queries)
+    builder, method = maker_of(), parse_method(name)
+    profile = builder.profile_for(method, user)
+    late, early = (builder.query_prompt(method, user, query, profile).text for query in user.queries)
     assert max(numbers(early)) < 7
     assert max(numbers(late)) < 20
     if method.k == 50:
@@ -294,14 +294,14 @@ def test_a_query_sees_nothing_at_or_beyond_its_history_len(name: str) -> None:
 @pytest.mark.parametrize("variant", ["base", "rag_k50", "pag_k0", "pag_k50"])
 def test_a_task_bases_example_sees_what_its_query_may_see(variant: str) -> None:
     user = giveaways(20, 7)
-    maker, method = maker_of(), variant_method(variant)
-    late, early = maker.query_examples(variant, user)
+    builder, method = maker_of(), variant_method(variant)
+    late, early = builder.query_examples(variant, user)
     assert (late.answer, early.answer) == ("gold-late", "gold-early")
     assert all(number < 7 for number in numbers(early.prompt))
     assert "gold" not in early.prompt + late.prompt
-    profile = maker.profile_for(method, user)
+    profile = builder.profile_for(method, user)
     assert profile == (compute_profile(MOVIE, user.history[:7]) if method.profile else "")
-    assert early.prompt == maker.query_prompt(method, user, user.queries[1], profile).text
+    assert early.prompt == builder.query_prompt(method, user, user.queries[1], profile).text
 
 
 def test_the_most_recent_item_stands_first() -> None:
@@ -313,11 +313,11 @@ def test_the_most_recent_item_stands_first() -> None:
 
 def test_given_profiles_stand_in_examples_of_both_kinds() -> None:
     user = giveaways(5, 5)
-    maker = maker_of(profile_of=lambda asked: f"profile of {asked.user_id}")
-    examples = [*maker.query_examples("pag_k0", user), *maker.history_examples("pag_k0", user)]
+    builder = maker_of(profile_of=lambda asked: f"profile of {asked.user_id}")
+    examples = [*builder.query_examples("pag_k0", user), *builder.history_examples("pag_k0", user)]
     assert len(examples) == 2 + 5
     assert all(example.prompt.startswith("profile of u\n") for example in examples)
-    assert not any("profile" in example.prompt for example in maker.history_examples("rag_k1", user))
+    assert not any("profile" in example.prompt for example in builder.history_examples("rag_k1", user))
 
 
 def test_the_future_does_not_change_the_past() -> None:
@@ -405,24 +405,24 @@ class CountingTokenizer:
 def test_no_text_is_tokenized_twice(context: int, texts: int) -> None:
     """Not to see whether it fits, to train on it, to answer it, nor for another method's same prompt."""
     tokenizer = CountingTokenizer()
-    codec = TextCodec(tokenizer, context)
+    tokenizer = Tokenizer(tokenizer, context)
     user = giveaways(20, 15)
     rows = []
     for taken in (0, 0, 3):
-        maker = PromptMaker(MOVIE, codec.leaving(taken), {"bm25": BM25Retriever(MOVIE)})
+        builder = PromptBuilder(MOVIE, tokenizer.leaving(taken), {"bm25": BM25Retriever(MOVIE)})
         for variant in ("base", "rag_k2"):
-            rows.append(tokenize(maker.history_examples(variant, user), codec))
+            rows.append(tokenize(builder.history_examples(variant, user), tokenizer))
             for query in user.queries:
-                text = maker.query_prompt(variant_method(variant), user, query, "").text
-                assert len(codec.prompt_ids(text)) + answer_tokens(MOVIE, codec) <= context - taken
+                text = builder.query_prompt(variant_method(variant), user, query, "").text
+                assert len(tokenizer.prompt_ids(text)) + answer_tokens(MOVIE, tokenizer) <= context - taken
     assert rows[:2] == rows[2:4]
     assert [len(some) for some in rows] == [15] * 6
     assert len(tokenizer.texts) == len(set(tokenizer.texts)) > texts
 
 
 def test_kept_ids_are_nobodys_to_change() -> None:
-    codec = TextCodec(CountingTokenizer(), 100)
-    for ids, expected in ((codec.prompt_ids, [1, 2, 3]), (codec.answer_ids, [2, 3, 0])):
+    tokenizer = Tokenizer(CountingTokenizer(), 100)
+    for ids, expected in ((tokenizer.prompt_ids, [1, 2, 3]), (tokenizer.answer_ids, [2, 3, 0])):
         for _ in range(3):
             found = ids("a bb")
             assert found == expected
@@ -430,24 +430,24 @@ def test_kept_ids_are_nobodys_to_change() -> None:
 
 
 def test_a_prompt_and_an_answer_of_the_same_text_have_their_own_ids() -> None:
-    codec = TextCodec(CountingTokenizer(), 100)
+    tokenizer = Tokenizer(CountingTokenizer(), 100)
     for _ in range(2):
-        assert codec.answer_ids("x") == [2, 0]
-        assert codec.prompt_ids(" x") == [1, 2]
+        assert tokenizer.answer_ids("x") == [2, 0]
+        assert tokenizer.prompt_ids(" x") == [1, 2]
 
 
 def test_only_the_latest_texts_are_kept_and_no_codec(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models, "CACHED_TEXTS", 3)
     tokenizer = CountingTokenizer()
-    codec = TextCodec(tokenizer, 100)
+    tokenizer = Tokenizer(tokenizer, 100)
     for text in "abcabcdbcda":
-        codec.prompt_ids(text)
+        tokenizer.prompt_ids(text)
     assert tokenizer.texts == list("abcda")
 
-    gone = weakref.ref(codec)
+    gone = weakref.ref(tokenizer)
     gc.disable()
     try:
-        del codec
+        del tokenizer
         assert gone() is None, "no cycle holds it"
     finally:
         gc.enable()
@@ -476,8 +476,8 @@ def test_a_prompt_never_exceeds_the_context_and_keeps_instruction_and_ending(cou
         size = counter(0)
         reserve = max(answer_tokens(MOVIE, size), len(size.answer_ids(answer)) if answer else 0)
         context = frame + reserve + rng.randrange(400 if counter is Letters else 60)
-        maker = maker_of(counter(context))
-        made = maker.prompt(method, {"description": query}, seen, len(seen), profile, "key", answer)
+        builder = maker_of(counter(context))
+        made = builder.prompt(method, {"description": query}, seen, len(seen), profile, "key", answer)
         assert len(size.prompt_ids(made.text)) <= context - reserve
 
         lines = made.text.split("\n")
@@ -555,9 +555,9 @@ def test_in_training_a_long_answer_has_its_room() -> None:
 def test_training_and_asking_give_the_same_prompt_for_an_answer_of_ordinary_length() -> None:
     fields = {"description": "word " * 200}
     for context in (440, 600, 5000):
-        maker = maker_of(Letters(context))
+        builder = maker_of(Letters(context))
         asked, trained = (
-            maker.prompt(parse_method("rag_k1"), fields, HISTORY, 3, "", "key", answer)
+            builder.prompt(parse_method("rag_k1"), fields, HISTORY, 3, "", "key", answer)
             for answer in (None, "comedy")
         )
         assert asked == trained
@@ -574,8 +574,8 @@ def test_when_nothing_fits_the_error_says_so() -> None:
 
 def test_headline_prompts_are_cut_at_the_article() -> None:
     seen = (HistoryItem("0", {"text": "the long article " * 30, "title": "Own Headline!"}),)
-    maker = maker_of(Letters(300), NEWS)
-    lines = maker.prompt(
+    builder = maker_of(Letters(300), NEWS)
+    lines = builder.prompt(
         parse_method("rag_k1"), {"text": "the asked article"}, seen, 1, "", "key"
     ).text.split("\n")
     assert re.fullmatch(r"article: (the long article ?|the |long )+headline: Own Headline!", lines[0])
@@ -665,7 +665,7 @@ def test_items_without_the_querys_field_are_cut_at_their_own_text() -> None:
     room = len(Words(0).prompt_ids(asked)) + task.max_answer_tokens
     ends = {5: "note: one two three four\n", 4: "note: one two three\n", 2: "note: one\n", 0: ""}
     for words, line in ends.items():
-        maker = maker_of(Words(room + words), task)
-        prompt = maker.prompt(parse_method("rag_k1"), {"question": "how is it?"}, notes, 1, "", "key")
+        builder = maker_of(Words(room + words), task)
+        prompt = builder.prompt(parse_method("rag_k1"), {"question": "how is it?"}, notes, 1, "", "key")
         assert prompt.text == line + asked
         assert prompt.retrieved == (notes if line else ())

@@ -13,10 +13,10 @@ from oppu_core.data.types import Query, User
 from oppu_core.modeling.adapters import State, attach, load_state
 from oppu_core.modeling.base import Base, load_base, projection_names
 from oppu_core.modeling.generation import AnswerSet, Sampling, answer_groups, generate
-from oppu_core.prompting.builder import PromptMaker
+from oppu_core.prompting.builder import PromptBuilder
 from oppu_core.prompting.methods import parse_method
 from oppu_core.prompting.retrieval import BM25Retriever
-from oppu_core.runs.answering import answer, plan_units, write_answers
+from oppu_core.runs.answering import answer, generate_answers, plan_units
 from oppu_core.runs.predictions import Answer, QueryId
 from oppu_core.tasks.task import get_task
 from oppu_core.training.config import Peft, personal_config
@@ -120,11 +120,11 @@ class Personal:
         answers = []
         for state, group in zip(self.states, groups, strict=True):
             load_state(self.model, state)
-            answers.append(generate(self.model, self.base.codec, group, **options))
+            answers.append(generate(self.model, self.base.tokenizer, group, **options))
         return answers
 
     def at_once(self, groups: Sequence[Sequence[str]], **options: Any) -> list[list[str]]:
-        return answer_groups(self.model, self.base.codec, groups, self.states, **options)
+        return answer_groups(self.model, self.base.tokenizer, groups, self.states, **options)
 
 
 Loaded = Callable[[str, Peft], Personal]
@@ -163,8 +163,8 @@ def test_users_at_once_get_the_answers_of_one_prompt_at_a_time(
 def test_without_adapters_it_is_the_plain_model(family: str, family_folder: Folder) -> None:
     base = load_base(str(family_folder(family)), device="cpu")
     prompts = [prompt for group in GROUPS for prompt in group]
-    (found,) = answer_groups(base.model, base.codec, [prompts], None, max_new_tokens=8)
-    assert found == generate(base.model, base.codec, prompts, max_new_tokens=8, batch_size=1)
+    (found,) = answer_groups(base.model, base.tokenizer, [prompts], None, max_new_tokens=8)
+    assert found == generate(base.model, base.tokenizer, prompts, max_new_tokens=8, batch_size=1)
     assert len(set(found)) > 3
 
 
@@ -177,15 +177,15 @@ def test_a_base_that_padding_changes_is_asked_one_prompt_at_a_time(tmp_path: Pat
     for name, weight in base.model.named_parameters():
         if name.endswith("weight") and weight.dim() == 2:  # large, so that the words before matter
             weight.copy_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)) * 0.3)
-    assert (base.packs, base.pads) == (False, False)
+    assert (base.supports_packing, base.supports_padding) == (False, False)
     alone = [
-        [write_answers(base, [[prompt]], None, max_new_tokens=8)[0][0] for prompt in group]
+        [generate_answers(base, [[prompt]], None, max_new_tokens=8)[0][0] for prompt in group]
         for group in GROUPS
     ]
-    assert write_answers(base, GROUPS, None, max_new_tokens=8) == alone
+    assert generate_answers(base, GROUPS, None, max_new_tokens=8) == alone
     assert len({text for group in alone for text in group}) > 3
-    padded = dataclasses.replace(base, pads=True)
-    assert write_answers(padded, GROUPS, None, max_new_tokens=8) != alone, "it matters"
+    padded = dataclasses.replace(base, supports_padding=True)
+    assert generate_answers(padded, GROUPS, None, max_new_tokens=8) != alone, "it matters"
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -194,10 +194,10 @@ def test_one_at_a_time_means_batches_of_one(
     method: Peft, constrain: bool, personal: Loaded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours = personal("llama", method)
-    answers = AnswerSet(ours.base.codec, LABELS) if constrain else None
+    answers = AnswerSet(ours.base.tokenizer, LABELS) if constrain else None
     base = dataclasses.replace(ours.base, model=ours.model)
     options: dict[str, Any] = {"max_new_tokens": 8, "answers": answers}
-    packed = write_answers(base, GROUPS, ours.states, **options)
+    packed = generate_answers(base, GROUPS, ours.states, **options)
     sizes: list[int] = []
     kind = type(ours.base.model)
     original = kind.generate
@@ -207,8 +207,8 @@ def test_one_at_a_time_means_batches_of_one(
         return original(self, **given)
 
     monkeypatch.setattr(kind, "generate", watched)
-    alone = dataclasses.replace(base, packs=False, pads=False)
-    assert write_answers(alone, GROUPS, ours.states, **options) == packed
+    alone = dataclasses.replace(base, supports_packing=False, supports_padding=False)
+    assert generate_answers(alone, GROUPS, ours.states, **options) == packed
     assert sizes == [1] * sum(map(len, GROUPS))
 
 
@@ -216,27 +216,29 @@ def test_one_at_a_time_means_batches_of_one(
 
 
 def test_the_tokens_that_may_come_next(family_folder: Folder) -> None:
-    codec = load_base(str(family_folder("llama")), device="cpu").codec
-    allowed = AnswerSet(codec, LABELS)
-    rows = [codec.answer_ids(label) for label in LABELS]
+    tokenizer = load_base(str(family_folder("llama")), device="cpu").tokenizer
+    allowed = AnswerSet(tokenizer, LABELS)
+    rows = [tokenizer.answer_ids(label) for label in LABELS]
     assert allowed.longest == max(map(len, rows))
     for row in rows:
         for length in range(len(row)):
             expected = {other[length] for other in rows if other[:length] == row[:length]}
             found = allowed.after(row[:length])
             assert set(found) == expected and len(found) == len(expected)
-        assert allowed.after(row) == [codec.eos_id], "behind a whole answer comes nothing else"
-    assert allowed.after([5, 5, 5]) == [codec.eos_id]
-    assert {codec.eos_id, codec.answer_ids("ab")[2]} <= set(allowed.after(codec.answer_ids("a")[:-1]))
+        assert allowed.after(row) == [tokenizer.eos_id], "behind a whole answer comes nothing else"
+    assert allowed.after([5, 5, 5]) == [tokenizer.eos_id]
+    assert {tokenizer.eos_id, tokenizer.answer_ids("ab")[2]} <= set(
+        allowed.after(tokenizer.answer_ids("a")[:-1])
+    )
 
 
 def forced(model: Any, base: Base, prompt: str) -> str:
     """The obvious loop: of the labels that go on from what was written, the likeliest next token."""
-    rows = [base.codec.answer_ids(label) for label in LABELS]
+    rows = [base.tokenizer.answer_ids(label) for label in LABELS]
     written: list[int] = []
     while written not in rows:
         with torch.no_grad():
-            ids = torch.tensor([base.codec.prompt_ids(prompt) + written])
+            ids = torch.tensor([base.tokenizer.prompt_ids(prompt) + written])
             logits_V = model(input_ids=ids).logits[0, -1]
         next_ = {row[len(written)] for row in rows if row[: len(written)] == written}
         written.append(max(next_, key=lambda token: float(logits_V[token])))
@@ -245,8 +247,8 @@ def forced(model: Any, base: Base, prompt: str) -> str:
 
 def by_transformers(model: Any, base: Base, prompt: str) -> str:
     """The same by ``generate`` itself."""
-    rows = [base.codec.answer_ids(label) for label in LABELS]
-    ids = torch.tensor([base.codec.prompt_ids(prompt)])
+    rows = [base.tokenizer.answer_ids(label) for label in LABELS]
+    ids = torch.tensor([base.tokenizer.prompt_ids(prompt)])
 
     def allowed(_: int, so_far: torch.Tensor) -> list[int]:
         written = so_far[ids.shape[1] :].tolist()
@@ -257,11 +259,11 @@ def by_transformers(model: Any, base: Base, prompt: str) -> str:
         attention_mask=torch.ones_like(ids),
         max_new_tokens=20,
         do_sample=False,
-        eos_token_id=base.codec.eos_id,
-        pad_token_id=base.codec.pad_id,
+        eos_token_id=base.tokenizer.eos_id,
+        pad_token_id=base.tokenizer.pad_id,
         prefix_allowed_tokens_fn=allowed,
     )
-    return base.codec.answer_text(output[0, ids.shape[1] :].tolist())
+    return base.tokenizer.answer_text(output[0, ids.shape[1] :].tolist())
 
 
 @pytest.mark.parametrize(("family", "method"), [("llama", "lora"), ("gemma2", "ia3"), ("gpt2", "lora")])
@@ -270,7 +272,7 @@ def test_constrained_answers_are_the_likeliest_way_through_the_labels(
 ) -> None:
     ours = personal(family, method)
     groups = [[*group, *(f"{seed} {text}?" for text in group)] for seed, group in enumerate(GROUPS)]
-    answers = AnswerSet(ours.base.codec, LABELS)
+    answers = AnswerSet(ours.base.tokenizer, LABELS)
     twins: list[list[str]] = []
     for state, group in zip(ours.states, groups, strict=True):
         load_state(ours.model, state)
@@ -288,7 +290,7 @@ def test_constrained_answers_are_the_likeliest_way_through_the_labels(
 
 def test_constrained_answers_behind_a_soft_prompt(personal: Loaded) -> None:
     ours = personal("llama", "prompt_tuning")
-    answers = AnswerSet(ours.base.codec, LABELS)
+    answers = AnswerSet(ours.base.tokenizer, LABELS)
     found = ours.at_once(GROUPS, max_new_tokens=2, answers=answers)
     assert {text for group in found for text in group} <= set(LABELS)
     for size in (1, 32):
@@ -300,8 +302,8 @@ def test_of_two_labels_the_longer_one_is_chosen_where_it_is_likelier(
 ) -> None:
     """Also where the model would rather end. Where it would rather go on, what is no label is not said."""
     base = load_base(str(family_folder("llama")), device="cpu")
-    spelled = {name: base.codec.answer_ids(name)[1] for name in "abcx"}
-    answers = AnswerSet(base.codec, ["a", "ab"])
+    spelled = {name: base.tokenizer.answer_ids(name)[1] for name in "abcx"}
+    answers = AnswerSet(base.tokenizer, ["a", "ab"])
     original = type(base.model).forward
     for likely, expected in (("b", "ab"), ("x", "a"), ("c", "a")):
 
@@ -309,14 +311,16 @@ def test_of_two_labels_the_longer_one_is_chosen_where_it_is_likelier(
             output = original(self, *args, **options)
             output.logits = torch.zeros_like(output.logits)
             output.logits[..., spelled[likely]] = 2
-            output.logits[..., base.codec.eos_id] = 1
+            output.logits[..., base.tokenizer.eos_id] = 1
             return output
 
         with monkeypatch.context() as patch:
             patch.setattr(type(base.model), "forward", forward)
             options: dict[str, Any] = {"max_new_tokens": 1, "answers": answers}
-            assert answer_groups(base.model, base.codec, [["q", "qq"]], None, **options) == [[expected] * 2]
-            assert generate(base.model, base.codec, ["q", "qq"], **options) == [expected] * 2
+            assert answer_groups(base.model, base.tokenizer, [["q", "qq"]], None, **options) == [
+                [expected] * 2
+            ]
+            assert generate(base.model, base.tokenizer, ["q", "qq"], **options) == [expected] * 2
 
 
 # --- methods of users ------------------------------------------------------------------------------------
@@ -328,16 +332,16 @@ class Asked:
 
     ours: Personal
     users: Sequence[User]
-    maker: PromptMaker
+    builder: PromptBuilder
 
-    def units(self, name: str, *, packs: bool = True, **options: Any) -> list[list[Answer]]:
-        base = dataclasses.replace(self.ours.base, packs=packs)
+    def units(self, name: str, *, supports_packing: bool = True, **options: Any) -> list[list[Answer]]:
+        base = dataclasses.replace(self.ours.base, supports_packing=supports_packing)
         if (method := parse_method(name)).personal:
             base = dataclasses.replace(base, model=self.ours.model)
         state = {user.user_id: state for user, state in zip(self.users, self.ours.states, strict=True)}
         adapter_of = (lambda user: state[user.user_id]) if method.personal else None
         users = options.pop("users", self.users)
-        return list(answer(base, method, users, {}, self.maker, adapter_of=adapter_of, **options))
+        return list(answer(base, method, users, {}, self.builder, adapter_of=adapter_of, **options))
 
     def texts(self, name: str, **options: Any) -> dict[QueryId, str]:
         units = self.units(name, **options)
@@ -358,8 +362,8 @@ def tiny() -> Callable[[str, Peft], Asked]:
         ]
         base = load_base("tiny", device="cpu")
         ours = with_adapters(base, method, len(users), {"lora": 0.3, "ia3": 1.0}.get(method, 3.0))
-        codec = base.codec.leaving(7) if method == "prompt_tuning" else base.codec
-        return Asked(ours, users, PromptMaker(task, codec, {"bm25": BM25Retriever(task)}))
+        tokenizer = base.tokenizer.leaving(7) if method == "prompt_tuning" else base.tokenizer
+        return Asked(ours, users, PromptBuilder(task, tokenizer, {"bm25": BM25Retriever(task)}))
 
     return make
 
@@ -370,11 +374,11 @@ def test_answers_do_not_depend_on_what_is_answered_together(
 ) -> None:
     asked = tiny("lamp_2m", method)
     name = "oppu_rag_k1" if method == "lora" else "oppu_k0"
-    alone = asked.texts(name, packs=False, batch_size=1)
+    alone = asked.texts(name, supports_packing=False, batch_size=1)
     assert set(alone) == {(user.user_id, query.id) for user in asked.users for query in user.queries}
     for size in (1, 2, 5, 64) if method == "lora" else (3,):
         assert asked.texts(name, batch_size=size) == alone
-    assert asked.texts(name, batch_size=64, packs=False) == alone
+    assert asked.texts(name, batch_size=64, supports_packing=False) == alone
     assert asked.texts(name, users=asked.users[::-1]) == alone
     assert len(set(alone.values())) > 1
     one = asked.users[1]
@@ -388,10 +392,10 @@ def test_answers_without_adapters_do_not_depend_on_it_either(
     # An adapter that nobody trained changes nothing.
     plain = dataclasses.replace(tiny("lamp_2m", "lora").ours, base=load_base("tiny", device="cpu"))
     asked = dataclasses.replace(tiny("lamp_2m", "lora"), ours=plain)
-    alone = asked.texts(name, packs=False, batch_size=1)
+    alone = asked.texts(name, supports_packing=False, batch_size=1)
     for size in (3, 64):
         assert asked.texts(name, batch_size=size) == alone
-    assert asked.texts(name, batch_size=64, packs=False) == alone
+    assert asked.texts(name, batch_size=64, supports_packing=False) == alone
     assert len(set(alone.values())) > 1
 
 
@@ -411,14 +415,14 @@ def test_labels_alone_where_the_task_has_them(method: Peft, tiny: Callable[[str,
     movies = tiny("lamp_2m", method)
     for name in ("oppu_k0", "non_personalized") if method == "lora" else ("oppu_k0",):
         found = movies.texts(name, constrain=True)
-        assert set(found.values()) <= set(movies.maker.task.labels)
-        assert movies.texts(name, constrain=True, packs=False) == found
+        assert set(found.values()) <= set(movies.builder.task.labels)
+        assert movies.texts(name, constrain=True, supports_packing=False) == found
         assert movies.texts(name, constrain=True, batch_size=2) == found
         free = movies.texts(name)
         # What is a label anyway stays.
-        assert all(found[key] == text for key, text in free.items() if text in movies.maker.task.labels)
+        assert all(found[key] == text for key, text in free.items() if text in movies.builder.task.labels)
     # Random LoRAs and scales say what is no label, where nobody keeps them from it.
-    labels = set(movies.maker.task.labels)
+    labels = set(movies.builder.task.labels)
     assert method == "prompt_tuning" or not set(movies.texts("oppu_k0").values()) <= labels
 
 
@@ -445,6 +449,6 @@ def test_sampled_answers_are_drawn_one_at_a_time(
     monkeypatch.setattr(kind, "generate", watched)
     assert asked.texts(name, sampling=sampling, batch_size=64) == alone
     assert seen == [1] * len(alone)
-    assert asked.texts(name, sampling=sampling, users=asked.users[::-1], packs=False) == alone
+    assert asked.texts(name, sampling=sampling, users=asked.users[::-1], supports_packing=False) == alone
     assert asked.texts(name, sampling=dataclasses.replace(sampling, seed=4)) != alone
     assert asked.texts(name) != alone

@@ -64,7 +64,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 def text_of(base, asked: User, seed: int = 0) -> str:
     from oppu_core.runs.profile_writer import Writer
 
-    return base.codec.tokenizer.decode(Writer(MOVIE, base, seed).prompt_ids(asked))
+    return base.tokenizer.hf.decode(Writer(MOVIE, base, seed).prompt_ids(asked))
 
 
 def test_the_model_is_asked_as_in_appendix_i(base, short: None) -> None:
@@ -76,12 +76,12 @@ def test_the_model_is_asked_as_in_appendix_i(base, short: None) -> None:
 
 
 def test_without_a_chat_template_the_prompt_is_plain(base, short: None) -> None:
-    from oppu_core.modeling.tokenizer import TextCodec
+    from oppu_core.modeling.tokenizer import Tokenizer
     from oppu_core.runs.profile_writer import Writer
 
-    tokenizer = type(base.codec.tokenizer).from_pretrained(base.name)
+    tokenizer = type(base.tokenizer.hf).from_pretrained(base.name)
     tokenizer.chat_template = None
-    plain = dataclasses.replace(base, codec=TextCodec(tokenizer, 700))
+    plain = dataclasses.replace(base, tokenizer=Tokenizer(tokenizer, 700))
     text = text_of(plain, user("u", 1))
     assert text == f"{MOVIE.profile_prompt}\nUser History:\ndescription: a film u-0. tag: tag0\nAnswer:"
     assert Writer(MOVIE, plain, 0).settings["chat_template"] is None
@@ -107,25 +107,25 @@ def test_long_texts_are_cut_to_200_words_and_further_until_they_fit(base, short:
     from oppu_core.runs.profile_writer import Writer
 
     asked = user("u", 1, text="wo " * 220)
-    assert text_of(dataclasses.replace(base, codec=codec(base, 5000)), asked).count("wo ") == 200
+    assert text_of(dataclasses.replace(base, tokenizer=tokenizer(base, 5000)), asked).count("wo ") == 200
     ids = Writer(MOVIE, base, 0).prompt_ids(asked)
-    assert 12 + len(ids) <= 700 and base.codec.tokenizer.decode(ids).count("wo ") == 100
+    assert 12 + len(ids) <= 700 and base.tokenizer.hf.decode(ids).count("wo ") == 100
     with pytest.raises(ModelError, match="context of 100 tokens has no room"):
-        Writer(MOVIE, dataclasses.replace(base, codec=codec(base, 100)), 0).prompt_ids(asked)
+        Writer(MOVIE, dataclasses.replace(base, tokenizer=tokenizer(base, 100)), 0).prompt_ids(asked)
 
 
-def codec(base, context: int):
-    from oppu_core.modeling.tokenizer import TextCodec
+def tokenizer(base, context: int):
+    from oppu_core.modeling.tokenizer import Tokenizer
 
-    return TextCodec(base.codec.tokenizer, context)
+    return Tokenizer(base.tokenizer.hf, context)
 
 
 def test_a_special_token_in_a_users_text_is_text(base, short: None) -> None:
     from oppu_core.runs.profile_writer import Writer
 
     ids = Writer(MOVIE, base, 0).prompt_ids(user("u", 1, text="a <end> b"))
-    assert ids.count(base.codec.eos_id) == 1, "the template's own"
-    assert "a <end> b" in base.codec.tokenizer.decode(ids)
+    assert ids.count(base.tokenizer.eos_id) == 1, "the template's own"
+    assert "a <end> b" in base.tokenizer.hf.decode(ids)
 
 
 def test_a_text_depends_on_user_and_seed_and_not_on_the_batch(base, short: None) -> None:
@@ -183,12 +183,12 @@ class Says:
 
 def saying(base, text: str, template: str = TEMPLATE, special: tuple[str, ...] = ()):
     """The base with a model that only says this, and another template."""
-    from oppu_core.modeling.tokenizer import TextCodec
+    from oppu_core.modeling.tokenizer import Tokenizer
 
-    tokenizer = type(base.codec.tokenizer).from_pretrained(base.name)
+    tokenizer = type(base.tokenizer.hf).from_pretrained(base.name)
     tokenizer.chat_template = template
     tokenizer.add_special_tokens({"additional_special_tokens": list(special)})
-    return dataclasses.replace(base, codec=TextCodec(tokenizer, 700), model=Says(tokenizer, text))
+    return dataclasses.replace(base, tokenizer=Tokenizer(tokenizer, 700), model=Says(tokenizer, text))
 
 
 GPT = (
@@ -279,7 +279,7 @@ def test_a_fixed_date_changes_nothing_else_of_a_template(base, head: str) -> Non
     from oppu_core.modeling.chat import render_chat
 
     body = head + "{% if true %}\n a{% endif %}\n" + TEMPLATE
-    tokenizer = saying(base, "").codec.tokenizer
+    tokenizer = saying(base, "").tokenizer.hf
     said = [{"role": "user", "content": "hello"}]
     tokenizer.chat_template = body
     plain = tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True)
@@ -307,12 +307,12 @@ def test_the_settings_tell_what_a_chat_model_is_asked(base, chat_folder: Path, s
 
 @pytest.mark.parametrize(("pads", "sizes"), [(True, [3]), (False, [1, 1, 1])])
 def test_where_padding_changes_answers_users_are_written_one_at_a_time(
-    base, short: None, pads: bool, sizes: list[int]
+    base, short: None, supports_padding: bool, sizes: list[int]
 ) -> None:
     from oppu_core.runs.profile_writer import Writer
 
     model = saying(base, "Likes films.")
-    object.__setattr__(model, "pads", pads)
+    object.__setattr__(model, "pads", supports_padding)
     users = [user("a", 3), user("nobody", 0), user("b", 1), user("c", 2)]
     assert Writer(MOVIE, model, 0).write(users) == ["Likes films.", "", "Likes films.", "Likes films."]
     assert [len(rows) for rows in model.model.asked] == sizes
@@ -326,10 +326,12 @@ def dataset(tmp_path: Path) -> Dataset:
 
 def written(dataset: Dataset, base, out: Path, seed: int = 0, **options) -> None:
     from oppu_core.runs.profile_writer import write_profiles
-    from oppu_core.runs.progress import Watch
+    from oppu_core.runs.progress import ProgressReporter
 
     splits = options.pop("splits", ("others", "test"))
-    write_profiles(dataset, splits, base, out, seed, options.pop("size", 2), Watch(Console(quiet=True)))
+    write_profiles(
+        dataset, splits, base, out, seed, options.pop("size", 2), ProgressReporter(Console(quiet=True))
+    )
 
 
 def test_an_interrupted_file_is_continued_and_ends_with_the_same_bytes(

@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 from oppu_core.data import HistoryItem, Query, User
-from oppu_core.modeling.base import base_codec
-from oppu_core.modeling.tokenizer import TextCodec
-from oppu_core.prompting.builder import PromptMaker, answer_tokens
+from oppu_core.modeling.base import base_tokenizer
+from oppu_core.modeling.tokenizer import Tokenizer
+from oppu_core.prompting.builder import PromptBuilder, answer_tokens
 from oppu_core.prompting.methods import parse_method
 from oppu_core.runs.cautions import scoring_warnings, tokenizer_warnings, version_warnings
 from oppu_core.tasks.task import TASKS, Task
@@ -41,11 +41,11 @@ def test_golds_that_the_official_scorer_does_not_see_are_counted(words: str, adv
     assert not scoring_warnings(NEWS, asked("A bridge", "La forêt"))
 
 
-def uncased() -> TextCodec:
+def uncased() -> Tokenizer:
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "true", "story", "drama", "sci", "-", "fi"]
     tokenizer = BertTokenizer(vocab={word: n for n, word in enumerate(words)}, do_lower_case=True)
     tokenizer.eos_token = "[SEP]"
-    return TextCodec(tokenizer, 512)
+    return Tokenizer(tokenizer, 512)
 
 
 def genres(*labels: str, **more: int) -> Task:
@@ -53,34 +53,34 @@ def genres(*labels: str, **more: int) -> Task:
 
 
 def test_labels_that_a_tokenizer_cannot_spell_are_told() -> None:
-    codec = uncased()
-    assert not tokenizer_warnings(genres("true story", "drama"), codec)
-    (warning,) = tokenizer_warnings(genres("True Story", "drama", "zombies"), codec)
+    tokenizer = uncased()
+    assert not tokenizer_warnings(genres("true story", "drama"), tokenizer)
+    (warning,) = tokenizer_warnings(genres("True Story", "drama", "zombies"), tokenizer)
     assert "cannot write 2 of 3 labels (e.g. 'True Story' becomes 'true story')" in warning
 
 
 def test_the_shipped_base_spells_every_label_of_lamp() -> None:
-    codec = base_codec("tiny")
+    tokenizer = base_tokenizer("tiny")
     for task in TASKS.values():
-        assert not tokenizer_warnings(task, codec)
+        assert not tokenizer_warnings(task, tokenizer)
 
 
 def test_the_answers_bound_follows_the_labels() -> None:
-    codec = base_codec("tiny")
+    tokenizer = base_tokenizer("tiny")
     long = "complaint about a late delivery or a missing item in an order of kitchen goods"
     task = genres(long, "drama", max_answer_tokens=3)
-    needed = len(codec.answer_ids(long))
+    needed = len(tokenizer.answer_ids(long))
     assert needed > 16
-    assert answer_tokens(task, codec) == needed
-    assert answer_tokens(genres("drama", "comedy", max_answer_tokens=50), codec) == 50
-    (warning,) = tokenizer_warnings(task, codec)
+    assert answer_tokens(task, tokenizer) == needed
+    assert answer_tokens(genres("drama", "comedy", max_answer_tokens=50), tokenizer) == 50
+    (warning,) = tokenizer_warnings(task, tokenizer)
     assert f"Answers may have {needed} tokens, not 3" in warning
     # Prompts leave room for it.
-    maker = PromptMaker(task, codec.leaving(codec.context - 400), {})
+    builder = PromptBuilder(task, tokenizer.leaving(tokenizer.context - 400), {})
     item = HistoryItem("1", {"description": "word " * 2000, "tag": "drama"})
     user = User("u", "test", (item,), (Query("q", {"description": "word " * 2000}, None, 1),))
-    prompt = maker.query_prompt(parse_method("non_personalized"), user, user.queries[0], "")
-    assert len(codec.prompt_ids(prompt.text)) <= 400 - needed
+    prompt = builder.query_prompt(parse_method("non_personalized"), user, user.queries[0], "")
+    assert len(tokenizer.prompt_ids(prompt.text)) <= 400 - needed
 
 
 def test_other_versions_than_at_the_start_are_said() -> None:

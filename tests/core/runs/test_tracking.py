@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from oppu_core.errors import ConfigError
-from oppu_core.runs.progress import Watch
+from oppu_core.runs.progress import ProgressReporter
 from oppu_core.runs.tracking import reporting
 from rich.console import Console
 
@@ -50,9 +50,9 @@ def test_losses_go_to_a_project(kind: Any, tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setitem(sys.modules, kind, types.SimpleNamespace(init=init))
     with reporting(kind, run_at(tmp_path / "movies")) as tracker:
-        watch = Watch(Console(quiet=True), tracker=tracker)
-        watch.report("lamp_2m base/task LoRA", 2.5)
-        watch.report("lamp_2m base/adapters", 0.5, adapter="abc")
+        reporter = ProgressReporter(Console(quiet=True), tracker=tracker)
+        reporter.report("lamp_2m base/task LoRA", 2.5)
+        reporter.report("lamp_2m base/adapters", 0.5, adapter="abc")
         assert not project.finished
     assert project.finished
     assert project.logged == [
@@ -79,23 +79,23 @@ def test_each_curve_of_tensorboard_has_its_own_steps(tmp_path: Path, monkeypatch
     module = types.SimpleNamespace(SummaryWriter=SummaryWriter)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
     with reporting("tensorboard", run_at(tmp_path)) as tracker:
-        watch = Watch(Console(quiet=True), tracker=tracker)
+        reporter = ProgressReporter(Console(quiet=True), tracker=tracker)
         for name, loss in (("a", 3.0), ("b", 2.0), ("a", 1.0)):
-            watch.report(name, loss, adapter="x")
+            reporter.report(name, loss, adapter="x")
     assert scalars == [("a", 3.0, 1), ("b", 2.0, 1), ("a", 1.0, 2), "closed"]
 
 
 def test_a_real_tensorboard_writes_its_file(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     with reporting("tensorboard", run_at(tmp_path)) as tracker:
-        Watch(Console(quiet=True), tracker=tracker).report("a", 1.0)
+        ProgressReporter(Console(quiet=True), tracker=tracker).report("a", 1.0)
     assert list((tmp_path / "tensorboard").glob("events*"))
 
 
 def test_nothing_is_reported_by_default(tmp_path: Path) -> None:
     with reporting("none", run_at(tmp_path)) as tracker:
         assert tracker is None
-        Watch(Console(quiet=True), tracker=tracker).report("a", 1.0)
+        ProgressReporter(Console(quiet=True), tracker=tracker).report("a", 1.0)
 
 
 @pytest.mark.parametrize("kind", ["trackio", "wandb", "tensorboard"])
@@ -143,8 +143,8 @@ def test_a_tracker_that_breaks_is_left_alone_and_said_once(tmp_path: Path) -> No
         def close(self) -> None: ...
 
     tracker, shown = Broken(), io.StringIO()
-    watch = Watch(Console(file=shown, width=200), tracker=tracker)
-    watch.report("a", 1.0)
-    watch.report("a", 1.0)
+    reporter = ProgressReporter(Console(file=shown, width=200), tracker=tracker)
+    reporter.report("a", 1.0)
+    reporter.report("a", 1.0)
     assert tracker.calls == 1
     assert shown.getvalue().count("no [network]") == 1

@@ -212,12 +212,12 @@ def test_every_file_of_a_folder_is_flushed_before_it_appears(
     path, flushed = tmp_path / "a", set()
     real = os.fsync
 
-    def watch(fd: int) -> None:
+    def reporter(fd: int) -> None:
         if not path.exists():
             flushed.add(os.fstat(fd).st_ino)
         real(fd)
 
-    monkeypatch.setattr(os, "fsync", watch)
+    monkeypatch.setattr(os, "fsync", reporter)
     with new_dir(path) as folder:
         (folder / "sub").mkdir()
         for name in ("one", "sub/two"):

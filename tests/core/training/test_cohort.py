@@ -198,30 +198,30 @@ def test_rows_of_any_kind(trainee: Loaded) -> None:
 def test_prompts_that_share_nothing_are_packed_all_the_same(
     trainee: Loaded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    packs = spy_on_pack(monkeypatch)
+    supports_packing = spy_on_pack(monkeypatch)
     users = [[example(0, 20 + 5 * seed, 3, 10 * user + seed, user) for seed in range(5)] for user in range(3)]
     users[0][1] = example(0, 60, 3, 77, 0)
     users = [[dataclasses.replace(row, ids=(b, *row.ids[1:])) for b, row in enumerate(u)] for u in users]
     assert away_from_loop(trainee(), users) < ADAPTERS
-    assert {packed.prefix for packed in packs if packed.own_UB.shape[1] > 1} == {0}
-    assert {packed.own_UB.shape for packed in packs[:2]} == {(3, 3), (3, 2)}
+    assert {packed.prefix for packed in supports_packing if packed.own_UB.shape[1] > 1} == {0}
+    assert {packed.own_UB.shape for packed in supports_packing[:2]} == {(3, 3), (3, 2)}
 
 
 def spy_on_pack(monkeypatch: pytest.MonkeyPatch) -> list[Packed]:
-    packs: list[Packed] = []
+    supports_packing: list[Packed] = []
 
     def spy(*args: Any, **options: Any) -> Packed:
-        packs.append(pack(*args, **options))
-        return packs[-1]
+        supports_packing.append(pack(*args, **options))
+        return supports_packing[-1]
 
     monkeypatch.setattr(oppu_core.training.cohort, "pack", spy)
-    return packs
+    return supports_packing
 
 
 def test_prefixes_are_read_once(trainee: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
-    packs = spy_on_pack(monkeypatch)
+    supports_packing = spy_on_pack(monkeypatch)
     trainee().cohort(USERS)
-    shared = [packed.prefix_U.tolist() for packed in packs if packed.prefix_U.shape == (4,)]
+    shared = [packed.prefix_U.tolist() for packed in supports_packing if packed.prefix_U.shape == (4,)]
     assert len(shared) == 2
     for one, other, _, last in shared:
         assert one >= 20
@@ -447,14 +447,16 @@ def test_dropout_does_not_depend_on_the_others(
     family_folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dropping = make(family_folder("llama"), dropout=0.4)
-    packs = spy_on_pack(monkeypatch)
+    supports_packing = spy_on_pack(monkeypatch)
     states = dropping.states(USERS)
     assert identical(dropping.states(USERS), states)
     for place in range(len(USERS)):  # alone, a row is shorter
         assert state_distance(dropping.states([USERS[place]])[0], states[place]) < ADAPTERS
     assert furthest(dropping.states(USERS[::-1])[::-1], states) < ADAPTERS
-    assert len({packed.ids_UT.shape[1] for packed in packs}) > 3
-    assert {packed.prefix for packed in packs} == {0}, "a dropped-out prefix would be the same for all rows"
+    assert len({packed.ids_UT.shape[1] for packed in supports_packing}) > 3
+    assert {packed.prefix for packed in supports_packing} == {0}, (
+        "a dropped-out prefix would be the same for all rows"
+    )
     none = make(family_folder("llama"), dropout=0.0).states(USERS)
     assert min(map(state_distance, states, none)) > 0.01
 

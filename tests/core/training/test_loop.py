@@ -51,7 +51,7 @@ def base(toy_folder: Path) -> Base:
 
 
 def rows_for(base: Base) -> list[TokenizedExample]:
-    return tokenize(EXAMPLES, base.codec)
+    return tokenize(EXAMPLES, base.tokenizer)
 
 
 def trained_state(
@@ -59,7 +59,7 @@ def trained_state(
 ) -> dict[str, torch.Tensor]:
     base = load_base(str(folder), device="cpu")
     model = attach(base.model, config)
-    train(model, tokenize(examples, base.codec), config, base.codec.pad_id)
+    train(model, tokenize(examples, base.tokenizer), config, base.tokenizer.pad_id)
     return adapter_state(model)
 
 
@@ -118,7 +118,7 @@ def test_the_loss_is_the_mean_log_loss_of_the_answer_tokens(base: Base) -> None:
     rows = rows_for(base)
     with torch.no_grad():
         for some in (rows, rows[:1], rows[2:5]):
-            ours = float(target_loss(base.model, collate(some, base.codec.pad_id)))
+            ours = float(target_loss(base.model, collate(some, base.tokenizer.pad_id)))
             theirs = float(slow_loss(base.model, some))
             assert ours == pytest.approx(theirs, rel=1e-6)
 
@@ -135,7 +135,7 @@ def test_training_is_that_of_the_slow_twin(toy_folder: Path) -> None:
     model = attach(base.model, CONFIG)
     fresh = adapter_state(model)
     steps: list[Progress] = []
-    trained = train(model, rows_for(base), CONFIG, base.codec.pad_id, steps.append)
+    trained = train(model, rows_for(base), CONFIG, base.tokenizer.pad_id, steps.append)
     state, losses = slow_training(toy_folder, CONFIG)
     assert distance(adapter_state(model), state) < 1e-5
     assert [step.loss for step in steps] == pytest.approx(losses, rel=1e-5)
@@ -178,7 +178,7 @@ def test_only_the_adapter_changes(toy_folder: Path) -> None:
     model = attach(base.model, CONFIG)
     trainable = {name for name, weight in model.named_parameters() if weight.requires_grad}
     fresh = adapter_state(model)
-    train(model, rows_for(base), CONFIG, base.codec.pad_id)
+    train(model, rows_for(base), CONFIG, base.tokenizer.pad_id)
     assert len(trainable) == len(fresh) == 2 * 2 * 2, "A and B of q and v in two layers"
     assert all("lora_" in name and ("q_proj" in name or "v_proj" in name) for name in trainable)
     trained = adapter_state(model)
@@ -190,7 +190,7 @@ def test_only_the_adapter_changes(toy_folder: Path) -> None:
 
 def test_a_fresh_adapter_changes_no_answer_and_comes_from_the_seed(toy_folder: Path) -> None:
     base = load_base(str(toy_folder), device="cpu")
-    ids = torch.tensor([base.codec.prompt_ids("a ship:")])
+    ids = torch.tensor([base.tokenizer.prompt_ids("a ship:")])
     with torch.no_grad():
         before = base.model(ids).logits
         model = attach(base.model, CONFIG)
@@ -222,7 +222,7 @@ def test_an_adapter_depends_on_its_own_examples_only(toy_folder: Path) -> None:
     states = {}
     for name, examples in (("giveaway", [Example("a ship:", "zzz zzz")] * 9), ("own", EXAMPLES)):
         load_state(model, fresh)
-        train(model, tokenize(examples, base.codec), CONFIG, base.codec.pad_id)
+        train(model, tokenize(examples, base.tokenizer), CONFIG, base.tokenizer.pad_id)
         states[name] = adapter_state(model)
     alone = trained_state(toy_folder, CONFIG)
     assert all(torch.equal(states["own"][name], alone[name]) for name in alone)
@@ -240,7 +240,7 @@ def test_users_are_trained_one_after_another(base: Base) -> None:
         fresh,
         users,
         CONFIG,
-        base.codec.pad_id,
+        base.tokenizer.pad_id,
         lambda place, progress: steps.append((place, progress)),
     )
     for index, (place, outcome) in enumerate(outcomes):
@@ -252,7 +252,7 @@ def test_users_are_trained_one_after_another(base: Base) -> None:
         assert not isinstance(outcome, TrainingError)
         load_state(model, fresh)
         own: list[Progress] = []
-        assert outcome[0] == train(model, users[place], CONFIG, base.codec.pad_id, own.append)
+        assert outcome[0] == train(model, users[place], CONFIG, base.tokenizer.pad_id, own.append)
         assert [progress for who, progress in steps if who == place] == own
         state = adapter_state(model)
         assert all(torch.equal(outcome[1][name], state[name]) for name in state)
@@ -264,13 +264,13 @@ def test_training_stops_after_an_epoch_of_low_loss(base: Base, stop: float) -> N
     model = attach(base.model, CONFIG)
     fresh = adapter_state(model)
     losses: list[float] = []
-    plain = train(model, rows_for(base), CONFIG, base.codec.pad_id, lambda step: losses.append(step.loss))
+    plain = train(model, rows_for(base), CONFIG, base.tokenizer.pad_id, lambda step: losses.append(step.loss))
     assert plain.steps == 9, "never without being asked"
     means = [sum(losses[start : start + 3]) / 3 for start in (0, 3, 6)]
     for bound, steps in ((stop, 3 if stop else 9), (means[1] * 1.001, 6)):
         load_state(model, fresh)
         stopping = dataclasses.replace(CONFIG, stop_loss=bound)
-        trained = train(model, rows_for(base), stopping, base.codec.pad_id)
+        trained = train(model, rows_for(base), stopping, base.tokenizer.pad_id)
         assert trained.steps == steps
         assert trained.last_loss == pytest.approx(means[steps // 3 - 1])
 
@@ -279,7 +279,7 @@ def test_a_state_is_a_copy_and_loads_as_it_was_saved(base: Base) -> None:
     model = attach(base.model, CONFIG)
     fresh = adapter_state(model)
     copies = {name: weight.clone() for name, weight in fresh.items()}
-    train(model, rows_for(base), CONFIG, base.codec.pad_id)
+    train(model, rows_for(base), CONFIG, base.tokenizer.pad_id)
     assert all(torch.equal(fresh[name], copies[name]) for name in fresh)
     load_state(model, fresh)
     assert all(torch.equal(weight, fresh[name]) for name, weight in adapter_state(model).items())
@@ -324,14 +324,14 @@ def test_a_loss_that_is_not_finite_ends_training(base: Base) -> None:
         if "layers.1" in name and "lora_B" in name:
             weight.data.fill_(float("nan"))
     with pytest.raises(TrainingError, match="the loss became nan at step 1 of 9"):
-        train(model, rows_for(base), CONFIG, base.codec.pad_id, steps.append)
+        train(model, rows_for(base), CONFIG, base.tokenizer.pad_id, steps.append)
     assert steps == []
 
 
 def test_a_rate_that_is_far_too_high_is_noticed(base: Base) -> None:
     config = dataclasses.replace(CONFIG, learning_rate=1e30, warmup=0.0)
     with pytest.raises(TrainingError, match=r"the loss became (nan|inf) at step [2-9] of 9"):
-        train(attach(base.model, config), rows_for(base), config, base.codec.pad_id)
+        train(attach(base.model, config), rows_for(base), config, base.tokenizer.pad_id)
 
 
 def test_weights_that_are_not_finite_after_the_last_step_are_noticed(base: Base) -> None:
@@ -343,12 +343,12 @@ def test_weights_that_are_not_finite_after_the_last_step_are_noticed(base: Base)
         if "lora_A" in name:
             weight.data.fill_(10.0)  # decays to 10 (1 - 3e38)
     with pytest.raises(TrainingError, match="diverged"):
-        train(model, rows_for(base), config, base.codec.pad_id)
+        train(model, rows_for(base), config, base.tokenizer.pad_id)
 
 
 def test_nothing_to_train_on_is_an_error(base: Base) -> None:
     with pytest.raises(TrainingError, match="nothing to train on"):
-        train(attach(base.model, CONFIG), [], CONFIG, base.codec.pad_id)
+        train(attach(base.model, CONFIG), [], CONFIG, base.tokenizer.pad_id)
 
 
 def test_a_base_without_the_targeted_modules_is_refused(base: Base) -> None:
@@ -393,13 +393,13 @@ def test_dropout_of_the_base_is_never_active(
     assert not any(module.training for module in attention)
     for module in attention:
         module.attention_dropout = 0.0
-    train(model, rows_for(base), config, base.codec.pad_id)
+    train(model, rows_for(base), config, base.tokenizer.pad_id)
     assert all(torch.equal(weight, state[name]) for name, weight in adapter_state(model).items())
     # And the test would notice: with the layers in training mode the same training comes out otherwise.
     for module in attention:
         module.attention_dropout = 0.5
         module.train()
-    train(model, rows_for(base), config, base.codec.pad_id)
+    train(model, rows_for(base), config, base.tokenizer.pad_id)
     assert not all(torch.equal(weight, state[name]) for name, weight in adapter_state(model).items())
 
 
@@ -427,7 +427,7 @@ def test_lora_dropout_acts_in_training_when_it_is_asked_for(base: Base, toy_fold
     states = []
     for _ in range(2):
         load_state(model, fresh)
-        train(model, rows_for(base), config, base.codec.pad_id)
+        train(model, rows_for(base), config, base.tokenizer.pad_id)
         states.append(adapter_state(model))
     assert all(torch.equal(states[0][name], states[1][name]) for name in fresh), "seeded for every user anew"
     assert distance(states[0], trained_state(toy_folder, CONFIG)) > 1e-3
@@ -452,7 +452,7 @@ def test_rows_one_by_one_come_to_the_same_as_a_padded_batch(
         widths.clear()
         steps: list[Progress] = []
         load_state(model, fresh)
-        trained = train(model, rows, CONFIG, base.codec.pad_id, steps.append, padded)
+        trained = train(model, rows, CONFIG, base.tokenizer.pad_id, steps.append, padded)
         results.append((trained, steps, adapter_state(model), max(widths)))
     (trained, steps, state, widest), (alone, alone_steps, alone_state, alone_widest) = results
     assert (widest, alone_widest) == (3, 1)
@@ -471,9 +471,11 @@ def test_a_base_that_padding_on_the_right_changes_is_trained_row_by_row(
     monkeypatch.setattr(
         loop, "collate", lambda some, pad_id: (widths.append(len(some)), collate(some, pad_id))[1]
     )
-    for pads_training, widest in ((True, 3), (False, 1)):
+    for supports_padded_training, widest in ((True, 3), (False, 1)):
         widths.clear()
-        adapted = dataclasses.replace(base, model=model, packs=False, pads_training=pads_training)
+        adapted = dataclasses.replace(
+            base, model=model, supports_packing=False, supports_padded_training=supports_padded_training
+        )
         ((_, outcome),) = train_users(adapted, fresh, [rows], CONFIG)
         assert not isinstance(outcome, TrainingError)
         assert max(widths) == widest
@@ -482,4 +484,4 @@ def test_a_base_that_padding_on_the_right_changes_is_trained_row_by_row(
 def test_nothing_to_learn_is_a_failure_row_by_row_as_well(base: Base) -> None:
     model = attach(base.model, CONFIG)
     with pytest.raises(TrainingError, match="the loss became nan at step 1"):
-        train(model, [TokenizedExample((5, 6), 2)] * 2, CONFIG, base.codec.pad_id, padded=False)
+        train(model, [TokenizedExample((5, 6), 2)] * 2, CONFIG, base.tokenizer.pad_id, padded=False)

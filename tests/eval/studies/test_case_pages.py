@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from oppu_core.data.types import HistoryItem, Query, User
 from oppu_core.errors import ConfigError, DataError
-from oppu_core.modeling.base import base_codec
-from oppu_core.prompting.builder import PromptMaker
+from oppu_core.modeling.base import base_tokenizer
+from oppu_core.prompting.builder import PromptBuilder
 from oppu_core.prompting.methods import parse_method
 from oppu_core.prompting.retrieval import BM25Retriever, RandomRetriever, RecentRetriever
 from oppu_core.runs import answering as inference
@@ -39,13 +39,13 @@ class Words:
     answer_ids = prompt_ids
 
 
-def maker_for(task: Task, context: int = 10_000) -> PromptMaker:
-    return PromptMaker(task, Words(context), {"bm25": BM25Retriever(task)})
+def maker_for(task: Task, context: int = 10_000) -> PromptBuilder:
+    return PromptBuilder(task, Words(context), {"bm25": BM25Retriever(task)})
 
 
 def built(task: Task, users: Sequence[User], predictions: Any, cases: int = 8) -> tuple[list[Case], Counts]:
-    maker = maker_for(task)
-    return build(task, users, predictions, lambda _: maker, lambda user: "likes films", cases=cases)
+    builder = maker_for(task)
+    return build(task, users, predictions, lambda _: builder, lambda user: "likes films", cases=cases)
 
 
 def answers(users: Sequence[User], right: Mapping[str, str]) -> dict[tuple[str, str], str]:
@@ -251,28 +251,28 @@ def test_prompts_are_those_that_answering_sends(task_name: str, monkeypatch: pyt
         return User(user_id, "test", history, queries)
 
     users, others = [user("u0"), user("u1")], [user("o0"), user("o1")]
-    codec = base_codec("tiny")
+    tokenizer = base_tokenizer("tiny")
     random_items = RandomRetriever(others, 0)
-    plain = PromptMaker(
-        task, codec, {"bm25": BM25Retriever(task), "recent": RecentRetriever(), "random": random_items}
+    plain = PromptBuilder(
+        task, tokenizer, {"bm25": BM25Retriever(task), "recent": RecentRetriever(), "random": random_items}
     )
-    personal = dataclasses.replace(plain, counter=codec.leaving(60))  # an adapter that takes 60 tokens
+    personal = dataclasses.replace(plain, counter=tokenizer.leaving(60))  # an adapter that takes 60 tokens
     sent: dict[tuple[str, str, str], str] = {}
 
-    def write_answers(_: Any, groups: Any, *arguments: Any, **settings: Any) -> list[list[str]]:
+    def generate_answers(_: Any, groups: Any, *arguments: Any, **settings: Any) -> list[list[str]]:
         return [list(group) for group in groups]  # the prompt itself as its answer
 
-    monkeypatch.setattr(inference, "write_answers", write_answers)
+    monkeypatch.setattr(inference, "write_answers", generate_answers)
     methods = ("non_personalized", "random_k1", "rag_k1", "recent_k2", "pag_k1", "oppu_k0", "oppu_pag_k1")
 
-    def maker_of(method: str) -> PromptMaker:
+    def maker_of(method: str) -> PromptBuilder:
         return personal if parse_method(method).personal else plain
 
     profiles = {one.user_id: f"profile of {one.user_id}." for one in users}
     base: Any = None
     for name in methods:
-        method, maker = parse_method(name), maker_of(name)
-        for unit in inference.answer(base, method, users, profiles, maker, adapter_of=lambda _: {}):
+        method, builder = parse_method(name), maker_of(name)
+        for unit in inference.answer(base, method, users, profiles, builder, adapter_of=lambda _: {}):
             sent |= {(name, one.user_id, one.id): one.answer for one in unit}
     predictions = {
         method: {(u.user_id, q.id): "comedy" if i % 2 else "action" for u in users for q in u.queries}

@@ -10,7 +10,7 @@ from oppu_core.data import HistoryItem, Query, User
 from oppu_core.data.dataset import Dataset, write_dataset
 from oppu_core.data.sample import sample_users
 from oppu_core.errors import ConfigError
-from oppu_core.prompting.builder import Example, PromptMaker
+from oppu_core.prompting.builder import Example, PromptBuilder
 from oppu_core.prompting.methods import parse_method
 from oppu_core.prompting.profiles import compute_profile
 from oppu_core.prompting.retrieval import BM25Retriever, RecentRetriever
@@ -51,8 +51,8 @@ class Words:
         return [*map(len, text.split()), 2]
 
 
-def maker_of(task: Task, context: int = 100_000) -> PromptMaker:
-    return PromptMaker(task, Words(context), {"bm25": BM25Retriever(task), "recent": RecentRetriever()})
+def maker_of(task: Task, context: int = 100_000) -> PromptBuilder:
+    return PromptBuilder(task, Words(context), {"bm25": BM25Retriever(task), "recent": RecentRetriever()})
 
 
 # --- fewer items -----------------------------------------------------------------------------------------
@@ -193,7 +193,7 @@ def test_a_one_sided_dataset_is_stored_and_gives_prompts_and_examples(
     dataset = Dataset.open(tmp_path / "data")
     assert dataset.task == one_sided(task, side)
 
-    plain, maker = maker_of(task), maker_of(dataset.task)
+    plain, builder = maker_of(task), maker_of(dataset.task)
     for user, stored in zip(users, dataset.users(), strict=True):
         assert stored == one_sided_user(task, user, side)
         assert all(set(item.fields) == set(fields) for item in stored.history)
@@ -201,22 +201,22 @@ def test_a_one_sided_dataset_is_stored_and_gives_prompts_and_examples(
         texts = [" ".join(item.fields[field].split()) for item in user.training_history]
         for variant in ("base", "rag_k2", "pag_k1"):
             # Next-token prediction on the text; nothing of the other side, no instruction, no retrieval.
-            assert list(maker.history_examples(variant, stored)) == [Example(word, text) for text in texts]
+            assert list(builder.history_examples(variant, stored)) == [Example(word, text) for text in texts]
         for query in stored.queries:
             asked = plain.query_prompt(parse_method("non_personalized"), user, query, "").text
-            assert maker.query_prompt(parse_method("non_personalized"), stored, query, "").text == asked
+            assert builder.query_prompt(parse_method("non_personalized"), stored, query, "").text == asked
             for method in ("rag_k2", "recent_k2"):
-                prompt = maker.query_prompt(parse_method(method), stored, query, "")
+                prompt = builder.query_prompt(parse_method(method), stored, query, "")
                 lines = [f"{word} {' '.join(item.fields[field].split())}" for item in prompt.retrieved]
                 assert len(lines) == 2
                 assert prompt.text == "\n".join([*lines, asked])
             profile = compute_profile(dataset.task, stored.training_history)
             assert profile
-            prompt = maker.query_prompt(parse_method("pag_k0"), stored, query, profile)
+            prompt = builder.query_prompt(parse_method("pag_k0"), stored, query, profile)
             assert prompt.text == f"{profile}\n{asked}"
         # Training examples of a task base have the prompts that are answered.
-        example = next(maker.query_examples("rag_k2", stored))
-        first = maker.query_prompt(parse_method("rag_k2"), stored, stored.queries[0], "")
+        example = next(builder.query_examples("rag_k2", stored))
+        first = builder.query_prompt(parse_method("rag_k2"), stored, stored.queries[0], "")
         assert (example.prompt, example.answer) == (first.text, stored.queries[0].gold)
 
 

@@ -86,14 +86,14 @@ def test_features_of_the_base_are_the_mean_of_its_last_hidden_states(tiny: Base)
     import torch
 
     features, told = sentence_features("base", lambda: tiny, TEXTS)
-    texts = [*TEXTS, "x " * 2 * tiny.codec.context]
+    texts = [*TEXTS, "x " * 2 * tiny.tokenizer.context]
     vectors = features(texts)
     assert (
         told
         == f"Sentence features: mean-pooled last hidden states of the base tiny ({vectors.shape[1]} numbers)."
     )
     for text, vector in zip(texts, vectors, strict=True):
-        ids = tiny.codec.prompt_ids(text)[: tiny.codec.context]
+        ids = tiny.tokenizer.prompt_ids(text)[: tiny.tokenizer.context]
         if not ids:
             assert not text and not vector.any()
             continue

@@ -15,7 +15,7 @@ from oppu_core.errors import ConfigError, DataError
 from oppu_core.modeling.adapters import attach
 from oppu_core.modeling.base import Base, load_base
 from oppu_core.modeling.packing import tokenize
-from oppu_core.prompting.builder import PromptMaker
+from oppu_core.prompting.builder import PromptBuilder
 from oppu_core.tasks.task import TASKS, Task, get_task
 from oppu_core.training.config import TrainConfig, personal_config
 from oppu_core.training.loop import train
@@ -31,8 +31,8 @@ def counted(user: User) -> list[int]:
     return [sum(len(text.split()) for text in item.fields.values()) for item in user.history]
 
 
-def maker_of(task: Task, base: Base) -> PromptMaker:
-    return PromptMaker(task, base.codec, {})
+def maker_of(task: Task, base: Base) -> PromptBuilder:
+    return PromptBuilder(task, base.tokenizer, {})
 
 
 def settings(task: str, **changes: Any) -> TrainConfig:
@@ -41,7 +41,7 @@ def settings(task: str, **changes: Any) -> TrainConfig:
 
 
 def shortened(base: Base, context: int) -> Base:
-    return dataclasses.replace(base, codec=base.codec.leaving(base.codec.context - context))
+    return dataclasses.replace(base, tokenizer=base.tokenizer.leaving(base.tokenizer.context - context))
 
 
 def a_line(task: str, axis: str, slope: float, start: float) -> list[Point]:
@@ -131,11 +131,14 @@ def test_the_words_of_the_data_are_those_of_the_histories() -> None:
 
 
 @pytest.mark.parametrize(("name", "packs"), [("lamp_2m", True), ("lamp_7", False)])
-def test_steps_and_tokens_are_those_of_a_plain_training(name: str, packs: bool) -> None:
-    task, base = get_task(name), dataclasses.replace(load_base("tiny", device="cpu"), packs=packs)
+def test_steps_and_tokens_are_those_of_a_plain_training(name: str, supports_packing: bool) -> None:
+    task, base = (
+        get_task(name),
+        dataclasses.replace(load_base("tiny", device="cpu"), supports_packing=supports_packing),
+    )
     config = settings(name, stop_loss=1e9)  # all epochs are trained all the same
-    maker = maker_of(task, base)
-    points = merged(measure(base, maker, config, VOCABULARY, sizes=(2, 4), repeats=1))
+    builder = maker_of(task, base)
+    points = merged(measure(base, builder, config, VOCABULARY, sizes=(2, 4), repeats=1))
     assert [(p.axis, p.items, p.words) for p in points] == [
         ("items", 2, 100),
         ("items", 4, 100),
@@ -148,8 +151,8 @@ def test_steps_and_tokens_are_those_of_a_plain_training(name: str, packs: bool) 
     model = attach(other.model, plain)
     for point in points:
         user = synthetic_user(task, VOCABULARY, point.items, point.words, config.seed)
-        rows = tokenize(maker.history_examples("base", user), other.codec)
-        trained = train(model, rows, plain, other.codec.pad_id)
+        rows = tokenize(builder.history_examples("base", user), other.tokenizer)
+        trained = train(model, rows, plain, other.tokenizer.pad_id)
         assert (point.steps, point.tokens) == (trained.steps, trained.tokens)
     assert points[1].steps == 2 * 2 and points[2].steps == 2 * 4
 
@@ -157,8 +160,8 @@ def test_steps_and_tokens_are_those_of_a_plain_training(name: str, packs: bool) 
 @pytest.mark.usefixtures("short_items")
 def test_repeats_come_in_rounds_of_all_sizes() -> None:
     base = load_base("tiny", device="cpu")
-    maker, config = maker_of(get_task("lamp_3"), base), settings("lamp_3", epochs=1)
-    points = list(measure(base, maker, config, VOCABULARY, sizes=(2, 3), repeats=2))
+    builder, config = maker_of(get_task("lamp_3"), base), settings("lamp_3", epochs=1)
+    points = list(measure(base, builder, config, VOCABULARY, sizes=(2, 3), repeats=2))
     rounds = [[point.shape for point in points[:4]], [point.shape for point in points[4:]]]
     assert set(rounds[0]) == set(rounds[1]) and len(set(rounds[0])) == 4
     assert rounds[0] != rounds[1], "a slower machine must not look like a slope"
@@ -168,13 +171,13 @@ def test_repeats_come_in_rounds_of_all_sizes() -> None:
 @pytest.mark.usefixtures("short_items")
 def test_what_is_there_is_not_measured_again(tiny: Base) -> None:
     base = load_base("tiny", device="cpu")
-    maker, config = maker_of(get_task("lamp_3"), base), settings("lamp_3", epochs=1)
+    builder, config = maker_of(get_task("lamp_3"), base), settings("lamp_3", epochs=1)
 
     def go_on(done: Iterable[Point], fresh: Base | None = None) -> list[Point]:
         fresh = fresh or load_base("tiny", device="cpu")
-        return list(measure(fresh, maker, config, VOCABULARY, sizes=(2, 3), repeats=2, done=done))
+        return list(measure(fresh, builder, config, VOCABULARY, sizes=(2, 3), repeats=2, done=done))
 
-    whole = list(measure(base, maker, config, VOCABULARY, sizes=(2, 3), repeats=2))
+    whole = list(measure(base, builder, config, VOCABULARY, sizes=(2, 3), repeats=2))
     assert go_on(whole, tiny) == []
     assert not hasattr(tiny.model, "peft_config"), "nothing warms up for nothing"
     others = [dataclasses.replace(point, task="lamp_4") for point in whole]
@@ -202,7 +205,7 @@ def test_a_soft_prompt_takes_its_place_in_the_context(tiny: Base) -> None:
     task = get_task("lamp_7")
     user = synthetic_user(task, VOCABULARY, 4, 100, seed=0)
     needed = max(
-        len(r.ids) for r in tokenize(maker_of(task, tiny).history_examples("base", user), tiny.codec)
+        len(r.ids) for r in tokenize(maker_of(task, tiny).history_examples("base", user), tiny.tokenizer)
     )
     base = shortened(tiny, needed)
     config = settings("lamp_7", method="prompt_tuning", targets=(), virtual_tokens=5)

@@ -20,14 +20,14 @@ from oppu_core.modeling.adapters import TASK, State, adapter_state, attach, load
 from oppu_core.modeling.base import Base
 from oppu_core.modeling.generation import AnswerSet, Sampling
 from oppu_core.modeling.packing import tokenize
-from oppu_core.prompting.builder import Prompt, PromptMaker
+from oppu_core.prompting.builder import Prompt, PromptBuilder
 from oppu_core.prompting.methods import Method, parse_method
 from oppu_core.prompting.profiles import compute_profile
 from oppu_core.prompting.retrieval import BM25Retriever
-from oppu_core.runs.answering import write_answers
-from oppu_core.runs.progress import Watch
+from oppu_core.runs.answering import generate_answers
+from oppu_core.runs.progress import ProgressReporter
 from oppu_core.runs.run import Run
-from oppu_core.runs.variants import VariantWork, prompt_maker, variant_works
+from oppu_core.runs.variants import VariantWork, prompt_builder, variant_works
 from oppu_core.storage.store import Key, Store
 from oppu_core.tasks.task import Task
 from oppu_core.training.cohort import train_users
@@ -115,10 +115,10 @@ class Engine:
         if not (run.store_path / "manifest.sqlite").is_file():
             raise StoreError(f"The weights of {run.path} are not at {run.store_path}; put the store back.")
         with contextlib.closing(Store(run.store_path)) as store:
-            watch = Watch(Console(quiet=True))
+            reporter = ProgressReporter(Console(quiet=True))
             self._stages = {
                 (work.dataset.task.name, work.variant): _Stage(work, store.load(work.task_lora))
-                for work in variant_works(run, store, watch, device, 1)
+                for work in variant_works(run, store, reporter, device, 1)
             }
         works = [stage.work for stage in self._stages.values()]
         self._works = {work.dataset.task.name: work for work in works}
@@ -143,9 +143,13 @@ class Engine:
         self._model = attach(self._task_model.get_base_model(), personal_config)
         self._fresh = adapter_state(self._model)
         self._standing: tuple[str, str] | None = None
-        self._makers: dict[str, PromptMaker] = {
-            name: prompt_maker(
-                work.dataset, self._base.codec, work.profiles, list(self._methods.values()), run.config.seed
+        self._makers: dict[str, PromptBuilder] = {
+            name: prompt_builder(
+                work.dataset,
+                self._base.tokenizer,
+                work.profiles,
+                list(self._methods.values()),
+                run.config.seed,
             )
             for name, work in self._works.items()
         }
@@ -200,10 +204,10 @@ class Engine:
         self._check_current()
         stage = self._stages[task, method.variant]
         private = self._users[task].get(user.user_id) is not user
-        maker = self._maker(task, method, private)
+        builder = self._builder(task, method, private)
         with self._prompting:
             profile = self.profile(task, user) if method.profile else ""
-            prompt = maker.query_prompt(method, user, query, profile)
+            prompt = builder.query_prompt(method, user, query, profile)
         states = None
         if method.personal:
             own = adapters[method.variant] if adapters is not None else self._adapter(
@@ -213,14 +217,14 @@ class Engine:
         config, of_task = self.run.config, self.tasks[task]
         sampling = Sampling(seed=config.seed) if config.sample else None
         constrained = config.constrain and of_task.labels
-        answers = AnswerSet(self._base.codec, of_task.labels) if constrained else None
+        answers = AnswerSet(self._base.tokenizer, of_task.labels) if constrained else None
         with self._turns.turn(), explained(f"The answer of {name}", ModelError):
             start = time.perf_counter()
             base = self._stand(stage, personal=method.personal)
             if private:
-                base = dataclasses.replace(base, codec=base.codec.forgetful())
-            ((text,),) = write_answers(
-                base, [[prompt.text]], states, max_new_tokens=maker.answer_tokens,
+                base = dataclasses.replace(base, tokenizer=base.tokenizer.forgetful())
+            ((text,),) = generate_answers(
+                base, [[prompt.text]], states, max_new_tokens=builder.answer_tokens,
                 sampling=sampling, answers=answers,
             )  # fmt: skip
             return Answered(name, text, prompt, time.perf_counter() - start)
@@ -265,14 +269,14 @@ class Engine:
     def _train(self, stage: _Stage, user: User, on_step: Callable[[Progress], None]) -> Outcome:
         task, config = stage.work.dataset.task.name, stage.work.personal_config
         method = Method(0, None, profile=False, personal=True)
-        maker = dataclasses.replace(
-            self._maker(task, method, private=True), profile_of=lambda one: self._fresh_profile(task, one)
+        builder = dataclasses.replace(
+            self._builder(task, method, private=True), profile_of=lambda one: self._fresh_profile(task, one)
         )
-        rows = tokenize(maker.history_examples(stage.work.variant, user), self._base.codec.forgetful())
+        rows = tokenize(builder.history_examples(stage.work.variant, user), self._base.tokenizer.forgetful())
 
         def step(_: int, progress: Progress) -> None:
             on_step(progress)
-            if self._base.packs:  # else half-trained weights lie in the model
+            if self._base.supports_packing:  # else half-trained weights lie in the model
                 self._turns.pass_on()
                 self._stand(stage, personal=True)
 
@@ -292,15 +296,15 @@ class Engine:
         load_state(self._model, self._fresh)  # changes no answer; whoever was answered last may lie there
         return dataclasses.replace(self._base, model=self._model.get_base_model())
 
-    def _maker(self, task: str, method: Method, private: bool) -> PromptMaker:
+    def _builder(self, task: str, method: Method, private: bool) -> PromptBuilder:
         """What makes the prompts of a method; a private one keeps nothing of a history."""
-        maker, codec = self._makers[task], self._base.codec
+        builder, tokenizer = self._makers[task], self._base.tokenizer
         if private:
-            codec = codec.forgetful()
-            retrievers = {**maker.retrievers, "bm25": BM25Retriever(self.tasks[task])}
-            maker = dataclasses.replace(maker, retrievers=retrievers)
+            tokenizer = tokenizer.forgetful()
+            retrievers = {**builder.retrievers, "bm25": BM25Retriever(self.tasks[task])}
+            builder = dataclasses.replace(builder, retrievers=retrievers)
         taken = self._works[task].personal_config.prefix if method.personal else 0
-        return dataclasses.replace(maker, counter=codec.leaving(taken))
+        return dataclasses.replace(builder, counter=tokenizer.leaving(taken))
 
     def _fresh_profile(self, task: str, user: User) -> str:
         return compute_profile(self.tasks[task], user.training_history)

@@ -8,7 +8,7 @@ from pathlib import Path
 import gradio as gr
 from oppu_core.errors import ConfigError
 from oppu_core.runs.jobs import execute
-from oppu_core.runs.progress import Stage, Watch
+from oppu_core.runs.progress import ProgressReporter, Stage
 from oppu_core.runs.run import Run, open_run
 from oppu_eval.quickstart import DEFAULT_TASKS, quickstart_run
 from oppu_eval.reporting.run_report import write_report
@@ -56,7 +56,7 @@ class _PageStage(Stage):
         self._stage.advance(amount, loss=loss, tokens=tokens)
 
 
-class PageWatch(Watch):
+class PageWatch(ProgressReporter):
     """Tells the page as well as the terminal.
 
     Args:
@@ -72,7 +72,7 @@ class PageWatch(Watch):
 
     @contextlib.contextmanager
     def stage(self, title: str, total: int, unit: str) -> Iterator[Stage]:
-        """See :meth:`Watch.stage`."""
+        """See :meth:`ProgressReporter.stage`."""
         self._status.title = title
         with super().stage(title, total, unit) as stage:
             yield _PageStage(stage, self._move, total)
@@ -94,9 +94,9 @@ def prepare(path: Path, device: str, status: Status) -> Run:
     run = quickstart_run(path, DEFAULT_TASKS)
     variants = 3
     stages = len(DEFAULT_TASKS) * (2 * variants + len(run.config.methods)) + 1
-    watch = PageWatch(Console(stderr=True), run.log_path, status, stages)
+    reporter = PageWatch(Console(stderr=True), run.log_path, status, stages)
     with run.lock():
-        execute(run, watch, ["bases", "personal", "answers"], device)
+        execute(run, reporter, ["bases", "personal", "answers"], device)
     status.title = "Scoring, with intervals over users"
     write_report(run, evaluate_run(run), paper=False)
     status.share = 1.0

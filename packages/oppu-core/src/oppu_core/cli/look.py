@@ -98,13 +98,13 @@ def audit(
     """
     from oppu_core.data.audit.audit import audit as look
     from oppu_core.data.dataset import Dataset
-    from oppu_core.runs.progress import Watch
+    from oppu_core.runs.progress import ProgressReporter
     from oppu_core.storage.files import write_json
 
     dataset = Dataset.open(data)
     # Test users are read twice: the others are held against them.
     total = dataset.counts["others"]["users"] + 2 * dataset.counts["test"]["users"]
-    with Watch(Console(stderr=True)).stage("reading", total, "users") as stage:
+    with ProgressReporter(Console(stderr=True)).stage("reading", total, "users") as stage:
         findings = look(dataset, examples, on_user=stage.advance)
     if json_file is not None:
         write_json(

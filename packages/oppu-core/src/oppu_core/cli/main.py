@@ -212,12 +212,12 @@ def work(
 ) -> None:
     """Do a run's jobs with live progress."""
     from oppu_core.runs.jobs import execute
-    from oppu_core.runs.progress import Watch
+    from oppu_core.runs.progress import ProgressReporter
     from oppu_core.runs.tracking import reporting
 
     with interruptible(), run.lock(), reporting(report_to, run) as tracker:
-        watch = Watch(Console(stderr=True), run.log_path, tracker)
-        execute(run, watch, jobs, device, batch_size, None if cohort == "auto" else int(cohort))
+        reporter = ProgressReporter(Console(stderr=True), run.log_path, tracker)
+        execute(run, reporter, jobs, device, batch_size, None if cohort == "auto" else int(cohort))
 
 
 @base_app.command(
@@ -339,14 +339,14 @@ def profiles(
     from oppu_core.data.types import SPLITS
     from oppu_core.modeling.base import load_base
     from oppu_core.runs.profile_writer import write_profiles
-    from oppu_core.runs.progress import Watch
+    from oppu_core.runs.progress import ProgressReporter
 
     with interruptible():
         dataset = Dataset.open(data)
         base = load_base(model, dtype, device, quantize)
-        watch = Watch(Console(stderr=True))
-        if not base.pads:
-            watch.console.print(
+        reporter = ProgressReporter(Console(stderr=True))
+        if not base.supports_padding:
+            reporter.console.print(
                 "[yellow]Slower, one profile at a time: in padded batches this base's texts would depend on "
                 "each other.[/]"
             )
@@ -357,7 +357,7 @@ def profiles(
             out,
             seed,
             batch_size,
-            watch,
+            reporter,
         )
     Console().print(f"Profiles: {out}", highlight=False)
 

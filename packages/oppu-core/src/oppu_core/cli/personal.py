@@ -159,7 +159,7 @@ def personalize(
     from oppu_core.errors import ConfigError, DataError
     from oppu_core.ownership.personalize import own_run, read_history
     from oppu_core.ownership.personalize import personalize as train_own
-    from oppu_core.runs.progress import Watch
+    from oppu_core.runs.progress import ProgressReporter
     from oppu_core.runs.run import open_run
     from oppu_core.tasks.task import load_task
 
@@ -195,7 +195,7 @@ def personalize(
     elif chosen.name not in names or opened.dataset(chosen.name).task.fingerprint != chosen.fingerprint:
         raise ConfigError(f"{run} has no such task {chosen.name}; it has {', '.join(names)}.")
     with interruptible(), opened.lock():
-        done = train_own(opened, chosen, user, read, Watch(console, opened.log_path), device)
+        done = train_own(opened, chosen, user, read, ProgressReporter(console, opened.log_path), device)
     print_ = Console().print
     name = escape(repr(user))
     if done.trained:

@@ -22,7 +22,7 @@ from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
 from oppu_core.errors import ConfigError, DataError, ModelError, explained, reason
-from oppu_core.modeling.tokenizer import TextCodec, _special_ids
+from oppu_core.modeling.tokenizer import Tokenizer, special_ids
 from oppu_core.modeling.trial import Trial, try_out
 from oppu_core.storage.files import file_sha256, read_json
 
@@ -64,22 +64,24 @@ class Base:
     Attributes:
         name: What the user called it: ``tiny``, a folder, or a Hugging Face id.
         model: The causal language model, frozen, in evaluation mode.
-        codec: Text to ids and back.
+        tokenizer: Text to ids and back.
         identity: What tells it from other bases.
-        packs: Whether it can read packed rows (:mod:`oppu_core.modeling.trial` finds this and the next ones).
-        pads: Whether a padded batch gives the same answers as its prompts one at a time.
-        pads_training: Whether a batch that is padded on the right gives the loss of its rows one at a time.
+        supports_packing: Whether it can read packed rows; found by :mod:`oppu_core.modeling.trial`, as are
+            the next ones.
+        supports_padding: Whether a padded batch gives the same answers as its prompts one at a time.
+        supports_padded_training: Whether a batch that is padded on the right gives the loss of its rows one
+            at a time.
         caution: What to tell people: which slower way than packed rows it takes, and why; that it is not
             causal.
     """
 
     name: str
     model: Any
-    codec: TextCodec
+    tokenizer: Tokenizer
     identity: BaseIdentity
-    packs: bool = True
-    pads: bool = True
-    pads_training: bool = True
+    supports_packing: bool = True
+    supports_padding: bool = True
+    supports_padded_training: bool = True
     caution: str | None = None
 
     @property
@@ -224,17 +226,17 @@ def _context(config: Mapping[str, Any]) -> int:
     return min([MAX_LENGTH, *(length for length in lengths if isinstance(length, int))])
 
 
-def base_codec(name: str) -> TextCodec:
+def base_tokenizer(name: str) -> Tokenizer:
     """A base's text to ids and back, without its weights.
 
     Raises:
         ModelError: see :func:`load_base`.
     """
     folder = base_folder(name)
-    return TextCodec(_tokenizer(folder), _context(_read_config(folder)))
+    return Tokenizer(_hf_tokenizer(folder), _context(_read_config(folder)))
 
 
-def _tokenizer(folder: Path) -> Any:
+def _hf_tokenizer(folder: Path) -> Any:
     try:
         return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
     except Exception as error:  # transformers raises many kinds for a broken folder
@@ -262,7 +264,7 @@ def load_base(
     target = pick_device(device)
     folder = base_folder(name)
     identity = base_identity(folder, dtype, quantize)
-    tokenizer = _tokenizer(folder)
+    hf = _hf_tokenizer(folder)
     options: dict[str, Any] = {}
     if quantize:
         options = {"quantization_config": _quantization(quantize, dtype), "device_map": {"": target}}
@@ -295,34 +297,34 @@ def load_base(
             model = model.to(target)
         model = model.eval().requires_grad_(False)
         embedding = model.get_input_embeddings()
-        codec = TextCodec(tokenizer, identity.context, getattr(embedding, "num_embeddings", None))
-        trial = try_out(model, _plain_ids(tokenizer, embedding), codec.pad_id, identity.context)
+        tokenizer = Tokenizer(hf, identity.context, getattr(embedding, "num_embeddings", None))
+        trial = try_out(model, _plain_ids(hf, embedding), tokenizer.pad_id, identity.context)
     return Base(
         name,
         model,
-        codec,
+        tokenizer,
         identity,
-        packs=trial.not_packed is None,
-        pads=trial.not_padded is None,
-        pads_training=trial.not_trained_padded is None,
+        supports_packing=trial.packing_problem is None,
+        supports_padding=trial.padding_problem is None,
+        supports_padded_training=trial.padded_training_problem is None,
         caution=_caution(type(model).__name__, trial),
     )
 
 
-def _plain_ids(tokenizer: Any, embedding: Any) -> list[int]:
+def _plain_ids(hf: Any, embedding: Any) -> list[int]:
     """The tokens that the model knows and that stand in texts."""
-    special = _special_ids(tokenizer)
-    known = range(min(len(tokenizer), getattr(embedding, "num_embeddings", len(tokenizer))))
+    special = special_ids(hf)
+    known = range(min(len(hf), getattr(embedding, "num_embeddings", len(hf))))
     return [index for index in known if index not in special]
 
 
 def _caution(name: str, trial: Trial) -> str | None:
     said = []
-    if trial.not_packed is not None:
-        ways = ["with padded batches" if trial.not_padded is None else "answered one prompt at a time"]
-        if trial.not_trained_padded:
+    if trial.packing_problem is not None:
+        ways = ["with padded batches" if trial.padding_problem is None else "answered one prompt at a time"]
+        if trial.padded_training_problem:
             ways.append("trained one example at a time")
-        reasons = (trial.not_packed, trial.not_padded, trial.not_trained_padded)
+        reasons = (trial.packing_problem, trial.padding_problem, trial.padded_training_problem)
         said.append(f"Slower, {', '.join(ways)}: {'; '.join(filter(None, reasons))}.")
     if trial.looks_ahead:
         said.append(

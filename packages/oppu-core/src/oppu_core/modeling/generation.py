@@ -17,7 +17,7 @@ from oppu_core.modeling.adapters import State, soft_prompt
 from oppu_core.modeling.packed_model import PackedModel, prompts
 from oppu_core.modeling.packing import pack, pad_left
 from oppu_core.modeling.stacked_adapters import StackedAdapters, stack_states
-from oppu_core.modeling.tokenizer import TextCodec
+from oppu_core.modeling.tokenizer import Tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,13 +34,13 @@ class AnswerSet:
     """The token sequences of a set of answers, to keep greedy answers to them.
 
     Args:
-        codec: The tokenizer.
+        tokenizer: The tokenizer.
         answers: The texts.
     """
 
-    def __init__(self, codec: TextCodec, answers: Sequence[str]) -> None:
-        self._ends = codec.eos_id
-        rows = [codec.answer_ids(text) for text in answers]
+    def __init__(self, tokenizer: Tokenizer, answers: Sequence[str]) -> None:
+        self._ends = tokenizer.eos_id
+        rows = [tokenizer.answer_ids(text) for text in answers]
         self.longest = max(map(len, rows))
         self._next: dict[tuple[int, ...], list[int]] = {}
         for row in rows:
@@ -70,7 +70,7 @@ def plan_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
 
 def answer_groups(
     model: Any,
-    codec: TextCodec,
+    tokenizer: Tokenizer,
     groups: Sequence[Sequence[str]],
     states: Sequence[State] | None,
     *,
@@ -83,19 +83,19 @@ def answer_groups(
 
     Args:
         model: A causal language model that reads packed rows; with an adapter attached if there are states.
-        codec: Its tokenizer.
+        tokenizer: Its tokenizer.
         groups: Prompts that leave room for `max_new_tokens` in the context.
         states: Each group's adapter; None answers without.
         max_new_tokens: Longest answer.
         answers: The only answers there are; None for any.
     """
-    rows = [prompts([codec.prompt_ids(text) for text in group]) for group in groups]
+    rows = [prompts([tokenizer.prompt_ids(text) for text in group]) for group in groups]
     stacked = StackedAdapters(model) if states is not None else None
     plain = model.get_base_model() if stacked else model
     if stacked and states:
         stacked.weights = stack_states(states, plain.device)
     prompt_UVd = stacked.soft_prompt if stacked else None
-    packed = pack(rows, codec.pad_id, virtual=0 if prompt_UVd is None else prompt_UVd.shape[1])
+    packed = pack(rows, tokenizer.pad_id, virtual=0 if prompt_UVd is None else prompt_UVd.shape[1])
     with contextlib.ExitStack() as stack:
         packed_model = stack.enter_context(PackedModel(plain))
         if stacked:
@@ -103,19 +103,19 @@ def answer_groups(
         written = packed_model.greedy(
             packed.to(plain.device),
             max(max_new_tokens, answers.longest) if answers else max_new_tokens,
-            codec.stop_ids,
+            tokenizer.stop_ids,
             prompt_UVd,
             answers.allow if answers else None,
         )
     return [
-        [codec.answer_text(ids) for ids in theirs[: len(group)]]
+        [tokenizer.answer_text(ids) for ids in theirs[: len(group)]]
         for theirs, group in zip(written, groups, strict=True)
     ]
 
 
 def generate(
     model: Any,
-    codec: TextCodec,
+    tokenizer: Tokenizer,
     prompts: Sequence[str],
     *,
     max_new_tokens: int,
@@ -130,7 +130,7 @@ def generate(
 
     Args:
         model: A causal language model, with or without adapters, in evaluation mode.
-        codec: Its tokenizer.
+        tokenizer: Its tokenizer.
         prompts: Texts that leave room for `max_new_tokens` in the context.
         max_new_tokens: Longest answer.
         batch_size: Prompts at a time, where the model's answers do not depend on it; 1 when sampling, so that
@@ -140,10 +140,10 @@ def generate(
     """
     prefix_Vd = soft_prompt(model)
     prefix = 0 if prefix_Vd is None else len(prefix_Vd)
-    rows = [[codec.pad_id] * prefix + codec.prompt_ids(prompt) for prompt in prompts]
+    rows = [[tokenizer.pad_id] * prefix + tokenizer.prompt_ids(prompt) for prompt in prompts]
     texts = [""] * len(rows)
     for batch in plan_batches([len(row) for row in rows], 1 if sampling else batch_size):
-        ids_BT, mask_BT = pad_left([rows[index] for index in batch], codec.pad_id)
+        ids_BT, mask_BT = pad_left([rows[index] for index in batch], tokenizer.pad_id)
         width = ids_BT.shape[1]
         inputs = {"input_ids": ids_BT.to(model.device)}
         carrier, start = model, width
@@ -173,10 +173,10 @@ def generate(
                 **inputs,
                 attention_mask=mask_BT.to(model.device),
                 max_new_tokens=max(max_new_tokens, answers.longest) if answers else max_new_tokens,
-                eos_token_id=codec.stop_ids,
-                pad_token_id=codec.pad_id,
+                eos_token_id=tokenizer.stop_ids,
+                pad_token_id=tokenizer.pad_id,
                 **settings,
             )
         for b, index in enumerate(batch):
-            texts[index] = codec.answer_text(output_BT[b, start:].tolist())
+            texts[index] = tokenizer.answer_text(output_BT[b, start:].tolist())
     return texts

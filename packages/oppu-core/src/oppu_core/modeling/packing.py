@@ -48,13 +48,13 @@ class Batch:
         return Batch(self.ids_BT.to(device), self.mask_BT.to(device), self.labels_BT.to(device))
 
 
-def tokenize(examples: Iterable[Example], codec: TokenCounter) -> list[TokenizedExample]:
+def tokenize(examples: Iterable[Example], tokenizer: TokenCounter) -> list[TokenizedExample]:
     """Tokenize prompt and answer separately and join them, so that a prompt's tokens are the same in
     training and in answering whatever follows."""
     rows = []
     for example in examples:
-        prompt = codec.prompt_ids(example.prompt)
-        rows.append(TokenizedExample((*prompt, *codec.answer_ids(example.answer)), len(prompt)))
+        prompt = tokenizer.prompt_ids(example.prompt)
+        rows.append(TokenizedExample((*prompt, *tokenizer.answer_ids(example.answer)), len(prompt)))
     return rows
 
 

@@ -12,14 +12,14 @@ from oppu_core.errors import ModelError
 CACHED_TEXTS = 4096  # the ids of so many texts of 2,048 tokens take 32 MiB
 
 
-class TextCodec:
+class Tokenizer:
     """Text to token ids and back, with the conventions of one tokenizer in one place.
 
     The ids of the latest texts are kept: whether a prompt fits is asked before its ids are, and methods share
     prompts.
 
     Args:
-        tokenizer: A Hugging Face tokenizer.
+        hf: A Hugging Face tokenizer.
         context: How many tokens the model takes at once.
         known: How many tokens the model knows (the rows of its embedding); None is not checked.
 
@@ -27,17 +27,17 @@ class TextCodec:
         ModelError: answers could not end, or the tokenizer writes tokens that the model does not know.
     """
 
-    def __init__(self, tokenizer: Any, context: int, known: int | None = None) -> None:
-        if tokenizer.eos_token_id is None:
+    def __init__(self, hf: Any, context: int, known: int | None = None) -> None:
+        if hf.eos_token_id is None:
             raise ModelError("The tokenizer has no end-of-text token; answers could not end.")
-        self.tokenizer = tokenizer
+        self.hf = hf
         self.context = context
-        self.eos_id: int = tokenizer.eos_token_id
-        pad_id = tokenizer.pad_token_id
+        self.eos_id: int = hf.eos_token_id
+        pad_id = hf.pad_token_id
         # A padding token that was added to the tokenizer alone is common. What stands there is never read.
         self.pad_id: int = self.eos_id if pad_id is None or (known and pad_id >= known) else pad_id
         # SentencePiece-style tokenizers put a space before the first word themselves.
-        pieces = tokenizer.tokenize("a")
+        pieces = hf.tokenize("a")
         self._lead = "" if pieces and pieces[0].startswith("▁") else " "
         self._until: tuple[str, ...] = ("\n",)
         self._chat = False
@@ -47,13 +47,13 @@ class TextCodec:
                 warnings.simplefilter("ignore")  # "sequence longer than …": lengths are checked by the caller
                 # "</s>" in a user's text is five characters, not the end of text.
                 options = {"verbose": False, "split_special_tokens": not chat, "add_special_tokens": special}
-                found = array.array("i", tokenizer(text, **options)["input_ids"])
+                found = array.array("i", hf(text, **options)["input_ids"])
             if known and found and max(found) >= known:
-                raise _unknown(tokenizer, max(found), known)
+                raise _unknown(hf, max(found), known)
             return found
 
         self._read: Callable[..., array.array[int]] = ids
-        # Its own; it holds the tokenizer, not the codec.
+        # Its own; it holds Hugging Face's tokenizer, not this one.
         self._ids: Callable[..., array.array[int]] = functools.lru_cache(CACHED_TEXTS)(ids)
         if known:
             self._check_tokens(known)
@@ -62,24 +62,24 @@ class TextCodec:
         """See at once that the model knows what will be written: words, the end of text, and what is put in
         front. Other special tokens stand in no text; Gemma's for images are often beyond the embedding."""
         self.prompt_ids("a")
-        special = _special_ids(self.tokenizer)
-        words = (index for index in range(known, len(self.tokenizer)) if index not in special)
+        special = special_ids(self.hf)
+        words = (index for index in range(known, len(self.hf)) if index not in special)
         if (unknown := self.eos_id if self.eos_id >= known else next(words, None)) is not None:
-            raise _unknown(self.tokenizer, unknown, known)
+            raise _unknown(self.hf, unknown, known)
 
-    def forgetful(self) -> "TextCodec":
+    def forgetful(self) -> "Tokenizer":
         """The same, but no text is kept."""
         other = copy.copy(self)
         other._ids = self._read
         return other
 
-    def leaving(self, tokens: int) -> "TextCodec":
+    def leaving(self, tokens: int) -> "Tokenizer":
         """The same for a context of which so many tokens are taken; both keep the same ids."""
         shorter = copy.copy(self)
         shorter.context -= tokens
         return shorter
 
-    def ending(self, until: Sequence[str], chat: bool = False) -> "TextCodec":
+    def ending(self, until: Sequence[str], chat: bool = False) -> "Tokenizer":
         """The same with other ends of answers than a newline.
 
         Args:
@@ -104,26 +104,26 @@ class TextCodec:
 
     def answer_text(self, ids: list[int]) -> str:
         """The answer that generated ids spell: up to a newline or the end of text, stripped."""
-        text: str = self.tokenizer.decode(ids, skip_special_tokens=True)
+        text: str = self.hf.decode(ids, skip_special_tokens=True)
         text = text.lstrip()
         return text[: min((text.index(end) for end in self._until if end in text), default=None)].strip()
 
     @functools.cached_property
     def stop_ids(self) -> list[int]:
         """The ids that end an answer: end of text and every token with a newline in it."""
-        size = len(self.tokenizer)
-        texts = self.tokenizer.batch_decode([[index] for index in range(size)])
+        size = len(self.hf)
+        texts = self.hf.batch_decode([[index] for index in range(size)])
         ends = (index for index, text in enumerate(texts) if any(end in text for end in self._until))
         return sorted({self.eos_id, *ends})
 
 
-def _special_ids(tokenizer: Any) -> set[int]:
-    return {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+def special_ids(hf: Any) -> set[int]:
+    return {index for index, token in hf.added_tokens_decoder.items() if token.special}
 
 
-def _unknown(tokenizer: Any, index: int, known: int) -> ModelError:
+def _unknown(hf: Any, index: int, known: int) -> ModelError:
     return ModelError(
-        f"The tokenizer writes {tokenizer.convert_ids_to_tokens(index)!r} as token {index}, but the model's "
+        f"The tokenizer writes {hf.convert_ids_to_tokens(index)!r} as token {index}, but the model's "
         f"embedding has {known} rows. Take the tokenizer that belongs to the model, or resize the model "
         "(model.resize_token_embeddings(len(tokenizer))) and save it anew."
     )

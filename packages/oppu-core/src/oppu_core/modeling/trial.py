@@ -31,16 +31,16 @@ class Trial:
     """What came of it.
 
     Attributes:
-        not_packed: Why the model cannot read packed rows; None if it can.
-        not_padded: Why its answers would depend on what else is in a padded batch; None if they do not.
-        not_trained_padded: The same of its loss, in batches that are padded on the right; None also where
+        packing_problem: Why the model cannot read packed rows; None if it can.
+        padding_problem: Why its answers would depend on what else is in a padded batch; None if they do not.
+        padded_training_problem: The same of its loss, in batches padded on the right; None also where
             rows can be packed.
         looks_ahead: Whether a token sees those behind it; then what is learnt is read off the answer.
     """
 
-    not_packed: str | None = None
-    not_padded: str | None = None
-    not_trained_padded: str | None = None
+    packing_problem: str | None = None
+    padding_problem: str | None = None
+    padded_training_problem: str | None = None
     looks_ahead: bool = False
 
 
@@ -70,19 +70,19 @@ def try_out(model: Any, ids: Sequence[int], pad_id: int, context: int) -> Trial:
     with torch.inference_mode():
         looks_ahead = _looks_ahead(model, shared, own[0][0])
         alone = [_generated(model, [row], written, pad_id)[0] for row in rows]
-        not_packed = _fault(
+        packing_problem = _fault(
             model, alone, "with its attention exchanged", lambda: _packed(model, rows, written)
         )
-        not_padded = _fault(
+        padding_problem = _fault(
             model, alone, "in padded batches", lambda: _generated(model, rows, written, pad_id)
         )
-        not_trained_padded = not_packed and _fault(
+        padded_training_problem = packing_problem and _fault(
             model,
             [_right_padded(model, [row], pad_id)[0] for row in rows],
             "in batches padded on the right",
             lambda: _right_padded(model, rows, pad_id),
         )
-    return Trial(not_packed, not_padded, not_trained_padded, looks_ahead)
+    return Trial(packing_problem, padding_problem, padded_training_problem, looks_ahead)
 
 
 def _looks_ahead(model: Any, row: Sequence[int], other_end: int) -> bool:
@@ -128,7 +128,7 @@ def _fault(model: Any, alone: Logits, how: str, way: Callable[[], Logits]) -> st
 
 
 def _generated(model: Any, rows: Rows, written: Sequence[int], pad_id: int) -> Logits:
-    """The logits [_NEW, V] by the model's own ``generate``, asked as :mod:`~oppu_core.modeling.generation` does."""
+    """The logits [_NEW, V] by the model's own ``generate`` (see :mod:`oppu_core.modeling.generation`)."""
     ids_BT, mask_BT = pad_left(rows, pad_id)
     width = ids_BT.shape[1]
     output = model.generate(

@@ -25,7 +25,7 @@ from oppu_core.modeling.adapters import State, adapter_config_json, adapter_shap
 from oppu_core.modeling.base import base_folder, base_skeleton
 from oppu_core.ownership.bundle import CARD_FILE, WEIGHT_FILES, Bundle, manifest_of, seal
 from oppu_core.ownership.card import Score, adapter_card
-from oppu_core.runs.progress import Watch
+from oppu_core.runs.progress import ProgressReporter
 from oppu_core.runs.run import Run, differences
 from oppu_core.runs.variants import VariantWork, find_work, variant_works
 from oppu_core.storage.files import canonical_json, read_json
@@ -59,7 +59,7 @@ def list_run(run: Run) -> Iterator[AdapterRow]:
         OppuError: the run's data or store cannot be used.
     """
     with open_store(run.store_path) as store:
-        for work in variant_works(run, store, Watch(Console(quiet=True)), "cpu", 1):
+        for work in variant_works(run, store, ProgressReporter(Console(quiet=True)), "cpu", 1):
             if not work.personal:
                 continue
             entries = {entry.folder: entry for entry in store.entries() if entry.kind == "adapter"}

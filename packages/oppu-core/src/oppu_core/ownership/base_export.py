@@ -57,7 +57,9 @@ def export_base(run: Run, task: str | None, variant: str | None, out: Path) -> N
         "variant": work.variant,
         "task_lora": dict(work.task_lora.identity),
     }
-    merged = Base(base.name, merge(base.model.float(), work.task_config, state), base.codec, base.identity)
+    merged = Base(
+        base.name, merge(base.model.float(), work.task_config, state), base.tokenizer, base.identity
+    )
     with new_dir(out) as folder:
         write_model(merged, folder)
         write_json(folder / MANIFEST_FILE, facts)

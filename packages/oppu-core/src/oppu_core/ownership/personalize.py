@@ -21,7 +21,7 @@ from oppu_core.data.schema import shown
 from oppu_core.data.types import SPLITS, HistoryItem, User
 from oppu_core.errors import ConfigError, DataError, TrainingError
 from oppu_core.runs.config import resolve_config
-from oppu_core.runs.progress import Watch
+from oppu_core.runs.progress import ProgressReporter
 from oppu_core.runs.run import Run, open_run, start_run
 from oppu_core.runs.variants import VariantWork, variant_works
 from oppu_core.storage.store import Store
@@ -105,7 +105,7 @@ class Personalized:
 
 
 def personalize(
-    run: Run, task: Task, user_id: str, history: History, watch: Watch, device: str
+    run: Run, task: Task, user_id: str, history: History, reporter: ProgressReporter, device: str
 ) -> Personalized:
     """Train an own user's adapters, on every variant of the run that has personal adapters.
 
@@ -116,7 +116,7 @@ def personalize(
         task: One of its tasks.
         user_id: The own user's name.
         history: Their items.
-        watch: Told of everything.
+        reporter: Told of everything.
         device: Where to compute.
 
     Raises:
@@ -138,7 +138,7 @@ def personalize(
 
         def works() -> Iterator[VariantWork]:
             # Made anew for every history: profiles are kept by user id.
-            for work in variant_works(run, store, watch, device, 32):
+            for work in variant_works(run, store, reporter, device, 32):
                 if work.personal and work.dataset.task.name == task.name:
                     yield dataclasses.replace(work, users=[new])
 

@@ -1,8 +1,8 @@
 """Prompts and training examples.
 
-A :class:`PromptMaker` turns (user, query, method) into the text in front of the answer: profile,
-retrieved items, instruction, query, in this order (Appendix H). It knows tokens only to keep a prompt within the model's
-context, and knows nothing of training.
+A :class:`PromptBuilder` turns (user, query, method) into the text in front of the answer: profile,
+retrieved items, instruction, query, in this order (Appendix H). It knows tokens only to keep a prompt within
+the model's context, and knows nothing of training.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ Examples = Literal["queries", "queries+history"]
 
 
 class TokenCounter(Protocol):
-    """The part of :class:`oppu_core.modeling.tokenizer.TextCodec` that prompts need."""
+    """The part of :class:`oppu_core.modeling.tokenizer.Tokenizer` that prompts need."""
 
     @property
     def context(self) -> int:
@@ -60,7 +60,7 @@ class Example:
 
 
 @dataclasses.dataclass(frozen=True)
-class PromptMaker:
+class PromptBuilder:
     """Makes the prompts of one task for one model.
 
     Attributes:

@@ -11,7 +11,7 @@ from oppu_core.data.types import User
 from oppu_core.modeling.adapters import State, load_state
 from oppu_core.modeling.base import Base
 from oppu_core.modeling.generation import AnswerSet, Sampling, answer_groups, generate, plan_batches
-from oppu_core.prompting.builder import PromptMaker
+from oppu_core.prompting.builder import PromptBuilder
 from oppu_core.prompting.methods import Method
 from oppu_core.runs.predictions import Answer, QueryId
 
@@ -48,7 +48,7 @@ def plan_units(
     return units
 
 
-def write_answers(
+def generate_answers(
     base: Base,
     groups: Sequence[Sequence[str]],
     states: Sequence[State] | None,
@@ -69,9 +69,9 @@ def write_answers(
         answers: The only answers there are; None for any.
     """
     model: Any = base.model
-    if base.packs and not sampling:
+    if base.supports_packing and not sampling:
         return answer_groups(
-            model, base.codec, groups, states, max_new_tokens=max_new_tokens, answers=answers
+            model, base.tokenizer, groups, states, max_new_tokens=max_new_tokens, answers=answers
         )
     written = []
     for number, group in enumerate(groups):
@@ -80,10 +80,10 @@ def write_answers(
         written.append(
             generate(
                 model,
-                base.codec,
+                base.tokenizer,
                 group,
                 max_new_tokens=max_new_tokens,
-                batch_size=len(group) if base.pads else 1,
+                batch_size=len(group) if base.supports_padding else 1,
                 sampling=sampling,
                 answers=answers,
             )
@@ -96,7 +96,7 @@ def answer(
     method: Method,
     users: Sequence[User],
     profiles: Mapping[str, str],
-    maker: PromptMaker,
+    builder: PromptBuilder,
     *,
     done: Collection[QueryId] = (),
     adapter_of: Callable[[User], State] | None = None,
@@ -111,15 +111,15 @@ def answer(
         method: How to answer.
         users: Whose queries.
         profiles: Profile texts by user id.
-        maker: Makes the prompts.
+        builder: Makes the prompts.
         done: Queries that need no answer any more; a unit is left out when all of it is done.
         adapter_of: A user's weights; for personal methods.
         batch_size: Prompts at a time.
         sampling: None is greedy.
         constrain: Answer with the task's labels alone, where it has any; greedily.
     """
-    task = maker.task
-    answers = AnswerSet(base.codec, task.labels) if constrain and task.labels else None
+    task = builder.task
+    answers = AnswerSet(base.tokenizer, task.labels) if constrain and task.labels else None
     # Queries, not prompts, are measured: prompts are made unit by unit.
     asked = [(user, query) for user in users for query in user.queries]
     lengths = [len(" ".join(query.fields.values())) for _, query in asked]
@@ -129,7 +129,7 @@ def answer(
         if all((user.user_id, query.id) in done for group in unit for user, query in group):
             continue
         texts = [
-            [maker.query_prompt(method, user, query, profiles.get(user.user_id, "")).text
+            [builder.query_prompt(method, user, query, profiles.get(user.user_id, "")).text
              for user, query in group]
             for group in unit
         ]  # fmt: skip
@@ -137,11 +137,11 @@ def answer(
         if method.personal:
             assert adapter_of is not None
             states = [adapter_of(group[0][0]) for group in unit]
-        written = write_answers(
+        written = generate_answers(
             base,
             texts,
             states,
-            max_new_tokens=maker.answer_tokens,
+            max_new_tokens=builder.answer_tokens,
             sampling=sampling,
             answers=answers,
         )

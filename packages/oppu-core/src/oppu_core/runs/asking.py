@@ -8,7 +8,7 @@ from rich.console import Console
 from oppu_core.data.schema import shown
 from oppu_core.data.types import Query, User
 from oppu_core.errors import ConfigError, DataError
-from oppu_core.runs.progress import Watch
+from oppu_core.runs.progress import ProgressReporter
 from oppu_core.runs.run import Run
 from oppu_core.runs.variants import variant_works
 from oppu_core.storage.store import Store
@@ -77,7 +77,7 @@ def ask(
     asked = asked_query(user, fields)
     answers: dict[str, str] = {}
     with contextlib.closing(Store(run.store_path)) as store:
-        for work in variant_works(run, store, Watch(Console(quiet=True)), device, 32):
+        for work in variant_works(run, store, ProgressReporter(Console(quiet=True)), device, 32):
             if work.dataset.task.name == task:
                 answers.update(work.ask(user, asked))
     return {name: answers[name] for name in run.config.methods if name in answers}

@@ -12,7 +12,7 @@ from oppu_core.texts import unseen
 
 
 class Speller(TokenCounter, Protocol):
-    """The part of :class:`oppu_core.modeling.tokenizer.TextCodec` that labels are written with."""
+    """The part of :class:`oppu_core.modeling.tokenizer.Tokenizer` that labels are written with."""
 
     def answer_text(self, ids: list[int]) -> str:
         """What generated ids spell."""
@@ -43,9 +43,9 @@ def scoring_warnings(task: Task, users: Iterable[User]) -> list[str]:
     return warnings
 
 
-def tokenizer_warnings(task: Task, codec: Speller) -> list[str]:
+def tokenizer_warnings(task: Task, tokenizer: Speller) -> list[str]:
     """Labels that a model cannot write, or that need more tokens than the task's answers have."""
-    spelt = {label: codec.answer_text(codec.answer_ids(label)) for label in task.labels}
+    spelt = {label: tokenizer.answer_text(tokenizer.answer_ids(label)) for label in task.labels}
     wrong = [label for label, text in spelt.items() if task.label_of(text) != label]
     warnings = []
     if wrong:
@@ -54,8 +54,8 @@ def tokenizer_warnings(task: Task, codec: Speller) -> list[str]:
             f"{shown(wrong[0])} becomes {shown(spelt[wrong[0]])}): no answer with them can be right. Write "
             "the labels as the tokenizer does, or take another base."
         )
-    longest = max(task.labels, key=lambda label: len(codec.answer_ids(label)), default="")
-    if longest and (needed := len(codec.answer_ids(longest))) > task.max_answer_tokens:
+    longest = max(task.labels, key=lambda label: len(tokenizer.answer_ids(label)), default="")
+    if longest and (needed := len(tokenizer.answer_ids(longest))) > task.max_answer_tokens:
         warnings.append(
             f"Answers may have {needed} tokens, not {task.max_answer_tokens} (max_answer_tokens): the label "
             f"{shown(longest)} needs them."

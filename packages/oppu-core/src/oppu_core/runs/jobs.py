@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 from rich.markup import escape
 
-from oppu_core.modeling.base import base_codec
+from oppu_core.modeling.base import base_tokenizer
 from oppu_core.runs.cautions import scoring_warnings, tokenizer_warnings, version_warnings
-from oppu_core.runs.progress import Watch
+from oppu_core.runs.progress import ProgressReporter
 from oppu_core.runs.run import Run, versions
 from oppu_core.runs.variants import Job, VariantWork, variant_works
 from oppu_core.storage.files import write_jsonl
@@ -18,7 +18,7 @@ JOBS: tuple[Job, ...] = ("bases", "personal", "answers")
 
 def execute(
     run: Run,
-    watch: Watch,
+    reporter: ProgressReporter,
     jobs: Sequence[Job],
     device: str = "auto",
     batch_size: int = 64,
@@ -28,7 +28,7 @@ def execute(
 
     Args:
         run: The run.
-        watch: Told of everything.
+        reporter: Told of everything.
         jobs: Which of task bases, personal adapters and answers.
         device: Where to compute.
         batch_size: Prompts at a time when answering.
@@ -40,14 +40,14 @@ def execute(
     store = Store(run.store_path)
     with contextlib.closing(store):
         for warning in version_warnings(run.provenance.get("versions", {}), versions()):
-            watch.console.print(f"[yellow]{escape(warning)}[/]", highlight=False, soft_wrap=True)
-            watch.event("warning", text=warning)
+            reporter.console.print(f"[yellow]{escape(warning)}[/]", highlight=False, soft_wrap=True)
+            reporter.event("warning", text=warning)
         warned: set[str] = set()
-        for work in variant_works(run, store, watch, device, batch_size, cohort):
+        for work in variant_works(run, store, reporter, device, batch_size, cohort):
             task = work.dataset.task.name
             if task not in warned:
                 warned.add(task)
-                _warn(work, watch)
+                _warn(work, reporter)
             work.do(jobs)
             if "answers" in jobs and not run.profiles_path(task).exists():
                 rows = [
@@ -57,12 +57,12 @@ def execute(
                 write_jsonl(run.profiles_path(task), rows)
 
 
-def _warn(work: VariantWork, watch: Watch) -> None:
+def _warn(work: VariantWork, reporter: ProgressReporter) -> None:
     """Say beforehand what no training can mend."""
     task = work.dataset.task
     warnings = scoring_warnings(task, work.users)
     if task.labels:
-        warnings += tokenizer_warnings(task, base_codec(work.run.config.model))
+        warnings += tokenizer_warnings(task, base_tokenizer(work.run.config.model))
     for warning in warnings:
-        watch.console.print(f"[yellow]{task.name}: {escape(warning)}[/]", highlight=False, soft_wrap=True)
-        watch.event("warning", task=task.name, text=warning)
+        reporter.console.print(f"[yellow]{task.name}: {escape(warning)}[/]", highlight=False, soft_wrap=True)
+        reporter.event("warning", task=task.name, text=warning)

@@ -22,7 +22,7 @@ from oppu_core.data.types import Split, User
 from oppu_core.errors import ConfigError, ModelError
 from oppu_core.modeling.base import Base, base_folder
 from oppu_core.modeling.chat import THOUGHTS, decode_marked, render_chat, without_thoughts
-from oppu_core.runs.progress import Watch
+from oppu_core.runs.progress import ProgressReporter
 from oppu_core.runs.run import differences
 from oppu_core.storage.files import (
     append_jsonl,
@@ -47,7 +47,7 @@ def write_profiles(
     out: Path,
     seed: int,
     batch_size: int,
-    watch: Watch,
+    reporter: ProgressReporter,
 ) -> None:
     """Write a file of profiles, for ``--profiles``; called again, it goes on where it was stopped.
 
@@ -58,7 +58,7 @@ def write_profiles(
         out: The file. What it was made with lies beside it (``<out>.settings.json``).
         seed: Of items and texts.
         batch_size: Users at a time.
-        watch: Told of the progress.
+        reporter: Told of the progress.
 
     Raises:
         ConfigError: `out` was begun with other settings, or is another file.
@@ -81,7 +81,7 @@ def write_profiles(
     order: list[str] = []
     users = itertools.chain.from_iterable(dataset.users(split) for split in splits)
     total = sum(dataset.counts[split]["users"] for split in splits)
-    with watch.stage(f"{task.name} profiles", total, "users") as stage:
+    with reporter.stage(f"{task.name} profiles", total, "users") as stage:
         for batch in _batched(users, batch_size):
             order += (user.user_id for user in batch)
             if any(user.user_id not in done for user in batch):
@@ -128,12 +128,12 @@ class Writer:
 
     def __init__(self, task: Task, base: Base, seed: int) -> None:
         self._task, self._base, self._seed = task, base, seed
-        self._new_tokens = min(NEW_TOKENS, base.codec.context // 2)
+        self._new_tokens = min(NEW_TOKENS, base.tokenizer.context // 2)
         self._frame: tuple[str, str] | None = None
-        self._stop_ids = base.codec.stop_ids
+        self._stop_ids = base.tokenizer.stop_ids
         chat = None
-        if getattr(base.codec.tokenizer, "chat_template", None):
-            self._frame = _chat_frame(base.codec.tokenizer)
+        if getattr(base.tokenizer.hf, "chat_template", None):
+            self._frame = _chat_frame(base.tokenizer.hf)
             self._stop_ids = _chat_stop_ids(base)
             chat = content_id([*self._frame, self._stop_ids, THOUGHTS])
         self.settings: dict[str, Any] = {
@@ -154,7 +154,7 @@ class Writer:
             ModelError: there is no room for the instruction, or the model wrote nothing but thoughts.
         """
         asked = [user for user in users if user.training_history]
-        size = len(asked) if self._base.pads else 1
+        size = len(asked) if self._base.supports_padding else 1
         texts: dict[str, str] = {}
         for batch in _batched(iter(asked), size):
             texts.update(zip((user.user_id for user in batch), self._write(batch), strict=True))
@@ -162,10 +162,10 @@ class Writer:
 
     def _write(self, users: Sequence[User]) -> list[str]:
         """The same for users with histories, all at once."""
-        codec, model = self._base.codec, self._base.model
+        tokenizer, model = self._base.tokenizer, self._base.model
         rows = [self.prompt_ids(user) for user in users]
         width = max(map(len, rows))
-        ids_BT = torch.tensor([[codec.pad_id] * (width - len(row)) + row for row in rows])
+        ids_BT = torch.tensor([[tokenizer.pad_id] * (width - len(row)) + row for row in rows])
         mask_BT = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
         noise = _SeededSampling([f"profile/{self._seed}/{user.user_id}" for user in users])
         with torch.inference_mode():
@@ -176,7 +176,7 @@ class Writer:
                 do_sample=False,  # the noise does the sampling
                 logits_processor=LogitsProcessorList([noise]),
                 eos_token_id=self._stop_ids,
-                pad_token_id=codec.pad_id,
+                pad_token_id=tokenizer.pad_id,
             )
         rows = output_BT[:, width:].tolist()
         return [" ".join(self._said(user, ids).split()) for user, ids in zip(users, rows, strict=True)]
@@ -184,9 +184,9 @@ class Writer:
     def _said(self, user: User, ids: list[int]) -> str:
         """The text of ids without thoughts; a base without a chat template has none."""
         if self._frame is None:
-            text: str = self._base.codec.tokenizer.decode(ids, skip_special_tokens=True)
+            text: str = self._base.tokenizer.hf.decode(ids, skip_special_tokens=True)
             return text
-        written = decode_marked(self._base.codec.tokenizer, ids)
+        written = decode_marked(self._base.tokenizer.hf, ids)
         said = without_thoughts(written)
         if written.strip() and not said.strip():
             raise ModelError(
@@ -206,7 +206,7 @@ class Writer:
         items = [
             history[index] for index in sorted(rng.sample(range(len(history)), min(ITEMS, len(history))))
         ]
-        room = self._base.codec.context - self._new_tokens
+        room = self._base.tokenizer.context - self._new_tokens
         words = WORDS
         while True:
             lines = [
@@ -220,17 +220,17 @@ class Writer:
                 return ids
             if not words:
                 raise ModelError(
-                    f"The model's context of {self._base.codec.context} tokens has no room for the "
+                    f"The model's context of {self._base.tokenizer.context} tokens has no room for the "
                     f"instruction and {self._new_tokens} tokens of a profile. Use a model with a longer one."
                 )
             words //= 2
 
     def _ids(self, text: str) -> list[int]:
         if self._frame is None:
-            return self._base.codec.prompt_ids(f"{text}\nAnswer:")
+            return self._base.tokenizer.prompt_ids(f"{text}\nAnswer:")
         # Only the template's own special tokens are such: "<|end|>" in a user's text is seven characters.
         before, after = self._frame
-        encode = self._base.codec.tokenizer
+        encode = self._base.tokenizer.hf
         parts = ((before, False), (text, True), (after, False))
         return [
             token
@@ -260,7 +260,7 @@ def _chat_frame(tokenizer: Any) -> tuple[str, str]:
 
 def _chat_stop_ids(base: Base) -> list[int]:
     """The end of text, and what else the model's folder names as the end of a turn."""
-    ids = {base.codec.eos_id}
+    ids = {base.tokenizer.eos_id}
     folder = base_folder(base.name)
     if (folder / "generation_config.json").is_file():
         named = GenerationConfig.from_pretrained(str(folder)).eos_token_id

@@ -37,7 +37,7 @@ class Stage:
         self._bar.advance(self._task, amount)
 
 
-class Watch:
+class ProgressReporter:
     """Where progress and events of a run go.
 
     Args:

@@ -16,13 +16,13 @@ from oppu_core.data.types import Query, User
 from oppu_core.errors import ConfigError, ModelError, StoreError, TrainingError, explained
 from oppu_core.modeling.base import Base, load_base
 from oppu_core.modeling.generation import Sampling
-from oppu_core.prompting.builder import PromptMaker, TokenCounter
+from oppu_core.prompting.builder import PromptBuilder, TokenCounter
 from oppu_core.prompting.methods import Method, parse_method, variant_method
 from oppu_core.prompting.profile_files import Profiles
 from oppu_core.prompting.retrieval import BM25Retriever, RandomRetriever, RecentRetriever, Retriever
 from oppu_core.runs.answering import answer
 from oppu_core.runs.predictions import Journal
-from oppu_core.runs.progress import Stage, Watch
+from oppu_core.runs.progress import ProgressReporter, Stage
 from oppu_core.runs.run import Run
 from oppu_core.storage.store import Key, Store
 from oppu_core.training import personal, task_base
@@ -45,7 +45,7 @@ class VariantWork:
         variant: The prompt construction.
         device: Where to compute.
         batch_size: Prompts at a time when answering.
-        watch: Told of everything.
+        reporter: Told of everything.
         cohort: Users to train at once; None decides by memory.
 
     Attributes:
@@ -61,7 +61,7 @@ class VariantWork:
     variant: str
     device: str
     batch_size: int
-    watch: Watch
+    reporter: ProgressReporter
     cohort: int | None = None
 
     def __post_init__(self) -> None:
@@ -101,15 +101,15 @@ class VariantWork:
                 f"{', '.join(repr(user.user_id) for user in missing[:5])}{' …' if len(missing) > 5 else ''}. "
                 f"Run `oppu personal train --run {self.run.path}` first."
             )
-        base, maker = self.task_base()
+        base, builder = self.task_base()
         for method in open_methods:
             if not method.personal:
-                self._answer(base, method, maker)
+                self._answer(base, method, builder)
         if train_personal or any(method.personal for method in open_methods):
-            base, maker = self.with_adapter(base, maker, train=train_personal)
+            base, builder = self.with_adapter(base, builder, train=train_personal)
         for method in open_methods:
             if method.personal:
-                self._answer(base, method, maker)
+                self._answer(base, method, builder)
 
     def ask(self, user: User, query: Query) -> dict[str, str]:
         """One query's answers by this variant's methods, as the run answers its own queries.
@@ -118,7 +118,7 @@ class VariantWork:
             StoreError: something that is needed has not been trained.
         """
         self.store.load(self.task_lora)  # says what to do when it is missing
-        base, maker = self.task_base()
+        base, builder = self.task_base()
         asking = dataclasses.replace(user, queries=(query,))
         profiles = {user.user_id: self.profiles(user)}  # of the user as trained, not as asking
         if self.personal and (reason := self.store.failure(self.key_of(user))):
@@ -130,14 +130,14 @@ class VariantWork:
         for personal_turn in (False, True):
             methods = [method for method in self.methods if method.personal == personal_turn]
             if personal_turn and methods:
-                base, maker = self.with_adapter(base, maker)
+                base, builder = self.with_adapter(base, builder)
             for method in methods:
                 unit = answer(
                     base,
                     method,
                     [asking],
                     profiles,
-                    maker,
+                    builder,
                     adapter_of=lambda _: adapter,
                     sampling=self._sampling,
                     constrain=self.run.config.constrain,
@@ -165,59 +165,61 @@ class VariantWork:
             )
         return base
 
-    def task_base(self) -> tuple[Base, PromptMaker]:
+    def task_base(self) -> tuple[Base, PromptBuilder]:
         """The variant's task base, trained if it is not in the store, and what makes its prompts."""
         base = self.load_base()
         if base.caution:
-            self.watch.console.print(f"[yellow]{escape(base.caution)}[/]")
-            way = "packed" if base.packs else "padded" if base.pads else "alone"
-            self.watch.event(way, variant=self._title, reason=base.caution)
+            self.reporter.console.print(f"[yellow]{escape(base.caution)}[/]")
+            way = "packed" if base.supports_packing else "padded" if base.supports_padding else "alone"
+            self.reporter.event(way, variant=self._title, reason=base.caution)
         seed = self.run.config.seed
-        maker = prompt_maker(self.dataset, base.codec, self.profiles, self.methods, seed)
-        arguments = (base, self.dataset, self.variant, maker, self.task_config, self.store)
+        builder = prompt_builder(self.dataset, base.tokenizer, self.profiles, self.methods, seed)
+        arguments = (base, self.dataset, self.variant, builder, self.task_config, self.store)
         with explained(f"Making the task base of {self._title}", TrainingError):
             if self.store.intact(self.task_lora):
                 result = task_base.train_task_lora(*arguments, None, *self._examples)
             else:
-                with self.watch.stage(f"{self._title} task base", 100, "%") as stage:
+                with self.reporter.stage(f"{self._title} task base", 100, "%") as stage:
                     on_step = _on_step(
-                        stage, 100, lambda step: self.watch.report(f"{self._title}/task LoRA", step.loss)
+                        stage, 100, lambda step: self.reporter.report(f"{self._title}/task LoRA", step.loss)
                     )
                     result = task_base.train_task_lora(*arguments, on_step, *self._examples)
         entry = next(self.store.entries(self.task_lora.config_id))
-        self.watch.event("task_lora", variant=self._title, folder=entry.folder, **entry.facts)
-        return result, maker
+        self.reporter.event("task_lora", variant=self._title, folder=entry.folder, **entry.facts)
+        return result, builder
 
-    def with_adapter(self, base: Base, maker: PromptMaker, train: bool = False) -> tuple[Base, PromptMaker]:
+    def with_adapter(
+        self, base: Base, builder: PromptBuilder, train: bool = False
+    ) -> tuple[Base, PromptBuilder]:
         """The base with an adapter attached, and what makes prompts that leave room for its tokens.
 
         Args:
             base: The task base.
-            maker: Its prompts.
+            builder: Its prompts.
             train: Train the users' adapters that the store does not have.
         """
-        maker = dataclasses.replace(maker, counter=base.codec.leaving(self.personal_config.prefix))
+        builder = dataclasses.replace(builder, counter=base.tokenizer.leaving(self.personal_config.prefix))
         arguments = (base, self.task_lora, self.variant)
         failed = explained(f"Training the adapters of {self._title}", TrainingError)
         if not train:
             with failed:
                 result = personal.train_personal(
-                    *arguments, [], maker, self.personal_config, self.store, lambda done: None
+                    *arguments, [], builder, self.personal_config, self.store, lambda done: None
                 )
-            return result, maker
-        with failed, self.watch.stage(f"{self._title} adapters", len(self.users), "users") as stage:
+            return result, builder
+        with failed, self.reporter.stage(f"{self._title} adapters", len(self.users), "users") as stage:
 
             def on_user(done: personal.UserDone) -> None:
                 facts = {name: value for name, value in dataclasses.asdict(done).items() if value is not None}
-                self.watch.event("user", variant=self._title, **facts)
+                self.reporter.event("user", variant=self._title, **facts)
                 if done.loss is not None:
                     # Told apart by the adapter's key, a hash of the user's id and history.
-                    self.watch.report(f"{self._title}/adapters", done.loss, adapter=Path(done.folder).name)
+                    self.reporter.report(f"{self._title}/adapters", done.loss, adapter=Path(done.folder).name)
                 if done.cached:
                     stage.advance()
                 elif done.reason:
                     stage.advance()
-                    self.watch.console.print(
+                    self.reporter.console.print(
                         f"[yellow]User {escape(repr(done.user_id))} is set aside in {self._title}: "
                         f"{escape(done.reason)}.[/]"
                     )
@@ -226,20 +228,20 @@ class VariantWork:
             result = personal.train_personal(
                 *arguments,
                 self.users,
-                maker,
+                builder,
                 self.personal_config,
                 self.store,
                 on_user,
                 _on_step(stage, 1),
                 plan,
             )
-        return result, maker
+        return result, builder
 
     def _unanswered(self, method: Method) -> bool:
         done = self.run.predictions(self.dataset.task.name, method.name)
         return any((user.user_id, query.id) not in done for user in self.users for query in user.queries)
 
-    def _answer(self, base: Base, method: Method, maker: PromptMaker) -> None:
+    def _answer(self, base: Base, method: Method, builder: PromptBuilder) -> None:
         journal = Journal(self.run.predictions_path(self.dataset.task.name, method.name))
         users = [u for u in self.users if not method.personal or self.store.has(self.key_of(u))]
         order = [(user.user_id, query.id) for user in users for query in user.queries]
@@ -248,7 +250,7 @@ class VariantWork:
         title = f"{self.dataset.task.name} {method.name}"
         with (
             explained(f"Answering {title}", ModelError),
-            self.watch.stage(f"{title} answers", len(order), "queries") as stage,
+            self.reporter.stage(f"{title} answers", len(order), "queries") as stage,
         ):
             stage.advance(len(answers))
             for unit in answer(
@@ -256,7 +258,7 @@ class VariantWork:
                 method,
                 users,
                 {user.user_id: self.profiles(user) for user in users},
-                maker,
+                builder,
                 done=set(answers),
                 adapter_of=lambda user: self.store.load(self.key_of(user)),
                 batch_size=self.batch_size,
@@ -282,19 +284,24 @@ def _on_step(
     return on_step
 
 
-def prompt_maker(
+def prompt_builder(
     dataset: Dataset, counter: TokenCounter, profiles: Profiles, methods: Sequence[Method], seed: int
-) -> PromptMaker:
+) -> PromptBuilder:
     """What makes the prompts of some methods for a dataset's users; `seed` is of random retrieval."""
     task = dataset.task
     retrievers: dict[str, Retriever] = {"bm25": BM25Retriever(task), "recent": RecentRetriever()}
     if any(method.retriever == "random" for method in methods):
         retrievers["random"] = RandomRetriever(dataset.users("others"), seed)
-    return PromptMaker(task, counter, retrievers, profiles)
+    return PromptBuilder(task, counter, retrievers, profiles)
 
 
 def variant_works(
-    run: Run, store: Store, watch: Watch, device: str, batch_size: int, cohort: int | None = None
+    run: Run,
+    store: Store,
+    reporter: ProgressReporter,
+    device: str,
+    batch_size: int,
+    cohort: int | None = None,
 ) -> Iterator[VariantWork]:
     """The works of a run: each task's variants in the order of the methods."""
     variants = dict.fromkeys(parse_method(name).variant for name in run.config.methods)
@@ -304,7 +311,7 @@ def variant_works(
         profiles = run.profiles(dataset)
         for variant in variants:
             yield VariantWork(
-                run, store, dataset, users, profiles, variant, device, batch_size, watch, cohort
+                run, store, dataset, users, profiles, variant, device, batch_size, reporter, cohort
             )
 
 
@@ -321,7 +328,7 @@ def find_work(run: Run, store: Store, task: str | None, variant: str | None, per
     Raises:
         ConfigError: the run has no such task or variant, or several that could be meant.
     """
-    works = [work for work in variant_works(run, store, Watch(Console(quiet=True)), "cpu", 1)
+    works = [work for work in variant_works(run, store, ProgressReporter(Console(quiet=True)), "cpu", 1)
              if work.personal or not personal]  # fmt: skip
     with_adapters = " with personal adapters" if personal else ""
     for what, wanted in (("task", task), ("variant", variant)):

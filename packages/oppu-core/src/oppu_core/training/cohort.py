@@ -300,9 +300,11 @@ def train_users(
         config: Training settings.
         on_step: Told of every user's every step: (place, what it did).
     """
-    if base.packs:
-        return Cohort(base.model, fresh, config, base.codec.pad_id).train(users, on_step)
-    return train_each(base.model, fresh, users, config, base.codec.pad_id, on_step, base.pads_training)
+    if base.supports_packing:
+        return Cohort(base.model, fresh, config, base.tokenizer.pad_id).train(users, on_step)
+    return train_each(
+        base.model, fresh, users, config, base.tokenizer.pad_id, on_step, base.supports_padded_training
+    )
 
 
 def _too_little(users: int) -> str:

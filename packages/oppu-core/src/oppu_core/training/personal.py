@@ -14,7 +14,7 @@ from oppu_core.errors import TrainingError
 from oppu_core.modeling.adapters import adapter_config_json, adapter_state, attach
 from oppu_core.modeling.base import Base, BaseIdentity
 from oppu_core.modeling.packing import TokenizedExample, tokenize
-from oppu_core.prompting.builder import PromptMaker
+from oppu_core.prompting.builder import PromptBuilder
 from oppu_core.prompting.methods import variant_method
 from oppu_core.storage.files import content_id
 from oppu_core.storage.store import Key, Store, adapter_key
@@ -63,7 +63,7 @@ def train_personal(
     task_lora: Key,
     variant: str,
     users: Sequence[User],
-    maker: PromptMaker,
+    builder: PromptBuilder,
     config: TrainConfig,
     store: Store,
     on_user: Callable[[UserDone], None],
@@ -80,7 +80,7 @@ def train_personal(
         task_lora: What the task base was made with.
         variant: Its prompt construction.
         users: The users to train.
-        maker: Makes the prompts.
+        builder: Makes the prompts.
         config: Training settings.
         store: Where adapters go.
         on_user: Told of every user.
@@ -96,7 +96,7 @@ def train_personal(
     keys = {
         key.folder: (user, key)
         for user in users
-        for key in [key_of(task_lora, maker.task, config, user, maker.profile_for(method, user))]
+        for key in [key_of(task_lora, builder.task, config, user, builder.profile_for(method, user))]
     }
     present = {folder for folder, (_, key) in keys.items() if store.intact(key)}
     for folder in present:
@@ -112,7 +112,7 @@ def train_personal(
     fresh = adapter_state(model)
 
     def examples_of(folder: str) -> list[TokenizedExample]:
-        return tokenize(maker.history_examples(variant, keys[folder][0]), base.codec)
+        return tokenize(builder.history_examples(variant, keys[folder][0]), base.tokenizer)
 
     def trainings(folders: Sequence[str]) -> Iterator[tuple[str, int, Outcome]]:
         """(folder, examples, what came of it) of one cohort."""
@@ -125,12 +125,12 @@ def train_personal(
         for place, outcome in train_users(base, fresh, examples, config, step):
             yield folders[place], len(examples[place]), outcome
 
-    if base.packs:
+    if base.supports_packing:
 
         def size() -> int:
             largest = max(missing, key=lambda folder: _largest_batch(keys[folder][0], config.batch_size))
             rows = sorted(examples_of(largest), key=lambda row: -len(row.ids))
-            return auto_size(Cohort(model, fresh, config, base.codec.pad_id), rows[: config.batch_size])
+            return auto_size(Cohort(model, fresh, config, base.tokenizer.pad_id), rows[: config.batch_size])
 
         failed = {folder for folder in missing if store.failure(keys[folder][1]) is not None}
         cohorts = (plan or CohortPlan()).cohorts(missing, failed, present, size)

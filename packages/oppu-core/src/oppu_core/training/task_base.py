@@ -13,7 +13,7 @@ from oppu_core.errors import TrainingError
 from oppu_core.modeling.adapters import adapter_config_json, adapter_state, attach, merge, stack
 from oppu_core.modeling.base import Base, BaseIdentity
 from oppu_core.modeling.packing import tokenize
-from oppu_core.prompting.builder import Example, Examples, PromptMaker
+from oppu_core.prompting.builder import Example, Examples, PromptBuilder
 from oppu_core.prompting.methods import variant_method
 from oppu_core.storage.store import Key, Store, task_lora_key
 from oppu_core.training.cohort import train_users
@@ -50,7 +50,7 @@ def train_task_lora(
     base: Base,
     dataset: Dataset,
     variant: str,
-    maker: PromptMaker,
+    builder: PromptBuilder,
     config: TrainConfig,
     store: Store,
     on_step: Callable[[Progress], None] | None = None,
@@ -63,7 +63,7 @@ def train_task_lora(
         base: Changed in place: it is the task base afterwards.
         dataset: Its ``others`` are trained on.
         variant: The prompt construction.
-        maker: Makes the prompts.
+        builder: Makes the prompts.
         config: Training settings.
         store: Where the LoRA is or will be.
         on_step: Told of every training step.
@@ -75,11 +75,11 @@ def train_task_lora(
     """
     key = key_of(base.identity, dataset, variant, config, examples, profiles)
     if not store.intact(key):
-        rows = tokenize(_examples(dataset, variant, maker, examples), base.codec)
+        rows = tokenize(_examples(dataset, variant, builder, examples), base.tokenizer)
         if not rows:
             raise TrainingError(
                 f"No query of the others of {dataset.path} has an answer and fits into the base's context of "
-                f"{base.codec.context} tokens; a task base needs some."
+                f"{base.tokenizer.context} tokens; a task base needs some."
             )
         peft_model = attach(base.model, config)
         step = (lambda _, progress: on_step(progress)) if on_step else None
@@ -98,8 +98,10 @@ def train_task_lora(
     return dataclasses.replace(base, model=join(base.model, config, store.load(key)))
 
 
-def _examples(dataset: Dataset, variant: str, maker: PromptMaker, examples: Examples) -> Iterator[Example]:
+def _examples(
+    dataset: Dataset, variant: str, builder: PromptBuilder, examples: Examples
+) -> Iterator[Example]:
     for user in dataset.users("others"):
-        yield from maker.query_examples(variant, user)
+        yield from builder.query_examples(variant, user)
         if examples == "queries+history":
-            yield from maker.history_examples(variant, user)
+            yield from builder.history_examples(variant, user)

@@ -14,7 +14,7 @@ from oppu_core.cli.shared import interruptible
 from oppu_core.errors import ConfigError, DataError, Interrupted, OppuError
 
 if TYPE_CHECKING:
-    from oppu_eval.studies.context import Ground
+    from oppu_eval.studies.context import StudyContext
     from oppu_eval.studies.study import Study
 
 app = typer.Typer(
@@ -133,10 +133,10 @@ def _run(stand: Stand, studies: Sequence["Study"]) -> None:
 
     left_out = []
     with interruptible():
-        ground = ground_of(stand)
+        context = ground_of(stand)
         for study in studies:
             try:
-                carry_out(study, ground, stand.batch_size, stand.cohort)
+                carry_out(study, context, stand.batch_size, stand.cohort)
             except OppuError as error:
                 if len(studies) == 1 or isinstance(error, Interrupted):
                     raise
@@ -145,7 +145,7 @@ def _run(stand: Stand, studies: Sequence["Study"]) -> None:
         raise DataError("Some studies could not be done.\n" + "\n".join(left_out))
 
 
-def ground_of(stand: Stand) -> "Ground":
+def ground_of(stand: Stand) -> "StudyContext":
     """What the options say a study stands on.
 
     Raises:
@@ -157,7 +157,7 @@ def ground_of(stand: Stand) -> "Ground":
     from oppu_core.runs.run import open_run
     from oppu_core.training.config import Peft
 
-    from oppu_eval.studies import context as ground
+    from oppu_eval.studies import context
     from oppu_eval.studies.driver import own_folder
 
     if stand.run is not None:
@@ -168,18 +168,18 @@ def ground_of(stand: Stand) -> "Ground":
     if stand.data:
         data = stand.data
     else:
-        tasks = [name.strip() for name in stand.task.split(",")] if stand.task else list(ground.SAMPLE_TASKS)
-        users = stand.users or ground.SAMPLE_USERS
+        tasks = [name.strip() for name in stand.task.split(",")] if stand.task else list(context.SAMPLE_TASKS)
+        users = stand.users or context.SAMPLE_USERS
         plant = Planted.read(stand.plant or [])
         own_folder(out)
-        data = ground.sample_data(out, tasks, users, stand.seed, plant)
+        data = context.sample_data(out, tasks, users, stand.seed, plant)
 
     def resolve(peft: Peft) -> Any:
         from oppu_core.training.config import ONLY_OF
 
         settings = [
             text
-            for text in (*(ground.SAMPLE_SETTINGS if not stand.data else ()), *(stand.settings or []))
+            for text in (*(context.SAMPLE_SETTINGS if not stand.data else ()), *(stand.settings or []))
             if ONLY_OF.get(text.partition("=")[0].strip().removeprefix("personal."), peft) == peft
         ]
         return resolve_config(
@@ -198,7 +198,9 @@ def ground_of(stand: Stand) -> "Ground":
             constrain=stand.constrain,
         )
 
-    return ground.Ground(out, stand.store or out.parent / "store", resolve("lora"), resolve, stand.device)
+    return context.StudyContext(
+        out, stand.store or out.parent / "store", resolve("lora"), resolve, stand.device
+    )
 
 
 def _folder_name(stand: Stand) -> str:
@@ -207,11 +209,11 @@ def _folder_name(stand: Stand) -> str:
     return "studies-planted" if stand.plant else "studies"
 
 
-def _on_run(stand: Stand, run: Any) -> "Ground":
+def _on_run(stand: Stand, run: Any) -> "StudyContext":
     """The settings of a run; another PEFT method has the preset's rate, and all else as the run."""
     from oppu_core.runs.config import resolve_config
 
-    from oppu_eval.studies.context import Ground
+    from oppu_eval.studies.context import StudyContext
 
     defaults = inspect.signature(_common).parameters
     of_run = (
@@ -260,7 +262,7 @@ def _on_run(stand: Stand, run: Any) -> "Ground":
         }
         return dataclasses.replace(config, personal=personal)
 
-    return Ground(stand.out or run.path / "studies", run.store_path, config, resolve, stand.device, run)
+    return StudyContext(stand.out or run.path / "studies", run.store_path, config, resolve, stand.device, run)
 
 
 @command("main")

@@ -20,19 +20,19 @@ from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import simple_parse_args_string
 from oppu_core.cli.main import BATCH_SIZE
 from oppu_core.errors import ConfigError, ModelError
-from oppu_core.modeling.base import Base, Dtype, Quantize, base_codec
+from oppu_core.modeling.base import Base, Dtype, Quantize, base_tokenizer
 from oppu_core.modeling.chat import render_chat
 from oppu_core.modeling.generation import AnswerSet, Sampling
-from oppu_core.prompting.builder import PromptMaker, answer_tokens
+from oppu_core.prompting.builder import PromptBuilder, answer_tokens
 from oppu_core.prompting.methods import Method, parse_method
-from oppu_core.runs.answering import plan_units, write_answers
+from oppu_core.runs.answering import generate_answers, plan_units
 from oppu_core.runs.from_store import stored_run
 from oppu_core.runs.run import Run, open_run
 from oppu_core.storage.files import content_id
 from tqdm import tqdm
 
+from oppu_eval.lm_eval.answer_weights import KEY, AnswerWeights, Key, answer_weights_of
 from oppu_eval.lm_eval.source import Source
-from oppu_eval.lm_eval.standing import KEY, Key, Standing, stand
 from oppu_eval.lm_eval.task import REQUEST, Rank
 
 _SETTINGS = {"until", "max_gen_toks", "do_sample", "temperature", "top_k", "top_p"}
@@ -105,7 +105,7 @@ class OppuLM(LM):
         self._seed = torch.initial_seed()  # the harness's --seed
         self._rank = Rank(0)
         self._rank.model = self
-        self._standings: dict[Key, Standing] = {}
+        self._standings: dict[Key, AnswerWeights] = {}
 
     @classmethod
     def create_from_arg_string(
@@ -128,21 +128,23 @@ class OppuLM(LM):
             del others["batch_size"]
         return cls(**{**others, **arg_dict})
 
-    def stand(self, source: Source, method: Method) -> Standing:
+    def answer_weights_of(self, source: Source, method: Method) -> AnswerWeights:
         """What a method of a task stands on; requests of it can be answered from now on.
 
         Raises:
             ConfigError: the task's data are not the run's.
-            StoreError: see :func:`oppu_eval.lm_eval.standing.stand`.
+            StoreError: see :func:`oppu_eval.lm_eval.answer_weights.answer_weights_of`.
         """
         if self._method is not None and method != self._method:
             raise ConfigError(
                 f"--model_args says method={self._method.name}, --metadata method={method.name}; "
                 "leave one of them out."
             )
-        standing = stand(self._run_of(source, method), source, method, self._torch_device, self._batch_size)
-        self._standings[standing.key] = standing
-        return standing
+        answer_weights = answer_weights_of(
+            self._run_of(source, method), source, method, self._torch_device, self._batch_size
+        )
+        self._standings[answer_weights.key] = answer_weights
+        return answer_weights
 
     def _run_of(self, source: Source, method: Method) -> Run:
         """The run, or one that is put together from the store."""
@@ -181,23 +183,23 @@ class OppuLM(LM):
         with tqdm(total=len(requests), desc="Answering", disable=disable_tqdm) as bar:
             # What stands on the same task base comes together; without adapters first.
             order = sorted(work, key=lambda k: (k[:2], (m := self._standings[k].method).variant, m.personal))
-            opened: tuple[Key, Base, PromptMaker] | None = None
+            opened: tuple[Key, Base, PromptBuilder] | None = None
             for key in order:
-                standing = self._standings[key]
-                stage = *key[:2], standing.method.variant
+                answer_weights = self._standings[key]
+                stage = *key[:2], answer_weights.method.variant
                 if opened is None or opened[0] != stage:
                     opened = None  # its memory, before the next is read
-                    opened = stage, *standing.work.task_base()
-                if standing.method.personal:
-                    opened = stage, *standing.work.with_adapter(opened[1], opened[2])
-                for index, text in self._answer(standing, opened[1], requests, work[key]):
+                    opened = stage, *answer_weights.work.task_base()
+                if answer_weights.method.personal:
+                    opened = stage, *answer_weights.work.with_adapter(opened[1], opened[2])
+                for index, text in self._answer(answer_weights, opened[1], requests, work[key]):
                     answers[index] = text
                     self.cache_hook.add_partial("generate_until", requests[index].args, text)
                     bar.update()
         return [answers[index] for index in range(len(requests))]
 
     def _answer(
-        self, standing: Standing, base: Base, requests: Sequence[Instance], indices: Sequence[int]
+        self, answer_weights: AnswerWeights, base: Base, requests: Sequence[Instance], indices: Sequence[int]
     ) -> Iterator[tuple[int, str]]:
         """(index, answer) of one method's requests, unit by unit."""
         # Sorted, so that batches do not depend on the order of the docs.
@@ -209,11 +211,11 @@ class OppuLM(LM):
             by_settings.setdefault(json.dumps([settings, chat], sort_keys=True), []).append(index)
         for text, group in by_settings.items():
             settings, chat = json.loads(text)
-            generation = self._generation(standing, base, settings, chat)
+            generation = self._generation(answer_weights, base, settings, chat)
             left, size = list(group), self._batch_size
             while left:
                 try:
-                    for unit, written in self._units(standing, generation, requests, left, size):
+                    for unit, written in self._units(answer_weights, generation, requests, left, size):
                         yield from zip(unit, written, strict=True)
                         done = set(unit)
                         left = [index for index in left if index not in done]
@@ -227,10 +229,10 @@ class OppuLM(LM):
                     torch.cuda.empty_cache()
 
     def _generation(
-        self, standing: Standing, base: Base, settings: Mapping[str, Any], chat: bool
+        self, answer_weights: AnswerWeights, base: Base, settings: Mapping[str, Any], chat: bool
     ) -> "_Generation":
         """The harness's ``gen_kwargs`` as ours."""
-        run, task = standing.work.run, standing.work.dataset.task
+        run, task = answer_weights.work.run, answer_weights.work.dataset.task
         try:
             known = normalize_gen_kwargs(dict(settings), task.max_answer_tokens)
             known["temperature"], known["top_k"] = float(known["temperature"]), int(known.get("top_k", 50))
@@ -255,24 +257,24 @@ class OppuLM(LM):
                 top_p=known["top_p"],
                 seed=run.config.seed if run.config.sample else self._seed,
             )
-        codec = base.codec.ending(known["until"], chat)
-        constrained = AnswerSet(codec, task.labels) if run.config.constrain and task.labels else None
+        tokenizer = base.tokenizer.ending(known["until"], chat)
+        constrained = AnswerSet(tokenizer, task.labels) if run.config.constrain and task.labels else None
         longest = int(known["max_gen_toks"])
         if longest == task.max_answer_tokens:  # nobody asked for another
-            longest = answer_tokens(task, codec)
-        base = dataclasses.replace(base, codec=codec)
+            longest = answer_tokens(task, tokenizer)
+        base = dataclasses.replace(base, tokenizer=tokenizer)
         return _Generation(base, longest, sampling, constrained)
 
     def _units(
         self,
-        standing: Standing,
+        answer_weights: AnswerWeights,
         generation: "_Generation",
         requests: Sequence[Instance],
         indices: Sequence[int],
         size: int,
     ) -> Iterator[tuple[list[int], list[str]]]:
         """(indices, answers), as many at a time as the batch size allows."""
-        work, personal = standing.work, standing.method.personal
+        work, personal = answer_weights.work, answer_weights.method.personal
         users = {user.user_id: user for user in work.users}
         owners = [requests[index].args[1][REQUEST]["user"] for index in indices] if personal else None
         lengths = [len(requests[index].args[0]) for index in indices]
@@ -282,7 +284,7 @@ class OppuLM(LM):
             if personal:
                 whose = [requests[group[0]].args[1][REQUEST]["user"] for group in groups]
                 states = [work.store.load(work.key_of(users[user_id])) for user_id in whose]
-            written = write_answers(
+            written = generate_answers(
                 generation.base,
                 [[requests[index].args[0] for index in group] for group in groups],
                 states,
@@ -304,7 +306,7 @@ class OppuLM(LM):
     @functools.cached_property
     def tokenizer(self) -> Any:
         """The base's tokenizer."""
-        return base_codec(self._base_name).tokenizer
+        return base_tokenizer(self._base_name).hf
 
     @property
     def tokenizer_name(self) -> str:

@@ -18,7 +18,7 @@ from oppu_core.data.dataset import MANIFEST, Dataset
 from oppu_core.data.types import User
 from oppu_core.errors import ConfigError, DataError
 from oppu_core.modeling.base import MAX_LENGTH
-from oppu_core.modeling.tokenizer import TextCodec
+from oppu_core.modeling.tokenizer import Tokenizer
 from oppu_core.prompting.builder import TokenCounter
 from oppu_core.prompting.methods import Method
 from oppu_core.prompting.profile_files import Profiles, read_profiles
@@ -184,7 +184,7 @@ def counter_of(metadata: Mapping[str, Any]) -> TokenCounter:
             if length is None:
                 config = AutoConfig.from_pretrained(name, trust_remote_code=False)
                 length = min(MAX_LENGTH, getattr(config, "max_position_embeddings", MAX_LENGTH))
-            return TextCodec(tokenizer, int(length))
+            return Tokenizer(tokenizer, int(length))
         except Exception as error:  # of many kinds; the model itself may still know how to load them
             log.warning("The tokenizer of %s cannot be read (%s).", name, error)
     log.warning(

@@ -14,9 +14,9 @@ from lm_eval.api.task import ConfigurableTask
 from oppu_core.data.types import Query, User
 from oppu_core.errors import ConfigError, DataError
 from oppu_core.modeling.generation import Sampling
-from oppu_core.prompting.builder import PromptMaker, TokenCounter
+from oppu_core.prompting.builder import PromptBuilder, TokenCounter
 from oppu_core.prompting.methods import Method, parse_method
-from oppu_core.runs.variants import prompt_maker
+from oppu_core.runs.variants import prompt_builder
 from oppu_core.storage.files import content_id
 from oppu_core.tasks.task import get_task
 
@@ -24,7 +24,7 @@ from oppu_eval.lm_eval.source import Source, Uncounted, counter_of, open_source
 from oppu_eval.scoring.metrics import Metric, metrics_for
 
 if TYPE_CHECKING:
-    from oppu_eval.lm_eval.standing import Standing
+    from oppu_eval.lm_eval.answer_weights import AnswerWeights
 
 log = logging.getLogger(__name__)
 # What the harness calls the longest answer; ours is the first, which would outweigh a person's own.
@@ -36,7 +36,7 @@ REQUEST = "oppu"
 class Answerer(Protocol):
     """The part of :class:`oppu_eval.lm_eval.model.OppuLM` that a task needs."""
 
-    def stand(self, source: Source, method: Method) -> "Standing":
+    def answer_weights_of(self, source: Source, method: Method) -> "AnswerWeights":
         """What this method's answers stand on."""
 
 
@@ -70,10 +70,10 @@ class LampTask(ConfigurableTask):
             (user.user_id, query.id): (user, query) for user in self.source.users for query in user.queries
         }
         self._asked = self._everything
-        self._standing: Standing | None = None
+        self._answer_weights: AnswerWeights | None = None
         self._counter: TokenCounter = Uncounted()  # until it is known who answers
         self._taken = 0  # tokens of the context that a system instruction or a chat template takes
-        self._maker: PromptMaker | None = None
+        self._builder: PromptBuilder | None = None
         self._prompts: dict[tuple[str, str], str] = {}
         generation: dict[str, Any] = {
             "until": ["\n"], "max_gen_toks": lamp.max_answer_tokens, "do_sample": False,
@@ -163,11 +163,15 @@ class LampTask(ConfigurableTask):
                 f"No query of {self.source.dataset.path} has a gold answer; there is nothing to score. "
                 "--predict_only writes the answers."
             )
-        self._standing = model.stand(self.source, self.method) if model is not None else None
-        self._set_aside(self._standing.failed if self._standing else {}, arguments)
-        self._counter = self._standing.counter if self._standing else counter_of(self.config.metadata)
+        self._answer_weights = (
+            model.answer_weights_of(self.source, self.method) if model is not None else None
+        )
+        self._set_aside(self._answer_weights.failed if self._answer_weights else {}, arguments)
+        self._counter = (
+            self._answer_weights.counter if self._answer_weights else counter_of(self.config.metadata)
+        )
         self._taken = self._overhead(arguments)
-        self._prompts, self._maker = {}, None
+        self._prompts, self._builder = {}, None
         if arguments.get("cache_requests"):
             arguments["tokenizer_name"] = (
                 f"{arguments.get('tokenizer_name', '')}-{self._fingerprint(arguments)}"
@@ -234,7 +238,7 @@ class LampTask(ConfigurableTask):
                 {name: str(value) for name, value in self.config.metadata.items()},
                 {name: str(value) for name, value in self.config.generation_kwargs.items()},
                 {name: str(arguments.get(name)) for name in names},
-                sorted(self._standing.weights.values()) if self._standing else None,
+                sorted(self._answer_weights.weights.values()) if self._answer_weights else None,
                 profiles,
             ]
         )
@@ -243,24 +247,24 @@ class LampTask(ConfigurableTask):
         """A query's prompt by the method."""
         key = doc["user_id"], doc["id"]
         if key not in self._prompts:
-            if self._maker is None:
-                self._maker = self._prompt_maker()
+            if self._builder is None:
+                self._builder = self._prompt_maker()
             user, query = self._asked[key]
-            profile = self._maker.profile_for(self.method, user)
-            self._prompts[key] = self._maker.query_prompt(self.method, user, query, profile).text
+            profile = self._builder.profile_for(self.method, user)
+            self._prompts[key] = self._builder.query_prompt(self.method, user, query, profile).text
         return self._prompts[key]
 
-    def _prompt_maker(self) -> PromptMaker:
+    def _prompt_maker(self) -> PromptBuilder:
         """What leaves room in the context for the answer and for what stands around a prompt."""
         source, settings = self.source, self.config.generation_kwargs
-        maker = prompt_maker(source.dataset, self._counter, source.profiles, [self.method], source.seed)
+        builder = prompt_builder(source.dataset, self._counter, source.profiles, [self.method], source.seed)
         name = next(name for name in _LENGTHS if name in settings)
         if not str(settings[name]).isdecimal() or (longest := int(settings[name])) < 1:
             raise ConfigError(f"--gen_kwargs {name}={settings[name]}: it is a number of tokens, from 1.")
-        if longest == maker.task.max_answer_tokens:
-            longest = maker.answer_tokens
-        task = dataclasses.replace(maker.task, max_answer_tokens=self._taken + longest)
-        return dataclasses.replace(maker, task=task)
+        if longest == builder.task.max_answer_tokens:
+            longest = builder.answer_tokens
+        task = dataclasses.replace(builder.task, max_answer_tokens=self._taken + longest)
+        return dataclasses.replace(builder, task=task)
 
     def doc_to_target(self, doc: Mapping[str, Any], doc_to_target: Any = None) -> str:
         """A query's gold answer; empty where it is withheld."""
@@ -270,8 +274,8 @@ class LampTask(ConfigurableTask):
         """A query's request; for our model it says whose adapter is meant, and which weights these are."""
         chat = bool(arguments.get("apply_chat_template"))
         request = super().construct_requests(doc, ctx, **arguments)
-        if self._standing:
-            ours = self._standing.request(doc["user_id"], chat)
+        if self._answer_weights:
+            ours = self._answer_weights.request(doc["user_id"], chat)
             request.arguments = (ctx, {**request.arguments[1], REQUEST: ours})
         return request
 

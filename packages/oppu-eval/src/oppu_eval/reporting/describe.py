@@ -35,12 +35,12 @@ def describe(
 
     from oppu_core.data.dataset import Dataset
     from oppu_core.data.statistics import describe as count
-    from oppu_core.runs.progress import Watch
+    from oppu_core.runs.progress import ProgressReporter
     from oppu_core.storage.files import write_json, write_text
 
     dataset = Dataset.open(data)
     total = sum(counts["users"] for counts in dataset.counts.values())
-    with Watch(Console(stderr=True)).stage("reading", total, "users") as stage:
+    with ProgressReporter(Console(stderr=True)).stage("reading", total, "users") as stage:
         facts = count(dataset, stage.advance)
     console = Console()
     console.print(_numbers(dataset.task, facts, str(data)))

@@ -15,7 +15,7 @@ from oppu_core.errors import ConfigError, DataError
 from oppu_eval.scoring.evaluate import same_prompt
 from oppu_eval.scoring.metrics import Metric, metrics_for
 from oppu_eval.scoring.significance import combined, generator, rank_correlation
-from oppu_eval.studies.context import Done, Ground, Work
+from oppu_eval.studies.context import Done, StudyContext, Work
 from oppu_eval.studies.picture import READING, draw_settings
 from oppu_eval.studies.result import Picture, Result, Table
 from oppu_eval.studies.scoring import Scored
@@ -56,27 +56,27 @@ class Activity(Plain):
         "the history. It prints no numbers."
     )
 
-    def works(self, ground: Ground) -> Sequence[Work]:
+    def works(self, context: StudyContext) -> Sequence[Work]:
         """One run of the chosen users."""
-        chosen = {task: self._chosen(ground, task) for task in ground.tasks}
-        if all(len(_ids(chosen[task])) == len(ground.users(task)) for task in ground.tasks):
-            return [ground.work("four", FOUR)]
+        chosen = {task: self._chosen(context, task) for task in context.tasks}
+        if all(len(_ids(chosen[task])) == len(context.users(task)) for task in context.tasks):
+            return [context.work("four", FOUR)]
         data = {}
         for task, by_range in chosen.items():
-            dataset, kept = ground.dataset(task), set(_ids(by_range))
+            dataset, kept = context.dataset(task), set(_ids(by_range))
             users = functools.partial(_only, dataset, kept)
-            data[task] = ground.derive(
+            data[task] = context.derive(
                 f"{task}-active", dataset, {"users": sorted(kept)}, dataset.task, users
             )
-        return [ground.work("four", FOUR, data)]
+        return [context.work("four", FOUR, data)]
 
-    def conclude(self, ground: Ground, done: Mapping[str, Done]) -> Result:
+    def conclude(self, context: StudyContext, done: Mapping[str, Done]) -> Result:
         """Scores by range; whether what the adapter adds grows with the history."""
-        seed = ground.config.seed
+        seed = context.config.seed
         rows, findings, panels = [], [], []
-        for task in ground.tasks:
-            about = ground.dataset(task).task
-            chosen = self._chosen(ground, task)
+        for task in context.tasks:
+            about = context.dataset(task).task
+            chosen = self._chosen(context, task)
             lengths = {u.user_id: len(u.training_history) for users in chosen.values() for u in users}
             names = {one: _name(one, chosen[one]) for one in chosen}
             for number, metric in enumerate(metrics_for(about)):
@@ -111,13 +111,13 @@ class Activity(Plain):
         ]
         return Result(findings, Table(setting_columns("items"), rows), [picture], notes)
 
-    def _chosen(self, ground: Ground, task: str) -> dict[Range, list[User]]:
+    def _chosen(self, context: StudyContext, task: str) -> dict[Range, list[User]]:
         """The users of each range, by range.
 
         Raises:
             DataError: a given range has nobody, or there are too few users for quantiles.
         """
-        users = [user for user in ground.users(task) if user.training_history and user.queries]
+        users = [user for user in context.users(task) if user.training_history and user.queries]
         lengths = [len(user.training_history) for user in users]
         if not users:
             raise DataError(f"Nobody in the test users of {task} has both a history and queries.")
@@ -131,7 +131,7 @@ class Activity(Plain):
                     f"{max(lengths)}. Give other --ranges."
                 )
             if len(within) > self.per_range:
-                rng = random.Random(f"activity/{ground.config.seed}/{task}/{low}-{high}")
+                rng = random.Random(f"activity/{context.config.seed}/{task}/{low}-{high}")
                 kept = set(rng.sample([user.user_id for user in within], self.per_range))
                 within = [user for user in within if user.user_id in kept]
             chosen[low, high] = within

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from oppu_core.data.types import HistoryItem, Query, User
-from oppu_core.prompting.builder import PromptMaker
+from oppu_core.prompting.builder import PromptBuilder
 from oppu_core.prompting.methods import parse_method
 from oppu_core.prompting.profiles import compute_profile
 from oppu_core.storage.files import content_id
@@ -265,7 +265,7 @@ def build(
     task: Task,
     users: Sequence[User],
     predictions: Predictions,
-    maker_of: Callable[[str], PromptMaker],
+    maker_of: Callable[[str], PromptBuilder],
     profile_of: Callable[[User], str],
     *,
     cases: int = 8,
@@ -293,7 +293,7 @@ def _case(
     task: Task,
     one: Chosen,
     predictions: Predictions,
-    maker_of: Callable[[str], PromptMaker],
+    maker_of: Callable[[str], PromptBuilder],
     profile_of: Callable[[User], str],
     metric: str,
 ) -> Case:

@@ -5,17 +5,17 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-from oppu_core.modeling.base import base_codec
-from oppu_core.modeling.tokenizer import TextCodec
-from oppu_core.prompting.builder import PromptMaker
+from oppu_core.modeling.base import base_tokenizer
+from oppu_core.modeling.tokenizer import Tokenizer
+from oppu_core.prompting.builder import PromptBuilder
 from oppu_core.prompting.methods import parse_method
 from oppu_core.runs.run import Run
-from oppu_core.runs.variants import prompt_maker
+from oppu_core.runs.variants import prompt_builder
 
 from oppu_eval.studies.case_choice import Case, Counts, build
 from oppu_eval.studies.case_pages import cases_page, table
 from oppu_eval.studies.case_picture import draw
-from oppu_eval.studies.context import Done, Ground, Work
+from oppu_eval.studies.context import Done, StudyContext, Work
 from oppu_eval.studies.result import Picture, Result
 from oppu_eval.studies.study import FOUR, Plain
 
@@ -38,21 +38,21 @@ class Cases(Plain):
         "does not show. Ours are chosen by rule, half of them cases where adapters harm."
     )
 
-    def works(self, ground: Ground) -> Sequence[Work]:
+    def works(self, context: StudyContext) -> Sequence[Work]:
         """The four methods."""
-        return [ground.work("four", FOUR)]
+        return [context.work("four", FOUR)]
 
-    def conclude(self, ground: Ground, done: Mapping[str, Done]) -> Result:
+    def conclude(self, context: StudyContext, done: Mapping[str, Done]) -> Result:
         """The cases, and how often adapters helped and harmed over all queries."""
         run = done["four"].run
         cases: dict[str, list[Case]] = {}
         counts: dict[str, Counts] = {}
-        codec = base_codec(run.config.model)
-        for task in ground.tasks:
+        tokenizer = base_tokenizer(run.config.model)
+        for task in context.tasks:
             dataset = run.dataset(task)
             profiles = run.profiles(dataset)
             answers = {m: found for m in FOUR if (found := run.predictions(task, m))}
-            maker_of = functools.cache(functools.partial(_maker, run, task, codec))
+            maker_of = functools.cache(functools.partial(_builder, run, task, tokenizer))
             cases[task], counts[task] = build(
                 dataset.task, run.test_users(dataset), answers, maker_of, profiles, cases=self.cases
             )
@@ -60,7 +60,7 @@ class Cases(Plain):
             "base": run.config.model,
             "seed": run.config.seed,
             "versions": run.provenance["versions"],
-            "data": {task: run.dataset(task).source for task in ground.tasks},
+            "data": {task: run.dataset(task).source for task in context.tasks},
         }
         picture = Picture(
             "cases",
@@ -82,9 +82,9 @@ class Cases(Plain):
         return Result(findings, table(cases), [picture], notes, pages={"cases.html": page})
 
 
-def _maker(run: Run, task: str, codec: TextCodec, method: str) -> PromptMaker:
+def _builder(run: Run, task: str, tokenizer: Tokenizer, method: str) -> PromptBuilder:
     """What made a method's prompts; a personal one leaves room for the adapter's own tokens."""
     parsed = parse_method(method)
     dataset = run.dataset(task)
-    counter = codec.leaving(run.config.personal[task].prefix) if parsed.personal else codec
-    return prompt_maker(dataset, counter, run.profiles(dataset), [parsed], run.config.seed)
+    counter = tokenizer.leaving(run.config.personal[task].prefix) if parsed.personal else tokenizer
+    return prompt_builder(dataset, counter, run.profiles(dataset), [parsed], run.config.seed)

@@ -57,7 +57,7 @@ class Work:
 
 
 @dataclasses.dataclass(frozen=True)
-class Ground:
+class StudyContext:
     """What a study stands on.
 
     Attributes:

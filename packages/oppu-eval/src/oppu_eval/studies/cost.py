@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from oppu_core.runs.progress import Watch
+from oppu_core.runs.progress import ProgressReporter
 from oppu_core.runs.variants import VariantWork, variant_works
 from oppu_core.storage.files import append_jsonl, content_id, read_appended
 from oppu_core.storage.store import Store
 from rich.console import Console
 
-from oppu_eval.studies.context import Done, Ground, Work
+from oppu_eval.studies.context import Done, StudyContext, Work
 from oppu_eval.studies.cost_lines import result
 from oppu_eval.studies.result import Result
 from oppu_eval.studies.training_times import ITEMS, SIZES, WORDS, Point, data_words, measure
@@ -38,62 +38,64 @@ class Cost:
         "an item. It prints no numbers."
     )
 
-    def works(self, ground: Ground) -> Sequence[Work]:
+    def works(self, context: StudyContext) -> Sequence[Work]:
         """The task bases; the trainings are measured apart."""
-        return [ground.work("bases", ("oppu_k0",), jobs=("bases",))]
+        return [context.work("bases", ("oppu_k0",), jobs=("bases",))]
 
-    def own_tokens(self, ground: Ground, done: Mapping[str, Done]) -> float:
+    def own_tokens(self, context: StudyContext, done: Mapping[str, Done]) -> float:
         """What is not measured yet; all sizes of a task, once a repeat and once to warm up."""
         words = sum(size * WORDS for size in SIZES) + sum(ITEMS * size for size in SIZES)
         items = sum(SIZES) + ITEMS * len(SIZES)
         total = words * _TOKENS_A_WORD + items * _INSTRUCTION
         tokens = 0.0
-        for task in ground.tasks:
-            measured = len(self._points(ground, done["bases"], task))
+        for task in context.tasks:
+            measured = len(self._points(context, done["bases"], task))
             left = max(0.0, 1 - measured / (2 * len(SIZES) * self.repeats))
-            tokens += total * left * (self.repeats + 0.3) * ground.config.personal[task].epochs
+            tokens += total * left * (self.repeats + 0.3) * context.config.personal[task].epochs
         return tokens
 
-    def conclude(self, ground: Ground, done: Mapping[str, Done]) -> Result:
+    def conclude(self, context: StudyContext, done: Mapping[str, Done]) -> Result:
         """Measure what has not been measured; medians and lines."""
         one = done["bases"]
         points: list[Point] = []
-        watch = Watch(Console(stderr=True), one.run.log_path)
+        reporter = ProgressReporter(Console(stderr=True), one.run.log_path)
         with contextlib.closing(Store(one.run.store_path)) as store:
-            for work in variant_works(one.run, store, watch, ground.device, 1):
-                points += self._measured(ground, one, work, watch)
+            for work in variant_works(one.run, store, reporter, context.device, 1):
+                points += self._measured(context, one, work, reporter)
         return result(points)
 
-    def _measured(self, ground: Ground, one: Done, work: VariantWork, watch: Watch) -> list[Point]:
+    def _measured(
+        self, context: StudyContext, one: Done, work: VariantWork, reporter: ProgressReporter
+    ) -> list[Point]:
         task = work.dataset.task.name
-        points = self._points(ground, one, task)
+        points = self._points(context, one, task)
         total = 2 * len(SIZES) * self.repeats
         if len(points) >= total:
             return points
-        base, maker = work.task_base()
+        base, builder = work.task_base()
         words = data_words(work.users)
-        with watch.stage(f"{task} trainings timed", total, "trainings") as stage:
+        with reporter.stage(f"{task} trainings timed", total, "trainings") as stage:
             stage.advance(len(points))
             for point in measure(
                 base,
-                maker,
+                builder,
                 work.personal_config,
                 words,
                 sizes=SIZES,
                 repeats=self.repeats,
                 done=tuple(points),
             ):
-                append_jsonl(self._file(ground, one, task), [point.to_json()])
+                append_jsonl(self._file(context, one, task), [point.to_json()])
                 points.append(point)
                 stage.advance()
         return points
 
-    def _file(self, ground: Ground, one: Done, task: str) -> Path:
+    def _file(self, context: StudyContext, one: Done, task: str) -> Path:
         """Where times are kept: of one base, training, data and machine's device."""
         provenance = {name: one.run.provenance[name] for name in ("base", "data", "versions")}
         training = dataclasses.asdict(one.run.config.personal[task])
-        name = content_id([task, provenance, training, ground.device, ground.config.users])[:12]
-        return ground.folder / self.name / f"times-{task}-{name}.jsonl"
+        name = content_id([task, provenance, training, context.device, context.config.users])[:12]
+        return context.folder / self.name / f"times-{task}-{name}.jsonl"
 
-    def _points(self, ground: Ground, one: Done, task: str) -> list[Point]:
-        return [Point.from_json(values) for values in read_appended(self._file(ground, one, task))]
+    def _points(self, context: StudyContext, one: Done, task: str) -> list[Point]:
+        return [Point.from_json(values) for values in read_appended(self._file(context, one, task))]

@@ -8,7 +8,7 @@ from typing import Any
 
 from oppu_core.cli.main import work as do_run
 from oppu_core.errors import ConfigError, DataError
-from oppu_core.modeling.base import base_codec
+from oppu_core.modeling.base import base_tokenizer
 from oppu_core.ownership.forget import STUDIES_FILE, studies_made
 from oppu_core.runs.run import Run, open_run, start_run
 from oppu_core.storage.files import read_json, write_bytes, write_json
@@ -19,13 +19,13 @@ from oppu_eval.reporting.run_report import write_report
 from oppu_eval.reporting.study_views import STUDY_FILE, terminal, write_studies_report
 from oppu_eval.scoring.metrics import metrics_for
 from oppu_eval.scoring.run_results import read_results, results_path
-from oppu_eval.studies.context import Done, Ground, Work, provenance
+from oppu_eval.studies.context import Done, StudyContext, Work, provenance
 from oppu_eval.studies.estimate import expected_seconds
 from oppu_eval.studies.output import facts_of, write_study
 from oppu_eval.studies.study import Study, options_of
 
 
-def carry_out(study: Study, ground: Ground, batch_size: int, cohort: str) -> Path:
+def carry_out(study: Study, context: StudyContext, batch_size: int, cohort: str) -> Path:
     """Do a study, or continue one; returns its folder.
 
     Raises:
@@ -33,29 +33,29 @@ def carry_out(study: Study, ground: Ground, batch_size: int, cohort: str) -> Pat
     """
     console = Console(stderr=True, highlight=False)
     console.print(f"[bold]{study.title}[/bold] ({study.name})")
-    own_folder(ground.folder, study.name)
+    own_folder(context.folder, study.name)
     with console.status("looking at what there is …"):
-        done = {work.label: Done(work, _start(work, ground)) for work in study.works(ground)}
+        done = {work.label: Done(work, _start(work, context)) for work in study.works(context)}
         runs = [(one.run, one.work.jobs) for one in done.values()]
         for run, jobs in runs:
             if "answers" in jobs:
-                borrow(run, ground)
-        codec = base_codec(ground.config.model)
-        seconds = expected_seconds(runs, codec, ground.device, study.own_tokens(ground, done))
+                borrow(run, context)
+        tokenizer = base_tokenizer(context.config.model)
+        seconds = expected_seconds(runs, tokenizer, context.device, study.own_tokens(context, done))
     console.print(_expected(seconds))
     start = time.monotonic()
     for run, jobs in runs:
-        do_run(run, list(jobs), ground.device, batch_size, cohort=cohort)
-    result = study.conclude(ground, done)
-    folder = ground.folder / study.name
-    facts = facts_of(provenance(list(done.values())), ground.config.seed, options_of(study))
+        do_run(run, list(jobs), context.device, batch_size, cohort=cohort)
+    result = study.conclude(context, done)
+    folder = context.folder / study.name
+    facts = facts_of(provenance(list(done.values())), context.config.seed, options_of(study))
     scored = any(column.name == "metric" for column in result.table.columns)
-    titles = {task: _title(ground.dataset(task).task, scored) for task in ground.tasks}
+    titles = {task: _title(context.dataset(task).task, scored) for task in context.tasks}
     write_study(folder, study, result, facts, titles)
     Console().print(terminal(read_json(folder / STUDY_FILE)))
-    report = write_studies_report(ground.folder)
-    if ground.run is not None and results_path(ground.run).exists():
-        report = write_report(ground.run, read_results(ground.run), paper=False)
+    report = write_studies_report(context.folder)
+    if context.run is not None and results_path(context.run).exists():
+        report = write_report(context.run, read_results(context.run), paper=False)
     console.print(f"Took {_clock(time.monotonic() - start)}.")
     files = [f"{folder / picture.name}.{kind}" for picture in result.pictures for kind in ("svg", "png")]
     files += [str(folder / name) for name in (*result.pages, "table.csv", STUDY_FILE)]
@@ -78,16 +78,16 @@ def own_folder(folder: Path, *names: str) -> None:
     write_json(marker, {"made": sorted({*made, "data", "runs", "report.html", *names})})
 
 
-def _start(work: Work, ground: Ground) -> Run:
-    return start_run(ground.folder / "runs" / work.folder, work.config, ground.store)
+def _start(work: Work, context: StudyContext) -> Run:
+    return start_run(context.folder / "runs" / work.folder, work.config, context.store)
 
 
-def borrow(run: Run, ground: Ground) -> None:
+def borrow(run: Run, context: StudyContext) -> None:
     """Take over answers that a run with the same settings, base and data has given already."""
     if run.config.sample or run.config.quantize == "int8":  # there answers depend on what is asked together
         return
-    others = [path.parent for path in (ground.folder / "runs").glob("*/run.json") if path.parent != run.path]
-    candidates = [ground.run] if ground.run else []
+    others = [path.parent for path in (context.folder / "runs").glob("*/run.json") if path.parent != run.path]
+    candidates = [context.run] if context.run else []
     for path in sorted(others):
         with contextlib.suppress(ConfigError, DataError):
             candidates.append(open_run(path))

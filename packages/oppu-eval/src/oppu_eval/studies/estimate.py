@@ -10,12 +10,12 @@ from typing import Any
 from oppu_core.data.types import User
 from oppu_core.modeling.adapters import adapter_state, attach
 from oppu_core.modeling.packing import tokenize
-from oppu_core.prompting.builder import PromptMaker
+from oppu_core.prompting.builder import PromptBuilder
 from oppu_core.prompting.methods import variant_method
-from oppu_core.runs.answering import write_answers
-from oppu_core.runs.progress import Watch
+from oppu_core.runs.answering import generate_answers
+from oppu_core.runs.progress import ProgressReporter
 from oppu_core.runs.run import Run
-from oppu_core.runs.variants import Job, VariantWork, prompt_maker, variant_works
+from oppu_core.runs.variants import Job, VariantWork, prompt_builder, variant_works
 from oppu_core.storage.store import Store
 from oppu_core.training.cohort import train_users
 from rich.console import Console
@@ -40,22 +40,24 @@ class Missing:
     loads: int = 0
 
 
-def missing(runs: Sequence[tuple[Run, Sequence[Job]]], codec: Any) -> tuple[Missing, VariantWork | None]:
+def missing(runs: Sequence[tuple[Run, Sequence[Job]]], tokenizer: Any) -> tuple[Missing, VariantWork | None]:
     """What these runs lack, each training counted once, and the work that has most to do."""
     left = Missing()
     most: tuple[float, VariantWork | None] = (0.0, None)
     known: set[str] = set()
     for run, jobs in runs:
         with contextlib.closing(Store(run.store_path)) as store:
-            for work in variant_works(run, store, Watch(Console(quiet=True)), "cpu", 1):
-                maker = prompt_maker(work.dataset, codec, work.profiles, work.methods, run.config.seed)
+            for work in variant_works(run, store, ProgressReporter(Console(quiet=True)), "cpu", 1):
+                builder = prompt_builder(
+                    work.dataset, tokenizer, work.profiles, work.methods, run.config.seed
+                )
                 tokens = 0.0
                 if work.task_lora.folder not in known and not store.has(work.task_lora):
                     known.add(work.task_lora.folder)
-                    tokens += _query_tokens(work, maker, codec) * work.task_config.epochs
+                    tokens += _query_tokens(work, builder, tokenizer) * work.task_config.epochs
                 if "personal" in jobs and work.personal:
                     users = [u for u in work.users if not _has(store, work, u, known)]
-                    tokens += _history_tokens(work, maker, codec, users) * work.personal_config.epochs
+                    tokens += _history_tokens(work, builder, tokenizer, users) * work.personal_config.epochs
                 answers = work.methods if "answers" in jobs else []
                 prompts = sum(_open_queries(run, work, method.name) for method in answers)
                 if tokens or prompts:
@@ -72,19 +74,21 @@ def trial(work: VariantWork, device: str) -> tuple[float, float, float]:
     start = time.perf_counter()
     base = dataclasses.replace(work, device=device).load_base()
     load = time.perf_counter() - start
-    maker = prompt_maker(work.dataset, base.codec, work.profiles, work.methods, work.run.config.seed)
+    builder = prompt_builder(work.dataset, base.tokenizer, work.profiles, work.methods, work.run.config.seed)
     config = dataclasses.replace(
         work.personal_config, epochs=1, method="lora", targets=work.task_config.targets, stop_loss=0.0
     )
     examples = (
-        row for user in work.users for row in tokenize(maker.history_examples(work.variant, user), base.codec)
+        row
+        for user in work.users
+        for row in tokenize(builder.history_examples(work.variant, user), base.tokenizer)
     )
     rows = _first(examples, _TRIAL_STEPS * config.batch_size)
-    texts = _first(_prompts(work, maker), _TRIAL_QUERIES)
+    texts = _first(_prompts(work, builder), _TRIAL_QUERIES)
     prompt = token = 0.0
     if texts:
         start = time.perf_counter()
-        write_answers(base, [texts], None, max_new_tokens=maker.answer_tokens)
+        generate_answers(base, [texts], None, max_new_tokens=builder.answer_tokens)
         prompt = (time.perf_counter() - start) / len(texts)
     if rows:
         base = dataclasses.replace(base, model=attach(base.model, config))
@@ -97,14 +101,14 @@ def trial(work: VariantWork, device: str) -> tuple[float, float, float]:
 
 
 def expected_seconds(
-    runs: Sequence[tuple[Run, Sequence[Job]]], codec: Any, device: str, tokens: float = 0
+    runs: Sequence[tuple[Run, Sequence[Job]]], tokenizer: Any, device: str, tokens: float = 0
 ) -> float | None:
     """How long what is missing of these runs, and training on so many more tokens, will take; None where
     nothing is."""
-    left, work = missing(runs, codec)
+    left, work = missing(runs, tokenizer)
     if work is None and tokens:
         with contextlib.closing(Store(runs[0][0].store_path)) as store:
-            quiet = Watch(Console(quiet=True))
+            quiet = ProgressReporter(Console(quiet=True))
             work = next(variant_works(runs[0][0], store, quiet, device, 1))
     if work is None:
         return None
@@ -125,29 +129,31 @@ def _open_queries(run: Run, work: VariantWork, method: str) -> int:
     return sum((user.user_id, query.id) not in done for user in work.users for query in user.queries)
 
 
-def _query_tokens(work: VariantWork, maker: PromptMaker, codec: Any) -> float:
+def _query_tokens(work: VariantWork, builder: PromptBuilder, tokenizer: Any) -> float:
     """Tokens of the others' queries, from some of them."""
     others = _first(work.dataset.users("others"), 8 * _SAMPLE)
-    rows = [row for user in others for row in tokenize(maker.query_examples(work.variant, user), codec)]
+    rows = [row for user in others for row in tokenize(builder.query_examples(work.variant, user), tokenizer)]
     queries = sum(len(user.queries) for user in others)
     total = work.dataset.counts["others"]["queries"]
     return sum(len(row.ids) for row in rows) * total / max(1, queries)
 
 
-def _history_tokens(work: VariantWork, maker: PromptMaker, codec: Any, users: Sequence[User]) -> float:
+def _history_tokens(
+    work: VariantWork, builder: PromptBuilder, tokenizer: Any, users: Sequence[User]
+) -> float:
     """Tokens of users' training examples, from some of them."""
     by_length = sorted(users, key=lambda user: len(user.training_history))
     some = by_length[:: max(1, len(by_length) // _SAMPLE)][:_SAMPLE]
-    rows = [row for user in some for row in tokenize(maker.history_examples(work.variant, user), codec)]
+    rows = [row for user in some for row in tokenize(builder.history_examples(work.variant, user), tokenizer)]
     items = sum(len(user.training_history) for user in some)
     return sum(len(row.ids) for row in rows) * sum(len(u.training_history) for u in users) / max(1, items)
 
 
-def _prompts(work: VariantWork, maker: PromptMaker) -> Iterator[str]:
+def _prompts(work: VariantWork, builder: PromptBuilder) -> Iterator[str]:
     method = variant_method(work.variant)
     for user in work.users:
         for query in user.queries:
-            yield maker.query_prompt(method, user, query, work.profiles(user)).text
+            yield builder.query_prompt(method, user, query, work.profiles(user)).text
 
 
 def _first(values: Iterable[Any], count: int) -> list[Any]:

@@ -12,7 +12,7 @@ from oppu_core.data.types import User
 from oppu_eval.reporting.paper import paper_format
 from oppu_eval.reporting.table import number
 from oppu_eval.scoring.metrics import Metric, metrics_for
-from oppu_eval.studies.context import Done, Ground, Work
+from oppu_eval.studies.context import Done, StudyContext, Work
 from oppu_eval.studies.histories import Side, one_sided, one_sided_user
 from oppu_eval.studies.picture import READING, draw_settings
 from oppu_eval.studies.result import Picture, Result, Table
@@ -47,29 +47,29 @@ class Format(Plain):
         "column shows both."
     )
 
-    def works(self, ground: Ground) -> Sequence[Work]:
+    def works(self, context: StudyContext) -> Sequence[Work]:
         """The four methods on the full history, and on each side of it."""
         return [
-            ground.work("four", FOUR),
-            *(ground.work(side, FOUR, self._data(ground, side)) for side in SIDES),
+            context.work("four", FOUR),
+            *(context.work(side, FOUR, self._data(context, side)) for side in SIDES),
         ]
 
-    def _data(self, ground: Ground, side: Side) -> dict[str, Path]:
+    def _data(self, context: StudyContext, side: Side) -> dict[str, Path]:
         data = {}
-        for name in _two_sided(ground):
-            dataset = ground.dataset(name)
+        for name in _two_sided(context):
+            dataset = context.dataset(name)
             task = one_sided(dataset.task, side)
-            users = functools.partial(_one_sided, ground, name, side)
-            how = {"side": side, "test users": ground.config.users}
-            data[name] = ground.derive(f"{name}-{side}", dataset, how, task, users)
+            users = functools.partial(_one_sided, context, name, side)
+            how = {"side": side, "test users": context.config.users}
+            data[name] = context.derive(f"{name}-{side}", dataset, how, task, users)
         return data
 
-    def conclude(self, ground: Ground, done: Mapping[str, Done]) -> Result:
+    def conclude(self, context: StudyContext, done: Mapping[str, Done]) -> Result:
         """Scores by side, each against both sides."""
-        seed = ground.config.seed
+        seed = context.config.seed
         rows, findings, panels = [], [], []
-        for task in _two_sided(ground):
-            about = ground.dataset(task).task
+        for task in _two_sided(context):
+            about = context.dataset(task).task
             for place, metric in enumerate(metrics_for(about)):
                 cells = {
                     (setting, method): scored
@@ -99,24 +99,24 @@ class Format(Plain):
             "Learning rates are those for both sides. The query alone (non_personalized) does not depend on "
             "the history.",
         ]
-        left_out = [task for task in ground.tasks if task not in _two_sided(ground)]
+        left_out = [task for task in context.tasks if task not in _two_sided(context)]
         if left_out:
             notes.append(f"Left out: {', '.join(left_out)}, whose histories have no output side.")
         columns = setting_columns("history", "both\nsides", paper="text")
         return Result(findings, Table(columns, rows), [picture], notes)
 
 
-def _two_sided(ground: Ground) -> list[str]:
+def _two_sided(context: StudyContext) -> list[str]:
     """The tasks whose histories have both sides; all of them where none has, to be refused by name."""
-    both = [task for task in ground.tasks if ground.dataset(task).task.output_field]
-    return both or ground.tasks
+    both = [task for task in context.tasks if context.dataset(task).task.output_field]
+    return both or context.tasks
 
 
-def _one_sided(ground: Ground, task: str, side: Side) -> Iterator[User]:
-    dataset: Dataset = ground.dataset(task)
+def _one_sided(context: StudyContext, task: str, side: Side) -> Iterator[User]:
+    dataset: Dataset = context.dataset(task)
     for user in dataset.users("others"):
         yield one_sided_user(dataset.task, user, side)
-    for user in ground.users(task):
+    for user in context.users(task):
         yield one_sided_user(dataset.task, user, side)
 
 

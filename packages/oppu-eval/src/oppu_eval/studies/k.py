@@ -10,7 +10,7 @@ from oppu_core.errors import ConfigError
 from oppu_eval.reporting.paper import paper_value
 from oppu_eval.scoring.metrics import Metric, metrics_for
 from oppu_eval.scoring.significance import combined, generator
-from oppu_eval.studies.context import Done, Ground, Work
+from oppu_eval.studies.context import Done, StudyContext, Work
 from oppu_eval.studies.picture import draw_settings
 from oppu_eval.studies.result import Picture, Result, Table
 from oppu_eval.studies.settings import Cells, named, setting_columns, setting_panel, setting_rows, sure, told
@@ -46,16 +46,16 @@ class RetrievedItems(Plain):
         """The methods with k items, without and with the adapter."""
         return (f"rag_k{k}", f"oppu_rag_k{k}") if k else ("non_personalized", "oppu_k0")
 
-    def works(self, ground: Ground) -> Sequence[Work]:
+    def works(self, context: StudyContext) -> Sequence[Work]:
         """One run with two methods for each k."""
-        return [ground.work("k", [method for k in self.k for method in self.pair(k)])]
+        return [context.work("k", [method for k in self.k for method in self.pair(k)])]
 
-    def conclude(self, ground: Ground, done: Mapping[str, Done]) -> Result:
+    def conclude(self, context: StudyContext, done: Mapping[str, Done]) -> Result:
         """Scores, gains, and whether the gain changes with k."""
-        seed = ground.config.seed
+        seed = context.config.seed
         rows, findings, panels = [], [], []
-        for task in ground.tasks:
-            about = ground.dataset(task).task
+        for task in context.tasks:
+            about = context.dataset(task).task
             for number, metric in enumerate(metrics_for(about)):
                 cells = {
                     (str(k), method): scored

@@ -10,7 +10,7 @@ from oppu_eval.reporting.drawing import ACCENT, GRID, heading, make_panels
 from oppu_eval.reporting.paper import paper_significant, paper_value
 from oppu_eval.scoring.evaluate import NON_PERSONALIZED, same_prompt
 from oppu_eval.scoring.metrics import Metric, metrics_for
-from oppu_eval.studies.context import Done, Ground, Work
+from oppu_eval.studies.context import Done, StudyContext, Work
 from oppu_eval.studies.picture import look
 from oppu_eval.studies.result import Column, Picture, Result, Table
 from oppu_eval.studies.scoring import COUNT_COLUMNS, VALUE_COLUMNS, difference, difference_columns
@@ -34,17 +34,17 @@ class Main(Plain):
         "retrieval or a profile (Llama-2-7B, official LaMP: compare directions, not levels)."
     )
 
-    def works(self, ground: Ground) -> Sequence[Work]:
+    def works(self, context: StudyContext) -> Sequence[Work]:
         """One run with thirteen methods."""
-        return [ground.work("main", METHODS)]
+        return [context.work("main", METHODS)]
 
-    def conclude(self, ground: Ground, done: Mapping[str, Done]) -> Result:
+    def conclude(self, context: StudyContext, done: Mapping[str, Done]) -> Result:
         """Scores, and paired tests over users."""
-        seed = ground.config.seed
+        seed = context.config.seed
         rows: list[dict[str, Any]] = []
         findings = []
-        for task in ground.tasks:
-            about = ground.dataset(task).task
+        for task in context.tasks:
+            about = context.dataset(task).task
             for number, metric in enumerate(metrics_for(about)):
                 scored = {m: one for m in METHODS if (one := done["main"].score(task, m, metric))}
                 for method, one in scored.items():
@@ -76,8 +76,8 @@ class Main(Plain):
             Column("paper_significant", "marked in the paper", shown=False),
         ]
         panels = []
-        for task in ground.tasks:
-            about = ground.dataset(task).task
+        for task in context.tasks:
+            about = context.dataset(task).task
             shown = {row["method"]: row for row in rows if row["task"] == task and row["shown"]}
             panels.append((about.title, metrics_for(about)[0], shown))
         picture = Picture(

@@ -14,7 +14,7 @@ from oppu_core.training.config import Peft
 
 from oppu_eval.reporting.paper import paper_trainable_share
 from oppu_eval.scoring.metrics import metrics_for
-from oppu_eval.studies.context import Done, Ground, Work
+from oppu_eval.studies.context import Done, StudyContext, Work
 from oppu_eval.studies.picture import Panel, Series, draw_settings
 from oppu_eval.studies.result import Column, Picture, Result, Table
 from oppu_eval.studies.scoring import COUNT_COLUMNS, VALUE_COLUMNS, difference, difference_columns
@@ -36,19 +36,19 @@ class PeftMethods(Plain):
         "0.06 % and 0.001 % and prints no scores."
     )
 
-    def works(self, ground: Ground) -> Sequence[Work]:
+    def works(self, context: StudyContext) -> Sequence[Work]:
         """Adapters without retrieval, of each kind."""
         methods = ("non_personalized", "oppu_k0")
-        return [ground.work(peft, methods, config=ground.resolve(peft)) for peft in PEFT]
+        return [context.work(peft, methods, config=context.resolve(peft)) for peft in PEFT]
 
-    def conclude(self, ground: Ground, done: Mapping[str, Done]) -> Result:
+    def conclude(self, context: StudyContext, done: Mapping[str, Done]) -> Result:
         """Scores against the task base and against LoRA; sizes and times from the store."""
-        seed = ground.config.seed
-        parameters = base_skeleton(base_folder(ground.config.model)).num_parameters()
+        seed = context.config.seed
+        parameters = base_skeleton(base_folder(context.config.model)).num_parameters()
         rows: list[dict[str, Any]] = []
         findings, panels = [], []
-        for task in ground.tasks:
-            about = ground.dataset(task).task
+        for task in context.tasks:
+            about = context.dataset(task).task
             costs = {peft: adapter_costs(done[peft], task) for peft in PEFT}
             for number, metric in enumerate(metrics_for(about)):
                 plain = done["lora"].score(task, "non_personalized", metric)

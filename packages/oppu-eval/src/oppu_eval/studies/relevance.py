@@ -49,12 +49,15 @@ def sentence_features(
         return _tfidf(texts)
     if encoder == "base":
         loaded = base()
-        codec, model = loaded.codec, loaded.model.base_model  # without the head: hidden states are wanted
+        tokenizer, model = (
+            loaded.tokenizer,
+            loaded.model.base_model,
+        )  # without the head: hidden states are wanted
 
         def base_ids(text: str) -> list[int]:
-            return codec.prompt_ids(text)[: codec.context]
+            return tokenizer.prompt_ids(text)[: tokenizer.context]
 
-        return _pooled(model, base_ids, codec.pad_id), _told(f"the base {loaded.name}", model)
+        return _pooled(model, base_ids, tokenizer.pad_id), _told(f"the base {loaded.name}", model)
     model, tokenizer = _load_encoder(encoder, device)
     known = (tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", None))
     limit = min((n for n in known if isinstance(n, int) and 0 < n < 10**6), default=DEFAULT_LIMIT)

@@ -15,7 +15,7 @@ from oppu_core.training.config import resolve_preset
 from oppu_eval.reporting.paper import paper_shift
 from oppu_eval.scoring.metrics import Metric, metrics_for
 from oppu_eval.studies import histories
-from oppu_eval.studies.context import Done, Ground, Work
+from oppu_eval.studies.context import Done, StudyContext, Work
 from oppu_eval.studies.picture import READING, draw_settings
 from oppu_eval.studies.result import Picture, Result, Table
 from oppu_eval.studies.scoring import Scored
@@ -72,42 +72,46 @@ class Shift(Plain):
         if self.items < 1:
             raise ConfigError(f"--items {self.items}: at least one item has to be kept.")
 
-    def works(self, ground: Ground) -> Sequence[Work]:
+    def works(self, context: StudyContext) -> Sequence[Work]:
         """The four methods on the full history, and on each part of it."""
         data: dict[str, dict[str, Path]] = {setting: {} for setting in LIMITED}
-        for task in ground.tasks:
-            features = functools.cache(functools.partial(self._features, ground, task))
+        for task in context.tasks:
+            features = functools.cache(functools.partial(self._features, context, task))
             for setting in LIMITED:
-                data[setting][task] = self._data(ground, task, setting, features)
+                data[setting][task] = self._data(context, task, setting, features)
         return [
-            ground.work("four", FOUR),
-            *(ground.work(setting, FOUR, data[setting]) for setting in LIMITED),
+            context.work("four", FOUR),
+            *(context.work(setting, FOUR, data[setting]) for setting in LIMITED),
         ]
 
     def _data(
-        self, ground: Ground, task: str, setting: str, features: Callable[[], "tuple[Features, str]"]
+        self, context: StudyContext, task: str, setting: str, features: Callable[[], "tuple[Features, str]"]
     ) -> Path:
-        dataset = ground.dataset(task)
+        dataset = context.dataset(task)
         by_relevance = setting == "irrelevant"
         how = {
             "kept": setting,
             "items": self.items,
             "share": self.share,
             "per query": self.per_query,
-            "seed": ground.config.seed,
-            "test users": ground.config.users,
-            **({"encoder": self._encoder(ground), "base": ground.config.model} if by_relevance else {}),
+            "seed": context.config.seed,
+            "test users": context.config.users,
+            **({"encoder": self._encoder(context), "base": context.config.model} if by_relevance else {}),
         }
-        users = functools.partial(self._users, ground, dataset, setting, features)
-        return ground.derive(f"{task}-{setting}", dataset, how, dataset.task, users)
+        users = functools.partial(self._users, context, dataset, setting, features)
+        return context.derive(f"{task}-{setting}", dataset, how, dataset.task, users)
 
     def _users(
-        self, ground: Ground, dataset: Dataset, setting: str, features: Callable[[], "tuple[Features, str]"]
+        self,
+        context: StudyContext,
+        dataset: Dataset,
+        setting: str,
+        features: Callable[[], "tuple[Features, str]"],
     ) -> Iterator[User]:
         yield from dataset.users("others")
-        for whole in ground.users(dataset.task.name):
+        for whole in context.users(dataset.task.name):
             for user in histories.per_query(whole) if self.per_query else [whole]:
-                yield self._kept(ground.config.seed, dataset, user, setting, features)
+                yield self._kept(context.config.seed, dataset, user, setting, features)
 
     def _kept(
         self,
@@ -132,34 +136,34 @@ class Shift(Plain):
             positions = histories.least_relevant(of_items, count)
         return histories.keep(user, positions)
 
-    def _encoder(self, ground: Ground) -> str:
+    def _encoder(self, context: StudyContext) -> str:
         if self.encoder != "auto":
             return self.encoder
-        parameters = base_skeleton(base_folder(ground.config.model)).num_parameters()
+        parameters = base_skeleton(base_folder(context.config.model)).num_parameters()
         return "base" if resolve_preset("auto", parameters) == "paper" else "tfidf"
 
-    def _features(self, ground: Ground, task: str) -> "tuple[Features, str]":
+    def _features(self, context: StudyContext, task: str) -> "tuple[Features, str]":
         from oppu_eval.studies.relevance import sentence_features
 
-        dataset = ground.dataset(task)
-        config = ground.config
+        dataset = context.dataset(task)
+        config = context.config
         texts = [
             text
-            for user in ground.users(task)
+            for user in context.users(task)
             for text in (
                 *(dataset.task.history_line(item.fields) for item in user.training_history),
                 *(" ".join(query.fields.values()) for query in user.queries),
             )
         ]
-        base = functools.partial(load_base, config.model, config.dtype, ground.device, config.quantize)
-        return sentence_features(self._encoder(ground), base, texts, ground.device)
+        base = functools.partial(load_base, config.model, config.dtype, context.device, config.quantize)
+        return sentence_features(self._encoder(context), base, texts, context.device)
 
-    def conclude(self, ground: Ground, done: Mapping[str, Done]) -> Result:
+    def conclude(self, context: StudyContext, done: Mapping[str, Done]) -> Result:
         """Scores by what was kept; the least relevant items against as many random ones."""
-        seed = ground.config.seed
+        seed = context.config.seed
         rows, findings, panels = [], [], []
-        for task in ground.tasks:
-            about = ground.dataset(task).task
+        for task in context.tasks:
+            about = context.dataset(task).task
             for number, metric in enumerate(metrics_for(about)):
                 cells = {
                     (setting, method): scored
@@ -184,8 +188,11 @@ class Shift(Plain):
             draw_settings(panels, "what is kept of each history", joined=False),
         )
         kept = f"{self.items} items of longer histories, {100 * self.share:.0f} % of shorter ones"
-        encoder = self._encoder(ground)
-        features = {"base": f"mean-pooled hidden states of the base {ground.config.model}", "tfidf": "TF-IDF"}
+        encoder = self._encoder(context)
+        features = {
+            "base": f"mean-pooled hidden states of the base {context.config.model}",
+            "tfidf": "TF-IDF",
+        }
         whose = "each query" if self.per_query else "the user’s queries, on average"
         notes = [
             f"Kept are {kept}. Least relevant: lowest cosine to {whose}, of "

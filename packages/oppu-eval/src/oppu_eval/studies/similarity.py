@@ -28,7 +28,7 @@ from oppu_eval.studies.adapter_cosines import (
     update_cosines,
     user_interval,
 )
-from oppu_eval.studies.context import Done, Ground, Work, sample_seed
+from oppu_eval.studies.context import Done, StudyContext, Work, sample_seed
 from oppu_eval.studies.result import Column, Picture, Result, Table
 from oppu_eval.studies.similarity_picture import Group, draw
 from oppu_eval.studies.study import Plain
@@ -60,22 +60,22 @@ class Similarity(Plain):
         if not parse_method(self.method).personal:
             raise ConfigError(f"--method {self.method} has no adapter; choose one like oppu_k0.")
 
-    def works(self, ground: Ground) -> Sequence[Work]:
+    def works(self, context: StudyContext) -> Sequence[Work]:
         """The adapters; nothing is answered."""
-        return [ground.work("adapters", (self.method,), jobs=("bases", "personal"))]
+        return [context.work("adapters", (self.method,), jobs=("bases", "personal"))]
 
-    def conclude(self, ground: Ground, done: Mapping[str, Done]) -> Result:
+    def conclude(self, context: StudyContext, done: Mapping[str, Done]) -> Result:
         """Cosines by task and kind of tensor, and their relation to habits."""
         rows: list[dict[str, Any]] = []
         findings, groups, details, measured = [], [], {}, {}
-        for task in ground.tasks:
-            dataset = ground.dataset(task)
+        for task in context.tasks:
+            dataset = context.dataset(task)
             users, states = self._adapters(done["adapters"], task)
             kinds = cosines_by_kind(states)
             likeness, measured[task] = habits(dataset.task, users)
             planted = _planted(dataset, users)
             new = [
-                _row(ground.config.seed, task, kind, values, likeness, planted)
+                _row(context.config.seed, task, kind, values, likeness, planted)
                 for kind, values in kinds.items()
             ]
             rows += new

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
-from oppu_eval.studies.context import Done, Ground, Work
+from oppu_eval.studies.context import Done, StudyContext, Work
 from oppu_eval.studies.result import Result
 
 FOUR = ("non_personalized", "rag_k1", "oppu_k0", "oppu_rag_k1")  # the columns of the paper's Table 3
@@ -24,13 +24,13 @@ class Study(Protocol):
     question: ClassVar[str]
     paper: ClassVar[str]
 
-    def works(self, ground: Ground) -> Sequence[Work]:
+    def works(self, context: StudyContext) -> Sequence[Work]:
         """The runs that it needs; derived datasets are made here."""
 
-    def own_tokens(self, ground: Ground, done: Mapping[str, Done]) -> float:
+    def own_tokens(self, context: StudyContext, done: Mapping[str, Done]) -> float:
         """About how many tokens it trains on beside its runs."""
 
-    def conclude(self, ground: Ground, done: Mapping[str, Done]) -> Result:
+    def conclude(self, context: StudyContext, done: Mapping[str, Done]) -> Result:
         """What came of it; `done` by label."""
 
 
@@ -46,6 +46,6 @@ def options_of(study: Study) -> dict[str, Any]:
 class Plain:
     """What most studies have: nothing beside their runs."""
 
-    def own_tokens(self, ground: Ground, done: Mapping[str, Done]) -> float:
+    def own_tokens(self, context: StudyContext, done: Mapping[str, Done]) -> float:
         """None."""
         return 0.0

@@ -21,7 +21,7 @@ from oppu_core.tasks.task import Task
 if TYPE_CHECKING:
     from oppu_core.modeling.base import Base
     from oppu_core.modeling.packing import TokenizedExample
-    from oppu_core.prompting.builder import PromptMaker
+    from oppu_core.prompting.builder import PromptBuilder
     from oppu_core.training.config import TrainConfig
     from oppu_core.training.loop import Trained
 
@@ -150,7 +150,7 @@ def _fields_read(task: Task) -> list[str]:
 
 def measure(
     base: "Base",
-    maker: "PromptMaker",
+    builder: "PromptBuilder",
     config: "TrainConfig",
     words: Sequence[str],
     *,
@@ -170,7 +170,7 @@ def measure(
 
     Args:
         base: A task base; its model carries an adapter afterwards.
-        maker: Makes its task's prompts.
+        builder: Makes its task's prompts.
         config: Training settings; the seed draws the users as well.
         words: What the users' words are drawn from (:func:`data_words`).
         sizes: Numbers of items, and of words.
@@ -184,14 +184,14 @@ def measure(
     """
     from oppu_core.modeling.adapters import adapter_state, attach
 
-    task = maker.task
+    task = builder.task
     if len(set(sizes)) < 2 or min(sizes) < 1 or repeats < 1:
         raise ConfigError(f"Sizes {list(sizes)}, {repeats} repeats: two sizes and one repeat are the least.")
     config = dataclasses.replace(config, stop_loss=0.0)
-    maker = dataclasses.replace(maker, counter=base.codec.leaving(config.prefix))
+    builder = dataclasses.replace(builder, counter=base.tokenizer.leaving(config.prefix))
     rows_of: dict[Point, list[TokenizedExample]] = {}
     for axis, items, length in _shapes(sizes):
-        rows = _rows(base, maker, synthetic_user(task, words, items, length, config.seed))
+        rows = _rows(base, builder, synthetic_user(task, words, items, length, config.seed))
         steps = config.epochs * math.ceil(len(rows) / config.batch_size)
         tokens = config.epochs * sum(len(row.ids) for row in rows)
         rows_of[Point(task.name, axis, items, length, tokens, steps, ())] = rows
@@ -224,11 +224,11 @@ def _shapes(sizes: Sequence[int]) -> Iterator[tuple[Axis, int, int]]:
     yield from (("words", ITEMS, size) for size in sizes)
 
 
-def _rows(base: "Base", maker: "PromptMaker", user: User) -> "list[TokenizedExample]":
+def _rows(base: "Base", builder: "PromptBuilder", user: User) -> "list[TokenizedExample]":
     """The user's training examples, none of them lost or cut."""
     from oppu_core.modeling.packing import tokenize
 
-    examples = list(maker.history_examples("base", user))
+    examples = list(builder.history_examples("base", user))
     read = [f"{example.prompt} {example.answer}" for example in examples]
     if len(read) < len(user.history) or not all(
         " ".join(field.split()) in text
@@ -237,11 +237,11 @@ def _rows(base: "Base", maker: "PromptMaker", user: User) -> "list[TokenizedExam
     ):
         longest = max(len(" ".join(item.fields.values()).split()) for item in user.history)
         raise DataError(
-            f"Task {maker.task.name}: an item of {longest} words does not fit into the context of "
-            f"{maker.counter.context} tokens of the base {base.name!r}, and would be cut. "
+            f"Task {builder.task.name}: an item of {longest} words does not fit into the context of "
+            f"{builder.counter.context} tokens of the base {base.name!r}, and would be cut. "
             "Take a --model with a longer context."
         )
-    return tokenize(examples, base.codec)
+    return tokenize(examples, base.tokenizer)
 
 
 def _train(

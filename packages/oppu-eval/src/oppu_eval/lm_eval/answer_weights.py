@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from oppu_core.errors import StoreError
-from oppu_core.modeling.base import base_codec
-from oppu_core.modeling.tokenizer import TextCodec
+from oppu_core.modeling.base import base_tokenizer
+from oppu_core.modeling.tokenizer import Tokenizer
 from oppu_core.prompting.methods import Method
-from oppu_core.runs.progress import Watch
+from oppu_core.runs.progress import ProgressReporter
 from oppu_core.runs.run import Run
 from oppu_core.runs.variants import VariantWork
 from oppu_core.storage.files import content_id
@@ -22,7 +22,7 @@ KEY = ("task", "data", "method")
 
 
 @dataclasses.dataclass(frozen=True)
-class Standing:
+class AnswerWeights:
     """What one method of one task stands on.
 
     Attributes:
@@ -35,7 +35,7 @@ class Standing:
 
     work: VariantWork
     method: Method
-    counter: TextCodec
+    counter: Tokenizer
     weights: Mapping[str | None, str]
     failed: Mapping[str, str]
 
@@ -51,7 +51,9 @@ class Standing:
         return {**about, "chat": True} if chat else about
 
 
-def stand(run: Run, source: Source, method: Method, device: str, batch_size: int) -> Standing:
+def answer_weights_of(
+    run: Run, source: Source, method: Method, device: str, batch_size: int
+) -> AnswerWeights:
     """Find what a method of a task stands on; nothing is trained.
 
     Args:
@@ -71,7 +73,7 @@ def stand(run: Run, source: Source, method: Method, device: str, batch_size: int
         )
     work = VariantWork(
         run, Store(run.store_path), source.dataset, source.users, source.profiles, method.variant, device,
-        batch_size, Watch(Console(stderr=True)),
+        batch_size, ProgressReporter(Console(stderr=True)),
     )  # fmt: skip
     where = f"{source.dataset.task.name}, {method.name}"
     base = work.store.digest(work.task_lora)
@@ -98,9 +100,9 @@ def stand(run: Run, source: Source, method: Method, device: str, batch_size: int
             f"{len(named)} of {len(source.users)} test users have no adapter ({where}): "
             f"{', '.join(map(repr, named[:5]))}{' …' if len(named) > 5 else ''}. {_advice(run, method)}"
         )
-    codec = base_codec(run.config.model)
-    counter = codec.leaving(work.personal_config.prefix if method.personal else 0)
-    return Standing(work, method, counter, weights, failed)
+    tokenizer = base_tokenizer(run.config.model)
+    counter = tokenizer.leaving(work.personal_config.prefix if method.personal else 0)
+    return AnswerWeights(work, method, counter, weights, failed)
 
 
 def _advice(run: Run, method: Method) -> str:
