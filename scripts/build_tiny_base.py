@@ -25,6 +25,7 @@ from oppu_core.prompting.builder import PromptBuilder
 from oppu_core.prompting.retrieval import BM25Retriever
 from oppu_core.tasks.task import TASKS, Task
 from rich.console import Console
+from tokenizers import Tokenizer as HFTokenizer
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 

@@ -419,8 +419,7 @@ def test_an_import_holds_a_small_part_of_the_file(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from oppu_core import files
-from oppu_core.data import rows
+from oppu_core.data import schema
 from oppu_core.data.importers.detect import import_files
 from oppu_core.data.importers.release import Release
 
@@ -434,7 +433,7 @@ def killing(function, calls):
     return wrapped
 
 owner, name, calls = {
-    "while it streams": (rows.SplitWriter, "add", 70),
+    "while it streams": (schema.SplitWriter, "add", 70),
     "before it appears": (Path, "rename", 1),
     "between old and new": (Path, "rename", 2),
 }[sys.argv[3]]

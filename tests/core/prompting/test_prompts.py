@@ -11,7 +11,6 @@ import pytest
 from oppu_core.data import HistoryItem, Query, User
 from oppu_core.data.sample import sample_users
 from oppu_core.errors import ConfigError, DataError
-from oppu_core.modeling import base as models
 from oppu_core.modeling.packing import tokenize
 from oppu_core.modeling.tokenizer import Tokenizer
 from oppu_core.prompting.builder import PromptBuilder, answer_tokens
@@ -404,8 +403,8 @@ class CountingTokenizer:
 @pytest.mark.parametrize(("context", "texts"), [(10_000, 30), (66, 80)], ids=["roomy", "cut"])
 def test_no_text_is_tokenized_twice(context: int, texts: int) -> None:
     """Not to see whether it fits, to train on it, to answer it, nor for another method's same prompt."""
-    tokenizer = CountingTokenizer()
-    tokenizer = Tokenizer(tokenizer, context)
+    counting = CountingTokenizer()
+    tokenizer = Tokenizer(counting, context)
     user = giveaways(20, 15)
     rows = []
     for taken in (0, 0, 3):
@@ -417,7 +416,7 @@ def test_no_text_is_tokenized_twice(context: int, texts: int) -> None:
                 assert len(tokenizer.prompt_ids(text)) + answer_tokens(MOVIE, tokenizer) <= context - taken
     assert rows[:2] == rows[2:4]
     assert [len(some) for some in rows] == [15] * 6
-    assert len(tokenizer.texts) == len(set(tokenizer.texts)) > texts
+    assert len(counting.texts) == len(set(counting.texts)) > texts
 
 
 def test_kept_ids_are_nobodys_to_change() -> None:
@@ -436,13 +435,13 @@ def test_a_prompt_and_an_answer_of_the_same_text_have_their_own_ids() -> None:
         assert tokenizer.prompt_ids(" x") == [1, 2]
 
 
-def test_only_the_latest_texts_are_kept_and_no_codec(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models, "CACHED_TEXTS", 3)
-    tokenizer = CountingTokenizer()
-    tokenizer = Tokenizer(tokenizer, 100)
+def test_only_the_latest_texts_are_kept_and_no_tokenizer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("oppu_core.modeling.tokenizer.CACHED_TEXTS", 3)
+    counting = CountingTokenizer()
+    tokenizer = Tokenizer(counting, 100)
     for text in "abcabcdbcda":
         tokenizer.prompt_ids(text)
-    assert tokenizer.texts == list("abcda")
+    assert counting.texts == list("abcda")
 
     gone = weakref.ref(tokenizer)
     gc.disable()

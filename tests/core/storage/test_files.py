@@ -87,7 +87,7 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "a"
     write_text(path, "old")
     program = (
-        "import os, signal, sys; from pathlib import Path; from oppu_core import files\n"
+        "import os, signal, sys; from pathlib import Path; from oppu_core.storage import files\n"
         "os.fsync = lambda fd: os.kill(os.getpid(), signal.SIGKILL)\n"
         f"files.write_text(Path({str(path)!r}), 'new' * 100_000)"
     )
@@ -102,7 +102,7 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path: Path) -> None:
 def test_a_killed_folder_writer_leaves_no_folder(tmp_path: Path) -> None:
     path = tmp_path / "a"
     program = (
-        "import os, signal, sys; from pathlib import Path; from oppu_core import files\n"
+        "import os, signal, sys; from pathlib import Path; from oppu_core.storage import files\n"
         f"with files.new_dir(Path({str(path)!r})) as folder:\n"
         "    (folder / 'half').write_text('x')\n"
         "    os.kill(os.getpid(), signal.SIGKILL)"
