@@ -23,7 +23,7 @@ from typing import Any
 import torch
 import transformers
 from oppu_core.modeling.base import TINY_FOLDER, Base, load_base
-from oppu_core.runs.answering import generate_answers
+from oppu_core.runs.answering import AnswerRules, generate_answers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
@@ -142,8 +142,8 @@ def write_base(folder: Path, config: Any) -> None:
 def answers_are_the_same(base: Base) -> bool:
     """Whether prompts answered at once are answered as they are alone."""
     prompts = [f"Item {'of many words ' * count}{count}:" for count in (0, 1, 3, 7, 15)]
-    (together,) = generate_answers(base, [prompts], None, max_new_tokens=8)
-    alone = [generate_answers(base, [[prompt]], None, max_new_tokens=8)[0][0] for prompt in prompts]
+    (together,) = generate_answers(base, [prompts], None, AnswerRules(8))
+    alone = [generate_answers(base, [[prompt]], None, AnswerRules(8))[0][0] for prompt in prompts]
     return together == alone
 
 

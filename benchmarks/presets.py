@@ -13,7 +13,7 @@ from pathlib import Path
 
 from oppu_core.runs.config import resolve_config
 from oppu_core.runs.jobs import execute
-from oppu_core.runs.progress import ProgressReporter
+from oppu_core.runs.options import RunOptions
 from oppu_core.runs.run import start_run
 from oppu_core.storage.store import Store
 from oppu_eval.scoring.run_results import evaluate_run
@@ -48,23 +48,25 @@ def main() -> None:
         for number, (rate, epochs, batch_size) in enumerate(grid):
             varied = {"learning_rate": rate, "epochs": epochs, "batch_size": batch_size}
             config = resolve_config(
-                data=[args.data],
-                model=args.model,
-                methods=[plain, personal],
-                preset="auto",
-                overrides=[
-                    *args.overrides,
-                    *(f"{args.kind}.{name}={value}" for name, value in varied.items()),
-                ],
-                dtype="float32",
-                seed=0,
-                users=args.users,
-                sample=False,
-                peft=args.peft,
+                RunOptions(
+                    data=[args.data],
+                    model=args.model,
+                    methods=[plain, personal],
+                    preset="auto",
+                    settings=[
+                        *args.overrides,
+                        *(f"{args.kind}.{name}={value}" for name, value in varied.items()),
+                    ],
+                    dtype="float32",
+                    seed=0,
+                    users=args.users,
+                    sample=False,
+                    peft=args.peft,
+                )
             )
             run = start_run(Path(folder) / str(number), config)
             before = {entry.folder for entry in Store(run.store_path).entries()}
-            execute(run, ProgressReporter(Console(quiet=True)), ["bases", "personal", "answers"])
+            execute(run)
             seconds = [
                 entry.facts["seconds"]
                 for entry in Store(run.store_path).entries()

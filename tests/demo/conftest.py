@@ -11,7 +11,7 @@ from oppu_core.data.dataset import write_dataset
 from oppu_core.data.sample import sample_users
 from oppu_core.runs.config import resolve_config
 from oppu_core.runs.jobs import execute
-from oppu_core.runs.progress import ProgressReporter
+from oppu_core.runs.options import Compute, RunOptions
 from oppu_core.runs.run import Run, start_run
 from oppu_core.tasks.task import get_task
 from oppu_demo.app import build
@@ -20,7 +20,6 @@ from oppu_demo.launch import launch
 from oppu_demo.sessions import Session, Sessions
 from oppu_demo.state import Page
 from oppu_eval.scoring.run_results import evaluate_run
-from rich.console import Console
 
 TASKS = ("lamp_2m", "lamp_7")
 METHODS = ("non_personalized", "rag_k1", "oppu_k0", "oppu_rag_k1")
@@ -33,13 +32,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     for name in TASKS:
         users = sample_users(get_task(name), test_users=2, other_users=6, history=(6, 9), queries=2, seed=0)
         write_dataset(folder / "data" / name, get_task(name), users, {"kind": "sample world"})
-    config = resolve_config(
+    config = resolve_config(RunOptions(
         data=[folder / "data" / name for name in TASKS], model="tiny", methods=METHODS, preset="auto",
-        overrides=["personal.epochs=1", "task_lora.epochs=1"], dtype="float32", seed=0, users=None,
+        settings=["personal.epochs=1", "task_lora.epochs=1"], dtype="float32", seed=0, users=None,
         sample=False,
-    )  # fmt: skip
+    ))  # fmt: skip
     made = start_run(folder / "run", config)
-    execute(made, ProgressReporter(Console(quiet=True)), ["bases"], "cpu")
+    execute(made, ["bases"], Compute(device="cpu"))
     return made
 
 
@@ -72,13 +71,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
             get_task(name), test_users=people, other_users=others, history=history, queries=4, seed=0
         )
         write_dataset(folder / "data" / name, get_task(name), users, {"kind": "sample world"})
-    config = resolve_config(
+    config = resolve_config(RunOptions(
         data=[folder / "data" / "lamp_2m", folder / "data" / "lamp_4"], model="tiny",
         methods=("non_personalized", "rag_k1", "pag_k0", "oppu_k0", "oppu_rag_k1"), preset="auto",
-        overrides=["personal.epochs=4"], dtype="float32", seed=0, users=None, sample=False,
-    )  # fmt: skip
+        settings=["personal.epochs=4"], dtype="float32", seed=0, users=None, sample=False,
+    ))  # fmt: skip
     made = start_run(folder / "run", config)
-    execute(made, ProgressReporter(Console(quiet=True)), ["bases", "personal", "answers"], "cpu")
+    execute(made, ["bases", "personal", "answers"], Compute(device="cpu"))
     evaluate_run(made)
     return made
 

@@ -24,7 +24,7 @@ from oppu_core.modeling.base import base_folder
 from oppu_core.ownership.adapters import export_adapter, import_adapter
 from oppu_core.ownership.bundle import NAMES, manifest_of, read_bundle
 from oppu_core.runs.jobs import execute
-from oppu_core.runs.progress import ProgressReporter
+from oppu_core.runs.options import Compute
 from oppu_core.runs.run import Run, open_run
 from oppu_core.tasks.task import TASKS, Task, get_task
 from oppu_demo import own_history
@@ -44,7 +44,6 @@ from oppu_demo.own_history import (
     train_own,
 )
 from oppu_demo.sessions import CancelledError, Session, Sessions
-from rich.console import Console
 
 MOVIES, TWEETS, NEWS, PAPERS = (get_task(name) for name in ("lamp_2m", "lamp_7", "lamp_2n", "lamp_1"))
 QUERY = Query("q", {"description": "A dragon sleeps under the castle. The jokes never stop."}, None, 0)
@@ -668,7 +667,7 @@ def test_an_export_of_the_store_has_the_same_files(engine: Engine, run: Run, tmp
     """What is made from memory is what a store's files would have been."""
     shutil.copytree(run.path.parent, tmp_path / "copy")
     copy = open_run(tmp_path / "copy" / run.path.name)
-    execute(copy, ProgressReporter(Console(quiet=True)), ["personal"], "cpu")
+    execute(copy, ["personal"], Compute(device="cpu"))
     stored = export_adapter(copy, "test-000", "lamp_2m", "base")
     sessions = Sessions()
     session = sessions.new()

@@ -12,14 +12,13 @@ import torch
 from lm_eval.tasks import TaskManager
 from oppu_core.data.dataset import Dataset, write_dataset
 from oppu_core.runs.config import resolve_config
-from oppu_core.runs.jobs import JOBS, execute
-from oppu_core.runs.progress import ProgressReporter
+from oppu_core.runs.jobs import execute
+from oppu_core.runs.options import Compute, RunOptions
 from oppu_core.runs.run import open_run, start_run
-from oppu_core.runs.variants import VariantWork, find_work
+from oppu_core.runs.variants import Variant, find_variant
 from oppu_core.storage.files import read_json
 from oppu_core.storage.store import CONFIG_FILE, Key, Store
 from oppu_eval.lm_eval import plugin
-from rich.console import Console
 from small_world import QUICK
 
 METHODS = ("non_personalized", "rag_k1", "oppu_k0", "oppu_rag_k1")
@@ -30,11 +29,11 @@ def make_run(
     folder: Path, data: Sequence[Dataset], methods: Sequence[str] = METHODS, model: str = "tiny"
 ) -> Path:
     """A finished run of one quick epoch."""
-    config = resolve_config(
+    config = resolve_config(RunOptions(
         data=[dataset.path for dataset in data], model=model, methods=methods, preset="auto",
-        overrides=QUICK[1::2], dtype="float32", seed=0, users=None, sample=False,
-    )  # fmt: skip
-    execute(start_run(folder, config), ProgressReporter(Console(quiet=True)), JOBS, "cpu")
+        settings=QUICK[1::2], dtype="float32", seed=0, users=None, sample=False,
+    ))  # fmt: skip
+    execute(start_run(folder, config), compute=Compute(device="cpu"))
     return folder
 
 
@@ -56,17 +55,17 @@ def changed(dataset: Dataset, folder: Path, **queries: Any) -> Dataset:
 
 
 @contextmanager
-def opened(run: Path, task: str, variant: str) -> Iterator[tuple[VariantWork, Store]]:
+def opened(run: Path, task: str, variant: str) -> Iterator[tuple[Variant, Store]]:
     """What a run has on one task base, and its store."""
     its = open_run(run)
     store = Store(its.store_path)
-    yield find_work(its, store, task, variant, personal=True), store
+    yield find_variant(its, task, variant, personal=True), store
     store.close()
 
 
-def key_of(work: VariantWork, user_id: str) -> Key:
+def key_of(variant: Variant, user_id: str) -> Key:
     """The key of a user's adapter."""
-    return work.key_of(next(user for user in work.users if user.user_id == user_id))
+    return variant.key_of(next(user for user in variant.users if user.user_id == user_id))
 
 
 def replace_adapters(run: Path, seed: int, *, task: str, variant: str, user_id: str | None = None) -> None:

@@ -9,6 +9,7 @@ from oppu_core.data.dataset import write_dataset
 from oppu_core.errors import ConfigError, DataError
 from oppu_core.runs.asking import ask, asked_query, read_fields
 from oppu_core.runs.config import resolve_config
+from oppu_core.runs.options import RunOptions
 from oppu_core.runs.run import Run, start_run
 from oppu_core.tasks.task import TASKS
 
@@ -24,10 +25,10 @@ def run(tmp_path: Path) -> Run:
         for n in range(count)
     ]  # fmt: skip
     data = write_dataset(tmp_path / "data", TASKS["lamp_1"], users, {"kind": "test"})
-    config = resolve_config(
-        data=[data.path], model="tiny", methods=["non_personalized"], preset="auto", overrides=[],
+    config = resolve_config(RunOptions(
+        data=[data.path], model="tiny", methods=["non_personalized"], preset="auto", settings=[],
         dtype="float32", seed=0, users=6, sample=False,
-    )  # fmt: skip
+    ))  # fmt: skip
     return start_run(tmp_path / "run", config)
 
 
@@ -61,15 +62,15 @@ def test_a_query_of_several_fields_needs_them_all(run: Run, fields: dict[str, st
 
 
 def test_the_query_has_its_fields_when_it_is_asked(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    from oppu_core.runs.variants import VariantWork
+    from oppu_core.runs.jobs import VariantJobs
 
     seen = []
 
-    def remember(self: VariantWork, user: User, query: Query) -> dict[str, str]:
+    def remember(self: VariantJobs, user: User, query: Query) -> dict[str, str]:
         seen.append((user.user_id, query.fields, query.history_len))
         return {"non_personalized": "[1]"}
 
-    monkeypatch.setattr(VariantWork, "ask", remember)
+    monkeypatch.setattr(VariantJobs, "ask", remember)
     options = read_fields(["option_2=Second=2", "option_1=First"])
     assert ask(run, "t1", "A title", None, "cpu", options) == {"non_personalized": "[1]"}
     fields = {"title": "A title", "option_1": "First", "option_2": "Second=2"}

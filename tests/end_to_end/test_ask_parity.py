@@ -8,10 +8,9 @@ from oppu_core.data.dataset import Dataset
 from oppu_core.runs.asking import ask as ask_run
 from oppu_core.runs.config import resolve_config
 from oppu_core.runs.jobs import execute
-from oppu_core.runs.progress import ProgressReporter
+from oppu_core.runs.options import Compute, RunOptions
 from oppu_core.runs.run import Run, start_run
 from oppu_demo.engine import Engine
-from rich.console import Console
 from small_world import QUICK
 
 METHODS = ("non_personalized", "random_k1", "rag_k1", "oppu_k0", "oppu_rag_k1")
@@ -25,18 +24,17 @@ WAYS: dict[str, dict[str, Any]] = {
 def runs(movies: Dataset, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
     """A finished run of each way to answer, on one store of random adapters, whose answers surely differ."""
     folder, made = tmp_path_factory.mktemp("ways"), {}
-    reporter = ProgressReporter(Console(quiet=True))
     for name, options in WAYS.items():
         asked = {
             "data": [movies.path], "model": "tiny", "methods": METHODS, "preset": "auto",
-            "overrides": QUICK[1::2], "dtype": "float32", "seed": 3, "users": 1, "sample": False,
+            "settings": QUICK[1::2], "dtype": "float32", "seed": 3, "users": 1, "sample": False,
         }  # fmt: skip
-        made[name] = start_run(folder / name, resolve_config(**{**asked, **options}))
-        execute(made[name], reporter, ["bases", "personal"], "cpu")
+        made[name] = start_run(folder / name, resolve_config(RunOptions(**{**asked, **options})))
+        execute(made[name], ["bases", "personal"], Compute(device="cpu"))
         if name == "greedy":
             for variant in ("base", "rag_k1"):
                 replace_adapters(made[name].path, 1, task=TASK, variant=variant)
-        execute(made[name], reporter, ["answers"], "cpu")
+        execute(made[name], ["answers"], Compute(device="cpu"))
     return made
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from oppu_core.data.dataset import Dataset, write_dataset
 from oppu_core.runs.config import resolve_config
+from oppu_core.runs.options import RunOptions
 from oppu_core.runs.run import start_run
 from oppu_core.storage.files import write_jsonl
 from small_world import QUICK
@@ -67,10 +68,10 @@ def test_whose_training_failed_is_told(oppu, movies: Dataset, tmp_path: Path) ->
 def test_own_tasks_are_left_out_and_named(oppu, movies: Dataset, tmp_path: Path) -> None:
     own = dataclasses.replace(movies.task, name="own", lamp_ids=())
     data = write_dataset(tmp_path / "own", own, movies.users(), {"kind": "test"})
-    config = resolve_config(
-        data=[data.path, movies.path], model="tiny", methods=["rag_k1"], preset="auto", overrides=[],
+    config = resolve_config(RunOptions(
+        data=[data.path, movies.path], model="tiny", methods=["rag_k1"], preset="auto", settings=[],
         dtype="float32", seed=0, users=None, sample=False,
-    )  # fmt: skip
+    ))  # fmt: skip
     run = start_run(tmp_path / "run", config)
     rows = [
         {"user_id": user.user_id, "id": query.id, "answer": "comedy", "gold": query.gold}

@@ -10,6 +10,7 @@ from oppu_core.data.dataset import Dataset
 from oppu_core.errors import ConfigError
 from oppu_core.modeling.base import TINY_FOLDER
 from oppu_core.runs.config import resolve_config
+from oppu_core.runs.options import RunOptions
 from oppu_core.runs.run import Run, open_run, start_run
 from oppu_core.storage.files import read_json
 from small_world import QUICK
@@ -61,9 +62,9 @@ def test_the_corrected_command_works_in_the_same_run(
 def config_of(movies: Dataset, **changes: Any) -> Any:
     asked = {
         "data": [movies.path], "model": "tiny", "methods": ["non_personalized"], "preset": "auto",
-        "overrides": [], "dtype": "float32", "seed": 0, "users": None, "sample": False,
+        "settings": [], "dtype": "float32", "seed": 0, "users": None, "sample": False,
     }  # fmt: skip
-    return resolve_config(**{**asked, **changes})
+    return resolve_config(RunOptions(**{**asked, **changes}))
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ transformers.AutoModelForCausalLM.from_pretrained = broken
 """
 OUT_OF_MEMORY = """
 import torch
-import oppu_core.runs.variants as pipeline
+import oppu_core.runs.jobs as pipeline
 def broken(*_, **__):
     raise torch.OutOfMemoryError("CUDA out of memory")
     yield

@@ -42,7 +42,7 @@ from oppu_core.modeling.base import TINY_FOLDER, Base, base_tokenizer
 from oppu_core.ownership.base_export import export_base
 from oppu_core.runs.answering import generate_answers
 from oppu_core.runs.jobs import execute
-from oppu_core.runs.progress import ProgressReporter
+from oppu_core.runs.options import Compute
 from oppu_core.runs.run import open_run
 from oppu_core.storage.files import read_json, read_jsonl
 from oppu_core.tasks.task import TASKS, get_task
@@ -50,7 +50,6 @@ from oppu_eval.lm_eval.model import OppuLM
 from oppu_eval.lm_eval.task import LampTask
 from oppu_eval.scoring.metrics import metrics_for
 from oppu_eval.scoring.run_results import evaluate_run
-from rich.console import Console
 from small_world import sample_dataset
 
 USERS = ["test-000", "test-001", "test-002"]
@@ -354,7 +353,7 @@ def test_users_whose_training_failed_are_set_aside_as_in_evaluate(
         store.remove([key.folder])
         store.put_failure(key, "diverged")
     (copied / "lamp_2m" / "predictions" / "oppu_k0.jsonl").unlink()
-    execute(open_run(copied), ProgressReporter(Console(quiet=True)), ["answers"], "cpu")
+    execute(open_run(copied), ["answers"], Compute(device="cpu"))
     ours = {
         row["metric"]: row["value"]
         for row in evaluate_run(open_run(copied))["rows"]

@@ -9,15 +9,17 @@ from oppu_core.data.dataset import Dataset, write_dataset
 from oppu_core.data.types import HistoryItem, User
 from oppu_core.modeling.adapters import attach, load_state
 from oppu_core.modeling.base import Base, load_base
+from oppu_core.modeling.packing import tokenize
 from oppu_core.ownership.base_export import write_model
 from oppu_core.prompting.builder import PromptBuilder
-from oppu_core.prompting.methods import parse_method
+from oppu_core.prompting.methods import parse_method, variant_method
 from oppu_core.prompting.retrieval import BM25Retriever
-from oppu_core.runs.answering import answer
-from oppu_core.storage.store import Store
+from oppu_core.runs.answering import AnswerRules, answer
+from oppu_core.storage.store import Key, Store
 from oppu_core.training import personal, task_base
 from oppu_core.training.config import TrainConfig, personal_config, task_config
 from oppu_core.training.plan import CohortPlan
+from oppu_core.training.trainer import Trainer
 from rounding import LOSSES
 from small_world import QUICK, ROUNDING, distance, sample_dataset
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
@@ -42,18 +44,22 @@ class World:
     ) -> list[personal.UserDone]:
         done: list[personal.UserDone] = []
         key = task_base.key_of(self.base.identity, self.dataset, self.variant, TASK_CONFIG)
-        trained = personal.train_personal(
-            self.base,
-            key,
-            self.variant,
-            users,
-            self.builder,
-            config,
+        method = variant_method(self.variant)
+        trainer = Trainer.of(self.base, config)
+
+        def key_of(user: User) -> Key:
+            profile = self.builder.profile_for(method, user)
+            return personal.key_of(key, self.dataset.task, config, user, profile)
+
+        personal.train_personal(
+            trainer,
+            [(user, key_of(user)) for user in users],
+            lambda user: tokenize(self.builder.history_examples(self.variant, user), self.base.tokenizer),
             self.store,
             done.append,
             plan=CohortPlan(size=size),
         )
-        self.base = dataclasses.replace(trained, model=trained.model.unload())
+        self.base = dataclasses.replace(trainer.base, model=trainer.base.model.unload())
         return done
 
     def in_doubles(self, monkeypatch: pytest.MonkeyPatch) -> "World":
@@ -83,7 +89,8 @@ def world(movies: Dataset, tmp_path: Path):
         base = load_base("tiny", device="cpu")
         builder = PromptBuilder(dataset.task, base.tokenizer, {"bm25": BM25Retriever(dataset.task)})
         store = Store(tmp_path / name)
-        base = task_base.train_task_lora(base, dataset, variant, builder, TASK_CONFIG, store)
+        key = task_base.key_of(base.identity, dataset, variant, TASK_CONFIG)
+        base = task_base.train_task_lora(base, key, dataset, builder, TASK_CONFIG, store)
         return World(
             dataclasses.replace(base, supports_packing=supports_packing), builder, store, dataset, variant
         )
@@ -172,7 +179,7 @@ def test_in_cohorts_the_others_matter_by_rounding_alone(world, tmp_path: Path) -
     assert losses == pytest.approx(losses[:1] * len(losses), rel=LOSSES)
 
 
-@pytest.mark.parametrize("packs", [True, False])
+@pytest.mark.parametrize("supports_packing", [True, False])
 def test_adapter_changes_when_the_own_history_does(world, supports_packing: bool) -> None:
     user = next(world().dataset.users("test"))
     one = world(name="changing", supports_packing=supports_packing)
@@ -259,7 +266,7 @@ def test_merged_task_base_is_the_base_with_its_lora(world) -> None:
         )
 
 
-@pytest.mark.parametrize("packs", [True, False])
+@pytest.mark.parametrize("supports_packing", [True, False])
 def test_a_user_whose_training_fails_is_set_aside_and_the_others_go_on(
     world, monkeypatch, supports_packing: bool
 ) -> None:
@@ -316,7 +323,8 @@ def test_answers_do_not_depend_on_the_batch(world, name: str) -> None:
         return ours.store.load(personal.key_of(key, ours.dataset.task, CONFIG, user, ""))
 
     def texts(size: int, some: list[User]) -> dict[tuple[str, str], str]:
-        units = answer(base, method, some, {}, ours.builder, adapter_of=adapter_of, batch_size=size)
+        rules = AnswerRules(ours.builder.answer_tokens)
+        units = answer(base, method, some, ours.builder, rules, adapter_of=adapter_of, batch_size=size)
         return {(one.user_id, one.id): one.answer for unit in units for one in unit}
 
     together = texts(32, users)

@@ -64,14 +64,14 @@ def test_prompts_leave_room_for_virtual_tokens(
     oppu: Oppu, movies: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from oppu_core.runs import answering as inference
-    from oppu_core.training import personal
+    from oppu_core.training.trainer import Trainer
 
     lengths: dict[str, list[int]] = {"training": [], "answering": []}
-    answer_groups, train_users = inference.answer_groups, personal.train_users
+    answer_groups, train = inference.answer_groups, Trainer.train
 
-    def trained(base: Any, fresh: Any, users: Any, *rest: Any) -> Any:
+    def trained(self: Trainer, users: Any, *rest: Any) -> Any:
         lengths["training"] += [len(example.ids) for examples in users for example in examples]
-        return train_users(base, fresh, users, *rest)
+        return train(self, users, *rest)
 
     def watched(
         model: Any, tokenizer: Any, groups: Any, states: Any, *, max_new_tokens: int, **rest: Any
@@ -82,7 +82,7 @@ def test_prompts_leave_room_for_virtual_tokens(
         ]
         return answer_groups(model, tokenizer, groups, states, max_new_tokens=max_new_tokens, **rest)
 
-    monkeypatch.setattr(personal, "train_users", trained)
+    monkeypatch.setattr(Trainer, "train", trained)
     monkeypatch.setattr(inference, "answer_groups", watched)
     run = tmp_path / "run"
     result = oppu(

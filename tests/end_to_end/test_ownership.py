@@ -13,7 +13,7 @@ from oppu_core.modeling.adapters import attach, load_state, merge
 from oppu_core.ownership.adapters import export_adapter
 from oppu_core.ownership.bundle import Bundle, read_bundle, seal, write_bundle
 from oppu_core.runs.run import open_run
-from oppu_core.runs.variants import find_work
+from oppu_core.runs.variants import find_variant
 from oppu_core.storage.files import canonical_json
 from oppu_core.storage.store import Store
 from small_world import QUICK, sample_dataset
@@ -66,7 +66,7 @@ def exported(finished: Path) -> Bundle:
 def weights(run: Path, user: str = USER) -> Path:
     opened = open_run(run)
     store = Store(opened.store_path)
-    work = find_work(opened, store, None, "base", personal=True)
+    work = find_variant(opened, None, "base", personal=True)
     return store.path / work.key_of(work.dataset.user(user)).folder / ADAPTER
 
 
@@ -107,7 +107,7 @@ def test_the_scores_of_a_single_user_have_no_interval(oppu, run: Path, tmp_path:
 def test_list_names_a_failure_and_never_makes_a_store(oppu, run: Path, tmp_path: Path) -> None:
     opened = open_run(run)
     store = Store(opened.store_path)
-    work = find_work(opened, store, None, "base", personal=True)
+    work = find_variant(opened, None, "base", personal=True)
     key = work.key_of(work.dataset.user("test-002"))
     shutil.rmtree(store.path / key.folder)
     store.put_failure(key, "the loss became nan")
@@ -133,7 +133,7 @@ def test_an_exported_adapter_on_the_exported_base_is_the_run_s_model(oppu, run: 
 
     opened = open_run(run)
     store = Store(opened.store_path)
-    work = find_work(opened, store, None, "base", personal=True)
+    work = find_variant(opened, None, "base", personal=True)
     base = work.load_base()
     ids = torch.tensor([base.tokenizer.prompt_ids("description: A dragon sleeps under the castle. tag:")])
     ours = attach(merge(base.model, work.task_config, store.load(work.task_lora)), work.personal_config)

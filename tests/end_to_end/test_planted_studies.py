@@ -7,6 +7,7 @@ import pytest
 from oppu_core.data.dataset import write_dataset
 from oppu_core.data.sample import Planted, sample_users
 from oppu_core.runs.config import RunConfig, resolve_config
+from oppu_core.runs.options import RunOptions
 from oppu_core.tasks.task import get_task
 from oppu_core.training.config import Peft
 from oppu_eval.studies import activity, shift, study
@@ -50,10 +51,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
         write_dataset(place / name, get_task(task), drawn, {"kind": "sample world", "seed": 0})
 
         def resolve(peft: Peft) -> RunConfig:
-            return resolve_config(
+            return resolve_config(RunOptions(
                 data=[place / name], model="tiny", methods=PAIR, preset="auto",
-                overrides=["personal.epochs=4"], dtype="float32", seed=0, users=None, sample=False, peft=peft,
-            )  # fmt: skip
+                settings=["personal.epochs=4"], dtype="float32", seed=0, users=None, sample=False, peft=peft,
+            ))  # fmt: skip
 
         return StudyContext(place / f"studies-{name}", place / "store", resolve("lora"), resolve, "cpu")
 

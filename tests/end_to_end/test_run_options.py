@@ -78,14 +78,15 @@ def test_profiles_that_do_not_fit_are_refused_before_anything_is_done(
 
 def test_part_of_the_profiles_is_enough_where_nobody_uses_them(movies: Dataset, tmp_path: Path) -> None:
     from oppu_core.runs.config import resolve_config
+    from oppu_core.runs.options import RunOptions
     from oppu_core.runs.run import start_run
 
     file = tmp_path / "profiles.jsonl"
     file.write_text(json.dumps({"task": "lamp_2m", "user_id": "test-000", "profile": "p"}) + "\n")
-    config = resolve_config(
-        data=[movies.path], model="tiny", methods=["rag_k1"], preset="auto", overrides=[], dtype="float32",
+    config = resolve_config(RunOptions(
+        data=[movies.path], model="tiny", methods=["rag_k1"], preset="auto", settings=[], dtype="float32",
         seed=0, users=None, sample=False, profiles=[file],
-    )  # fmt: skip
+    ))  # fmt: skip
     assert set(start_run(tmp_path / "run", config).provenance["profiles"]) == {"lamp_2m"}
 
 

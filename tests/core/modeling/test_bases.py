@@ -13,6 +13,7 @@ from oppu_core.errors import ModelError
 from oppu_core.modeling.adapters import adapter_state, attach, load_state, merge, stack
 from oppu_core.modeling.base import TINY_FOLDER, base_identity, load_base
 from oppu_core.runs.config import resolve_config
+from oppu_core.runs.options import RunOptions
 from oppu_core.tasks.task import TASKS
 from oppu_core.training.config import PERSONAL_RATES, TrainConfig
 from safetensors.torch import load_file, save_file
@@ -109,10 +110,10 @@ def test_settings_go_by_the_number_of_parameters_not_by_the_files_size(tmp_path:
     users = sample_users(TASKS["lamp_2m"], test_users=1, other_users=1, history=(2, 3), queries=1, seed=0)
     write_dataset(tmp_path / "data", TASKS["lamp_2m"], users, {"kind": "sample world"})
     rates = [
-        resolve_config(
-            data=[tmp_path / "data"], model=str(base), methods=["oppu_k0"], preset="auto", overrides=[],
+        resolve_config(RunOptions(
+            data=[tmp_path / "data"], model=str(base), methods=["oppu_k0"], preset="auto", settings=[],
             dtype="float32", seed=0, users=None, sample=False,
-        ).personal["lamp_2m"].learning_rate
+        )).personal["lamp_2m"].learning_rate
         for base in (folder, half)
     ]  # fmt: skip
     assert sum(tensor.numel() for tensor in weights.values()) < 3_000_000

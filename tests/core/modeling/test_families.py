@@ -16,9 +16,9 @@ from oppu_core.modeling.families import check_targets, default_targets
 from oppu_core.modeling.generation import generate
 from oppu_core.modeling.packing import tokenize
 from oppu_core.prompting.builder import Example
-from oppu_core.training.cohort import train_users
 from oppu_core.training.config import TASK_ROLES, Peft, TrainConfig, personal_config
 from oppu_core.training.loop import train
+from oppu_core.training.trainer import Trainer
 from packed_toys import state_distance
 from peft import PeftModel
 from rounding import ADAPTERS
@@ -73,11 +73,11 @@ def config_for(folder: Path, method: Peft) -> TrainConfig:
     return dataclasses.replace(config, learning_rate=rate, batch_size=4, virtual_tokens=7, warmup=0.0)
 
 
-Trainer = Callable[[str, Peft], Trained]
+TrainerOf = Callable[[str, Peft], Trained]
 
 
 @pytest.fixture(scope="module")
-def trained(family_folder: Callable[[str], Path]) -> Trainer:
+def trained(family_folder: Callable[[str], Path]) -> TrainerOf:
     @functools.cache
     def make(family: str, method: Peft) -> Trained:
         folder = family_folder(family)
@@ -97,7 +97,7 @@ def trained(family_folder: Callable[[str], Path]) -> Trainer:
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_training_lowers_the_loss_and_moves_the_adapter_alone(
-    family: str, method: Peft, trained: Trainer
+    family: str, method: Peft, trained: TrainerOf
 ) -> None:
     done = trained(family, method)
     assert done.losses[-1] < done.losses[0] * 0.95
@@ -114,7 +114,7 @@ def test_training_lowers_the_loss_and_moves_the_adapter_alone(
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_plain_peft_opens_it_and_answers_the_same_whatever_the_batch(
-    family: str, method: Peft, trained: Trainer, tmp_path: Path
+    family: str, method: Peft, trained: TrainerOf, tmp_path: Path
 ) -> None:
     done = trained(family, method)
     tokenizer = done.base.tokenizer
@@ -215,7 +215,7 @@ def test_an_output_head_of_its_own_can_be_adapted(
     states = []
     for supports_packing in (True, False):
         adapted = dataclasses.replace(base, model=model, supports_packing=supports_packing)
-        ((_, outcome),) = train_users(adapted, fresh, [rows], config)
+        ((_, outcome),) = Trainer(adapted, config, fresh).train([rows])
         assert isinstance(outcome, tuple)
         states.append(outcome[1])
     assert state_distance(*states) < ADAPTERS

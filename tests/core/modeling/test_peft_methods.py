@@ -16,7 +16,8 @@ from oppu_core.modeling.adapters import (
     load_state,
     soft_prompt,
 )
-from oppu_core.modeling.base import Base, Dtype, load_base
+from oppu_core.modeling.base import Base, load_base
+from oppu_core.modeling.dtypes import Dtype
 from oppu_core.modeling.packing import IGNORED, collate, tokenize
 from oppu_core.prompting.builder import Example
 from oppu_core.runs.config import _override, check_training

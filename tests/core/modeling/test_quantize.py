@@ -16,7 +16,8 @@ from oppu_core.modeling.adapters import (
     merge,
     stack,
 )
-from oppu_core.modeling.base import TINY_FOLDER, Base, Quantize, base_identity, load_base
+from oppu_core.modeling.base import TINY_FOLDER, Base, base_identity, load_base
+from oppu_core.modeling.dtypes import Quantize
 from oppu_core.modeling.generation import generate
 from oppu_core.modeling.packing import tokenize
 from oppu_core.prompting.builder import Example

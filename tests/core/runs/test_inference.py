@@ -16,7 +16,7 @@ from oppu_core.modeling.generation import AnswerSet, Sampling, answer_groups, ge
 from oppu_core.prompting.builder import PromptBuilder
 from oppu_core.prompting.methods import parse_method
 from oppu_core.prompting.retrieval import BM25Retriever
-from oppu_core.runs.answering import answer, generate_answers, plan_units
+from oppu_core.runs.answering import AnswerRules, answer, generate_answers, plan_units
 from oppu_core.runs.predictions import Answer, QueryId
 from oppu_core.tasks.task import get_task
 from oppu_core.training.config import Peft, personal_config
@@ -179,13 +179,13 @@ def test_a_base_that_padding_changes_is_asked_one_prompt_at_a_time(tmp_path: Pat
             weight.copy_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)) * 0.3)
     assert (base.supports_packing, base.supports_padding) == (False, False)
     alone = [
-        [generate_answers(base, [[prompt]], None, max_new_tokens=8)[0][0] for prompt in group]
+        [generate_answers(base, [[prompt]], None, AnswerRules(8))[0][0] for prompt in group]
         for group in GROUPS
     ]
-    assert generate_answers(base, GROUPS, None, max_new_tokens=8) == alone
+    assert generate_answers(base, GROUPS, None, AnswerRules(8)) == alone
     assert len({text for group in alone for text in group}) > 3
     padded = dataclasses.replace(base, supports_padding=True)
-    assert generate_answers(padded, GROUPS, None, max_new_tokens=8) != alone, "it matters"
+    assert generate_answers(padded, GROUPS, None, AnswerRules(8)) != alone, "it matters"
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -196,8 +196,8 @@ def test_one_at_a_time_means_batches_of_one(
     ours = personal("llama", method)
     answers = AnswerSet(ours.base.tokenizer, LABELS) if constrain else None
     base = dataclasses.replace(ours.base, model=ours.model)
-    options: dict[str, Any] = {"max_new_tokens": 8, "answers": answers}
-    packed = generate_answers(base, GROUPS, ours.states, **options)
+    rules = AnswerRules(8, allowed=answers)
+    packed = generate_answers(base, GROUPS, ours.states, rules)
     sizes: list[int] = []
     kind = type(ours.base.model)
     original = kind.generate
@@ -208,7 +208,7 @@ def test_one_at_a_time_means_batches_of_one(
 
     monkeypatch.setattr(kind, "generate", watched)
     alone = dataclasses.replace(base, supports_packing=False, supports_padding=False)
-    assert generate_answers(alone, GROUPS, ours.states, **options) == packed
+    assert generate_answers(alone, GROUPS, ours.states, rules) == packed
     assert sizes == [1] * sum(map(len, GROUPS))
 
 
@@ -341,7 +341,14 @@ class Asked:
         state = {user.user_id: state for user, state in zip(self.users, self.ours.states, strict=True)}
         adapter_of = (lambda user: state[user.user_id]) if method.personal else None
         users = options.pop("users", self.users)
-        return list(answer(base, method, users, {}, self.builder, adapter_of=adapter_of, **options))
+        task = self.builder.task
+        allowed = options.pop("constrain", False) and task.labels
+        rules = AnswerRules(
+            self.builder.answer_tokens,
+            options.pop("sampling", None),
+            AnswerSet(base.tokenizer, task.labels) if allowed else None,
+        )
+        return list(answer(base, method, users, self.builder, rules, adapter_of=adapter_of, **options))
 
     def texts(self, name: str, **options: Any) -> dict[QueryId, str]:
         units = self.units(name, **options)

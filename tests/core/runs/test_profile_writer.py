@@ -305,7 +305,7 @@ def test_the_settings_tell_what_a_chat_model_is_asked(base, chat_folder: Path, s
         (chat_folder / "generation_config.json").unlink()
 
 
-@pytest.mark.parametrize(("pads", "sizes"), [(True, [3]), (False, [1, 1, 1])])
+@pytest.mark.parametrize(("supports_padding", "sizes"), [(True, [3]), (False, [1, 1, 1])])
 def test_where_padding_changes_answers_users_are_written_one_at_a_time(
     base, short: None, supports_padding: bool, sizes: list[int]
 ) -> None:

@@ -14,9 +14,9 @@ from oppu_core.modeling.base import Base, load_base
 from oppu_core.modeling.packing import TokenizedExample, collate, epoch_order, tokenize
 from oppu_core.prompting.builder import Example
 from oppu_core.training import loop
-from oppu_core.training.cohort import train_users
 from oppu_core.training.config import TrainConfig
 from oppu_core.training.loop import Progress, Trained, target_loss, train, train_each
+from oppu_core.training.trainer import Trainer
 from transformers import LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaMLP
 
@@ -476,7 +476,7 @@ def test_a_base_that_padding_on_the_right_changes_is_trained_row_by_row(
         adapted = dataclasses.replace(
             base, model=model, supports_packing=False, supports_padded_training=supports_padded_training
         )
-        ((_, outcome),) = train_users(adapted, fresh, [rows], CONFIG)
+        ((_, outcome),) = Trainer(adapted, CONFIG, fresh).train([rows])
         assert not isinstance(outcome, TrainingError)
         assert max(widths) == widest
 

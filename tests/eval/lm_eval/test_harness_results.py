@@ -15,6 +15,7 @@ from oppu_core.data.dataset import write_dataset
 from oppu_core.data.types import User
 from oppu_core.errors import ConfigError, DataError
 from oppu_core.runs.config import resolve_config
+from oppu_core.runs.options import RunOptions
 from oppu_core.runs.run import Run, start_run
 from oppu_core.storage.files import read_json, read_jsonl, write_json, write_jsonl
 from oppu_core.tasks.task import Task, get_task
@@ -150,10 +151,10 @@ def run(tmp_path: Path, tagging: Task, users: list[User], answers: dict[str, Ans
     """An evaluated run of the same data; nothing is trained."""
     others = [dataclasses.replace(user, user_id=f"o{user.user_id}", split="others") for user in users]
     dataset = write_dataset(tmp_path / "data", tagging, [*others, *users], {"kind": "test"})
-    config = resolve_config(
+    config = resolve_config(RunOptions(
         data=[dataset.path], model="tiny", methods=["non_personalized", "oppu_k0"], preset="auto",
-        overrides=[], dtype="float32", seed=SEED, users=None, sample=False,
-    )  # fmt: skip
+        settings=[], dtype="float32", seed=SEED, users=None, sample=False,
+    ))  # fmt: skip
     run = start_run(tmp_path / "run", config)
     given = {name: answers[name] for name in config.methods}
     for name, by_query in given.items():

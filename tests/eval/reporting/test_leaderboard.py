@@ -12,6 +12,7 @@ from oppu_core.data.dataset import Dataset, write_dataset
 from oppu_core.data.types import HistoryItem, Query, User
 from oppu_core.errors import ConfigError, DataError
 from oppu_core.runs.config import resolve_config
+from oppu_core.runs.options import RunOptions
 from oppu_core.runs.run import Run, start_run
 from oppu_core.storage.files import write_jsonl
 from oppu_core.tasks.task import Task, get_task
@@ -50,10 +51,10 @@ def make_run(tmp_path: Path) -> MakeRun:
     def make(*tasks: str | Task, gold: str | None = None, users: int | None = None) -> Run:
         known = [get_task(task) if isinstance(task, str) else task for task in tasks]
         data = [dataset_of(tmp_path / "data" / task.name, task, gold).path for task in known]
-        config = resolve_config(
-            data=data, model="tiny", methods=METHODS, preset="auto", overrides=[], dtype="float32", seed=0,
+        config = resolve_config(RunOptions(
+            data=data, model="tiny", methods=METHODS, preset="auto", settings=[], dtype="float32", seed=0,
             users=users, sample=False,
-        )  # fmt: skip
+        ))  # fmt: skip
         run = start_run(tmp_path / "run", config)
         for task in known:
             for method in METHODS:

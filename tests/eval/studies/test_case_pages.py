@@ -262,7 +262,7 @@ def test_prompts_are_those_that_answering_sends(task_name: str, monkeypatch: pyt
     def generate_answers(_: Any, groups: Any, *arguments: Any, **settings: Any) -> list[list[str]]:
         return [list(group) for group in groups]  # the prompt itself as its answer
 
-    monkeypatch.setattr(inference, "write_answers", generate_answers)
+    monkeypatch.setattr(inference, "generate_answers", generate_answers)
     methods = ("non_personalized", "random_k1", "rag_k1", "recent_k2", "pag_k1", "oppu_k0", "oppu_pag_k1")
 
     def maker_of(method: str) -> PromptBuilder:
@@ -272,7 +272,9 @@ def test_prompts_are_those_that_answering_sends(task_name: str, monkeypatch: pyt
     base: Any = None
     for name in methods:
         method, builder = parse_method(name), maker_of(name)
-        for unit in inference.answer(base, method, users, profiles, builder, adapter_of=lambda _: {}):
+        builder = dataclasses.replace(builder, profile_of=lambda one: profiles[one.user_id])
+        rules = inference.AnswerRules(builder.answer_tokens)
+        for unit in inference.answer(base, method, users, builder, rules, adapter_of=lambda _: {}):
             sent |= {(name, one.user_id, one.id): one.answer for one in unit}
     predictions = {
         method: {(u.user_id, q.id): "comedy" if i % 2 else "action" for u in users for q in u.queries}

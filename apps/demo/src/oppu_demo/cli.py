@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from oppu_core.cli import main as core
 from oppu_core.cli.shared import interruptible
 from oppu_core.errors import ConfigError
+from oppu_core.runs.options import DeviceOption
 from rich.console import Console
 
 QUICKSTART = Path("runs/quickstart")
@@ -44,7 +44,7 @@ def demo(
         typer.Option(envvar="OPPU_DEMO_AUTH", metavar="NAME:PASSWORD", help="Ask visitors for these."),
     ] = None,
     browser: Annotated[bool, typer.Option(help="Open the page in a browser.")] = True,
-    device: core.DeviceOption = "auto",
+    device: DeviceOption = "auto",
 ) -> None:
     """Open the page. Without a run it makes the quickstart's first, showing progress in the page."""
     if context.invoked_subcommand:

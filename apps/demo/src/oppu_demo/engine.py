@@ -13,26 +13,24 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 
-from oppu_core.data.schema import shown
 from oppu_core.data.types import Query, User
 from oppu_core.errors import ConfigError, ModelError, StoreError, TrainingError, explained
 from oppu_core.modeling.adapters import TASK, State, adapter_state, attach, load_state
 from oppu_core.modeling.base import Base
-from oppu_core.modeling.generation import AnswerSet, Sampling
 from oppu_core.modeling.packing import tokenize
 from oppu_core.prompting.builder import Prompt, PromptBuilder
 from oppu_core.prompting.methods import Method, parse_method
 from oppu_core.prompting.profiles import compute_profile
 from oppu_core.prompting.retrieval import BM25Retriever
-from oppu_core.runs.answering import generate_answers
-from oppu_core.runs.progress import ProgressReporter
+from oppu_core.runs.answering import answer_rules, generate_answers, load_adapter
+from oppu_core.runs.jobs import VariantJobs
+from oppu_core.runs.options import Compute
 from oppu_core.runs.run import Run
-from oppu_core.runs.variants import VariantWork, prompt_builder, variant_works
+from oppu_core.runs.variants import Variant, prompt_builder, variants_of
 from oppu_core.storage.store import Key, Store
 from oppu_core.tasks.task import Task
-from oppu_core.training.cohort import train_users
 from oppu_core.training.loop import Outcome, Progress, Trained
-from rich.console import Console
+from oppu_core.training.trainer import Trainer
 
 CACHED_ADAPTERS = 64
 
@@ -87,7 +85,7 @@ class Answered:
 class _Stage:
     """One variant of one task."""
 
-    work: VariantWork
+    variant: Variant
     task_lora: State
 
 
@@ -115,43 +113,45 @@ class Engine:
         if not (run.store_path / "manifest.sqlite").is_file():
             raise StoreError(f"The weights of {run.path} are not at {run.store_path}; put the store back.")
         with contextlib.closing(Store(run.store_path)) as store:
-            reporter = ProgressReporter(Console(quiet=True))
             self._stages = {
-                (work.dataset.task.name, work.variant): _Stage(work, store.load(work.task_lora))
-                for work in variant_works(run, store, reporter, device, 1)
+                (variant.task.name, variant.name): _Stage(variant, store.load(variant.task_lora))
+                for variant in variants_of(run)
             }
-        works = [stage.work for stage in self._stages.values()]
-        self._works = {work.dataset.task.name: work for work in works}
-        self.tasks: dict[str, Task] = {name: work.dataset.task for name, work in self._works.items()}
-        self._users = {name: {user.user_id: user for user in w.users} for name, w in self._works.items()}
+            variants = [stage.variant for stage in self._stages.values()]
+            self._base = VariantJobs(variants[0], store, Compute(device=device)).load_base()
+        self._first = {variant.task.name: variant for variant in variants}  # any of a task's
+        self.tasks: dict[str, Task] = {name: one.task for name, one in self._first.items()}
+        self._users = {name: {user.user_id: user for user in v.users} for name, v in self._first.items()}
         shapes = {
-            (w.task_config.targets, w.task_config.rank, w.task_config.alpha, w.personal_config.method,
-             w.personal_config.targets, w.personal_config.rank, w.personal_config.alpha,
-             w.personal_config.prefix)
-            for w in works
+            (v.task_config.targets, v.task_config.rank, v.task_config.alpha, v.personal_config.method,
+             v.personal_config.targets, v.personal_config.rank, v.personal_config.alpha,
+             v.personal_config.prefix)
+            for v in variants
         }  # fmt: skip
         if len(shapes) > 1:
             raise ConfigError(
                 f"The tasks of {run.path} have adapters of different shapes, which one page cannot hold; "
                 "make a run for each of them."
             )
-        self._base = works[0].load_base()
         # Checkpointing is a matter of one training, not of the model that everybody shares.
-        task_config = dataclasses.replace(works[0].task_config, gradient_checkpointing=False)
-        personal_config = dataclasses.replace(works[0].personal_config, gradient_checkpointing=False)
+        task_config = dataclasses.replace(variants[0].task_config, gradient_checkpointing=False)
+        personal_config = dataclasses.replace(variants[0].personal_config, gradient_checkpointing=False)
         self._task_model = attach(self._base.model, task_config, TASK)
         self._model = attach(self._task_model.get_base_model(), personal_config)
         self._fresh = adapter_state(self._model)
         self._standing: tuple[str, str] | None = None
-        self._makers: dict[str, PromptBuilder] = {
+        self._builders: dict[str, PromptBuilder] = {
             name: prompt_builder(
-                work.dataset,
+                variant.dataset,
                 self._base.tokenizer,
-                work.profiles,
+                variant.profiles,
                 list(self._methods.values()),
                 run.config.seed,
             )
-            for name, work in self._works.items()
+            for name, variant in self._first.items()
+        }
+        self._rules = {
+            name: answer_rules(run.config, task, self._base.tokenizer) for name, task in self.tasks.items()
         }
         self._adapter = functools.lru_cache(CACHED_ADAPTERS)(self._read_adapter)
 
@@ -172,17 +172,21 @@ class Engine:
     def personal_variants(self, task: str) -> list[str]:
         """The variants of a task that personal adapters are for."""
         return [
-            variant for name, variant in self._stages if name == task and self._work(name, variant).personal
+            variant
+            for name, variant in self._stages
+            if name == task and self._variant(name, variant).personal
         ]
 
     def keys(self, task: str, user: User) -> dict[str, Key]:
         """Where the adapters of one of the run's users are in the store, by variant."""
-        return {variant: self._work(task, variant).key_of(user) for variant in self.personal_variants(task)}
+        return {
+            variant: self._variant(task, variant).key_of(user) for variant in self.personal_variants(task)
+        }
 
     def profile(self, task: str, user: User) -> str:
         """A user's profile text."""
         known = self._users[task].get(user.user_id)
-        return self._works[task].profiles(user) if known is user else self._fresh_profile(task, user)
+        return self._first[task].profiles(user) if known is user else self._fresh_profile(task, user)
 
     def answer(
         self, task: str, name: str, user: User, query: Query, adapters: Mapping[str, State] | None = None
@@ -214,19 +218,13 @@ class Engine:
                 task, method.variant, user.user_id
             )  # fmt: skip
             states = [own]
-        config, of_task = self.run.config, self.tasks[task]
-        sampling = Sampling(seed=config.seed) if config.sample else None
-        constrained = config.constrain and of_task.labels
-        answers = AnswerSet(self._base.tokenizer, of_task.labels) if constrained else None
+        rules = self._rules[task]
         with self._turns.turn(), explained(f"The answer of {name}", ModelError):
             start = time.perf_counter()
             base = self._stand(stage, personal=method.personal)
             if private:
                 base = dataclasses.replace(base, tokenizer=base.tokenizer.forgetful())
-            ((text,),) = generate_answers(
-                base, [[prompt.text]], states, max_new_tokens=builder.answer_tokens,
-                sampling=sampling, answers=answers,
-            )  # fmt: skip
+            ((text,),) = generate_answers(base, [[prompt.text]], states, rules)
             return Answered(name, text, prompt, time.perf_counter() - start)
 
     def _check_current(self) -> None:
@@ -267,27 +265,27 @@ class Engine:
         return trained
 
     def _train(self, stage: _Stage, user: User, on_step: Callable[[Progress], None]) -> Outcome:
-        task, config = stage.work.dataset.task.name, stage.work.personal_config
+        task, config = stage.variant.task.name, stage.variant.personal_config
         method = Method(0, None, profile=False, personal=True)
         builder = dataclasses.replace(
             self._builder(task, method, private=True), profile_of=lambda one: self._fresh_profile(task, one)
         )
-        rows = tokenize(builder.history_examples(stage.work.variant, user), self._base.tokenizer.forgetful())
+        rows = tokenize(builder.history_examples(stage.variant.name, user), self._base.tokenizer.forgetful())
 
         def step(_: int, progress: Progress) -> None:
             on_step(progress)
-            if self._base.supports_packing:  # else half-trained weights lie in the model
+            if trainer.together:  # else half-trained weights lie in the model
                 self._turns.pass_on()
                 self._stand(stage, personal=True)
 
         with self._turns.turn(), explained("The training", TrainingError):
-            base = self._stand(stage, personal=True)
-            ((_, outcome),) = train_users(base, self._fresh, [rows], config, step)
+            trainer = Trainer(self._stand(stage, personal=True), config, self._fresh)
+            ((_, outcome),) = trainer.train([rows], step)
             return outcome
 
     def _stand(self, stage: _Stage, personal: bool) -> Base:
         """Put a variant's task LoRA beside the base; only within a turn."""
-        place = stage.work.dataset.task.name, stage.work.variant
+        place = stage.variant.task.name, stage.variant.name
         if self._standing != place:
             load_state(self._task_model, stage.task_lora, TASK)
             self._standing = place
@@ -298,29 +296,20 @@ class Engine:
 
     def _builder(self, task: str, method: Method, private: bool) -> PromptBuilder:
         """What makes the prompts of a method; a private one keeps nothing of a history."""
-        builder, tokenizer = self._makers[task], self._base.tokenizer
+        builder, tokenizer = self._builders[task], self._base.tokenizer
         if private:
             tokenizer = tokenizer.forgetful()
             retrievers = {**builder.retrievers, "bm25": BM25Retriever(self.tasks[task])}
             builder = dataclasses.replace(builder, retrievers=retrievers)
-        taken = self._works[task].personal_config.prefix if method.personal else 0
+        taken = self._first[task].personal_config.prefix if method.personal else 0
         return dataclasses.replace(builder, counter=tokenizer.leaving(taken))
 
     def _fresh_profile(self, task: str, user: User) -> str:
         return compute_profile(self.tasks[task], user.training_history)
 
-    def _work(self, task: str, variant: str) -> VariantWork:
-        return self._stages[task, variant].work
+    def _variant(self, task: str, variant: str) -> Variant:
+        return self._stages[task, variant].variant
 
     def _read_adapter(self, task: str, variant: str, user_id: str) -> State:
-        work = self._work(task, variant)
-        key = work.key_of(self._users[task][user_id])
         with contextlib.closing(Store(self.run.store_path)) as store:
-            if reason := store.failure(key):
-                raise StoreError(f"User {shown(user_id)} has no adapter: training failed ({reason}).")
-            if not store.has(key):
-                raise StoreError(
-                    f"User {shown(user_id)} has no adapter yet. "
-                    f"Run `oppu personal train --run {self.run.path}`."
-                )
-            return store.load(key)
+            return load_adapter(store, self._variant(task, variant), self._users[task][user_id])

@@ -6,7 +6,7 @@ from pathlib import Path
 from oppu_core.errors import ConfigError
 from oppu_core.ownership.adapters import bundle_of, open_store
 from oppu_core.ownership.bundle import write_bundle
-from oppu_core.runs.variants import find_work
+from oppu_core.runs.variants import find_variant
 
 from oppu_demo.engine import Engine
 from oppu_demo.sessions import Session
@@ -25,7 +25,7 @@ def write_zip(engine: Engine, session: Session, variant: str) -> Path:
             raise ConfigError("There is no adapter of yours to download; train one first.")
         facts = {**dataclasses.asdict(own.facts[variant]), "examples": len(own.user.history)}
         with open_store(engine.run.store_path) as store:
-            work = find_work(engine.run, store, own.task, variant, personal=True)
+            work = find_variant(engine.run, own.task, variant, personal=True)
             bundle = bundle_of(store, work, own.user, own.adapters[variant], facts)
         path = session.folder / f"my-adapter-{variant}.zip"  # a variant of the run's: no text of a visitor's
         write_bundle(bundle, path)

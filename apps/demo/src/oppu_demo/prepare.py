@@ -7,7 +7,8 @@ from pathlib import Path
 
 import gradio as gr
 from oppu_core.errors import ConfigError
-from oppu_core.runs.jobs import execute
+from oppu_core.runs.jobs import JOBS, execute
+from oppu_core.runs.options import Compute
 from oppu_core.runs.progress import ProgressReporter, Stage
 from oppu_core.runs.run import Run, open_run
 from oppu_eval.quickstart import DEFAULT_TASKS, quickstart_run
@@ -96,7 +97,7 @@ def prepare(path: Path, device: str, status: Status) -> Run:
     stages = len(DEFAULT_TASKS) * (2 * variants + len(run.config.methods)) + 1
     reporter = PageWatch(Console(stderr=True), run.log_path, status, stages)
     with run.lock():
-        execute(run, reporter, ["bases", "personal", "answers"], device)
+        execute(run, JOBS, Compute(device=device), reporter)
     status.title = "Scoring, with intervals over users"
     write_report(run, evaluate_run(run), paper=False)
     status.share = 1.0

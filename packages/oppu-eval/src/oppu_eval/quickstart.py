@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from oppu_core.data.dataset import MANIFEST, write_dataset
 from oppu_core.data.sample import GRAMMARS, sample_users
 from oppu_core.errors import ConfigError
-from oppu_core.prompting.methods import DEFAULT_METHODS
 from oppu_core.tasks.task import get_task
 
 if TYPE_CHECKING:
@@ -58,18 +57,8 @@ def quickstart_data(folder: Path, tasks: Sequence[str]) -> list[Path]:
 
 def quickstart_run(path: Path, tasks: Sequence[str]) -> "Run":
     """Start a quickstart, or continue one that was asked for the same."""
-    from oppu_core.runs.config import resolve_config
+    from oppu_core.runs.options import RunOptions
     from oppu_core.runs.run import start_run
 
-    config = resolve_config(
-        data=quickstart_data(path.parent / f"{path.name}-data", tasks),
-        model="tiny",
-        methods=DEFAULT_METHODS,
-        preset="auto",
-        overrides=SETTINGS,
-        dtype="float32",
-        seed=0,
-        users=None,
-        sample=False,
-    )
-    return start_run(path, config)
+    data = quickstart_data(path.parent / f"{path.name}-data", tasks)
+    return start_run(path, RunOptions(data=data, settings=SETTINGS))

@@ -7,19 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from oppu_core.cli import look as look_commands
+from oppu_core.runs.options import PlantOption
 
 if TYPE_CHECKING:
     from oppu_core.data.dataset import Dataset
-
-PlantOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="WHAT=SHARE",
-        help="Plant something into the sample world for a study to find: shift=0.5 (the older half of each "
-        "history follows other habits), inactive=0.5 (half of the users have 2 to 6 items), irrelevant=0.5 "
-        "(so much of each history is about other subjects than the queries). Repeat it.",
-    ),
-]
 
 app = typer.Typer(no_args_is_help=True, help="Import and look at datasets.", rich_markup_mode="rich")
 

@@ -7,7 +7,7 @@ import importlib.metadata
 import sys
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import typer
 from rich.console import Console
@@ -17,104 +17,19 @@ from oppu_core import __version__
 from oppu_core.cli import adapters as ownership
 from oppu_core.cli import personal as personal_commands
 from oppu_core.cli.data import app as data_app
-from oppu_core.cli.shared import interruptible
+from oppu_core.cli.options import ReportToOption, RunOption, with_options
+from oppu_core.cli.shared import interruptible, work
 from oppu_core.errors import ConfigError, Interrupted, OppuError, reason
 from oppu_core.process import tune_process
-
-if TYPE_CHECKING:
-    from oppu_core.runs.run import Run
-
-BATCH_SIZE = 64
-
-METHODS_HELP = (
-    "Comma-separated: non_personalized, random_kN, rag_kN, recent_kN, pag_kN, oppu_k0, oppu_rag_kN, "
-    "oppu_recent_kN, oppu_pag_kN (N items in the prompt: others' at random, the user's own most alike or "
-    "most recent, or with a profile); by default the seven of the quickstart."
+from oppu_core.runs.options import (
+    BatchOption,
+    CohortOption,
+    Compute,
+    DeviceOption,
+    DtypeOption,
+    QuantizeOption,
+    RunOptions,
 )
-RunOption = Annotated[Path, typer.Option("--run", help="The run folder, e.g. runs/movies.")]
-DataOption = Annotated[
-    list[Path], typer.Option("--data", help="A dataset folder; repeat it for several tasks.")
-]
-ModelOption = Annotated[
-    str, typer.Option("--model", help="The base: 'tiny' (shipped), a folder, or a Hugging Face id.")
-]
-MethodsOption = Annotated[str | None, typer.Option("--methods", help=METHODS_HELP)]
-PresetOption = Annotated[
-    Literal["auto", "paper", "small", "tiny"],
-    typer.Option(help="Training settings: the paper's, or measured ones for small bases; auto goes by size."),
-]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="Change a training setting, e.g. personal.epochs=3 or task_lora.rank=16."),
-]
-DtypeOption = Annotated[
-    Literal["float32", "bfloat16", "float16"], typer.Option(help="Type of the base's weights.")
-]
-PeftOption = Annotated[
-    Literal["lora", "ia3", "prompt_tuning"],
-    typer.Option(help="What personal adapters are; a task's own adapter is always a LoRA."),
-]
-QuantizeOption = Annotated[
-    Literal["nf4", "int8"] | None,
-    typer.Option(help="Hold the base in 4 or 8 bits and compute in --dtype; adapters stay float32."),
-]
-DeviceOption = Annotated[str, typer.Option(help="auto takes a GPU if there is one; or cpu, cuda, cuda:1.")]
-SeedOption = Annotated[
-    int, typer.Option(min=0, max=2**32 - 1, help="The same seed gives the same adapters and answers.")
-]
-UsersOption = Annotated[int | None, typer.Option(help="Only the first N test users of each dataset.")]
-SampleOption = Annotated[
-    bool,
-    typer.Option("--sample", help="Sample answers as in the paper (temperature 0.1, top-k 10, top-p 0.9)."),
-]
-ConstrainOption = Annotated[
-    bool,
-    typer.Option("--constrain", help="Let tasks with a set of labels answer with these alone."),
-]
-BatchOption = Annotated[
-    int,
-    typer.Option(
-        min=1, help="Prompts answered at a time; answers do not depend on it (with int8 weights they may)."
-    ),
-]
-
-
-def _cohort(text: str) -> str:
-    if text != "auto" and not (text.isdecimal() and int(text) > 0):
-        raise ConfigError(f"--cohort {text!r}: write auto, or how many users to train at once.")
-    return text
-
-
-CohortOption = Annotated[
-    str,
-    typer.Option(
-        callback=_cohort,
-        metavar="[auto|N]",
-        help="Users trained at once; but for rounding, adapters do not depend on it. auto goes by free "
-        "memory, and follows the plan of an interrupted training.",
-    ),
-]
-ProfilesOption = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--profiles",
-        help='Profile texts to use instead of computed ones: JSON lines {"task", "user_id", "profile"}, as '
-        "`oppu profiles` writes them. Repeat it for several files.",
-    ),
-]
-ExamplesOption = Annotated[
-    Literal["queries", "queries+history"],
-    typer.Option(
-        help="What task bases learn from: the others' queries, as in the paper, or histories as well."
-    ),
-]
-ReportToOption = Annotated[
-    Literal["none", "trackio", "tensorboard", "wandb"],
-    typer.Option(help="Also send training losses (no texts, no user ids) there, if it is installed."),
-]
-StoreOption = Annotated[
-    Path | None, typer.Option(help="Where trained weights are kept; by default `store` beside the run.")
-]
 
 app = typer.Typer(
     name="oppu",
@@ -160,99 +75,21 @@ def _personal() -> None:
     """Personal adapters: one small adapter per user."""
 
 
-def start(
-    run: Path,
-    data: list[Path],
-    model: str,
-    methods: str | None,
-    preset: Literal["auto", "paper", "small", "tiny"],
-    settings: list[str] | None,
-    dtype: Literal["float32", "bfloat16", "float16"],
-    seed: int,
-    users: int | None,
-    sample: bool,
-    store: Path | None,
-    peft: Literal["lora", "ia3", "prompt_tuning"] = "lora",
-    quantize: Literal["nf4", "int8"] | None = None,
-    profiles: list[Path] | None = None,
-    examples: Literal["queries", "queries+history"] = "queries",
-    constrain: bool = False,
-) -> "Run":
-    """Start or continue a run from command-line options."""
-    from oppu_core.prompting.methods import DEFAULT_METHODS
-    from oppu_core.runs.config import resolve_config
-    from oppu_core.runs.run import start_run
-
-    config = resolve_config(
-        data=data,
-        model=model,
-        methods=[name.strip() for name in methods.split(",")] if methods is not None else DEFAULT_METHODS,
-        preset=preset,
-        overrides=settings or [],
-        dtype=dtype,
-        seed=seed,
-        users=users,
-        sample=sample,
-        peft=peft,
-        quantize=quantize,
-        profiles=profiles or [],
-        examples=examples,
-        constrain=constrain,
-    )
-    return start_run(run, config, store)
-
-
-def work(
-    run: "Run",
-    jobs: list[Literal["bases", "personal", "answers"]],
-    device: str,
-    batch_size: int = BATCH_SIZE,
-    report_to: Literal["none", "trackio", "tensorboard", "wandb"] = "none",
-    cohort: str = "auto",
-) -> None:
-    """Do a run's jobs with live progress."""
-    from oppu_core.runs.jobs import execute
-    from oppu_core.runs.progress import ProgressReporter
-    from oppu_core.runs.tracking import reporting
-
-    with interruptible(), run.lock(), reporting(report_to, run) as tracker:
-        reporter = ProgressReporter(Console(stderr=True), run.log_path, tracker)
-        execute(run, reporter, jobs, device, batch_size, None if cohort == "auto" else int(cohort))
-
-
 @base_app.command(
     "train",
     epilog="Example: [bold]oppu base train --run runs/movies --data data/movies --methods oppu_k0[/bold]",
 )
+@with_options
 def base_train(
-    run: RunOption,
-    data: DataOption,
-    model: ModelOption = "tiny",
-    methods: MethodsOption = None,
-    preset: PresetOption = "auto",
-    settings: SetOption = None,
-    dtype: DtypeOption = "float32",
-    device: DeviceOption = "auto",
-    seed: SeedOption = 0,
-    users: UsersOption = None,
-    sample: SampleOption = False,
-    store: StoreOption = None,
-    peft: PeftOption = "lora",
-    quantize: QuantizeOption = None,
-    profiles: ProfilesOption = None,
-    examples: ExamplesOption = "queries",
-    constrain: ConstrainOption = False,
-    report_to: ReportToOption = "none",
+    run: RunOption, options: RunOptions, device: DeviceOption = "auto", report_to: ReportToOption = "none"
 ) -> None:
     """Start a run: train a task LoRA for each prompt variant that the methods need.
 
     The others' queries are what it is trained on (see --examples); test users have no part in it.
     """
-    started = start(
-        run, data, model, methods, preset, settings, dtype, seed, users, sample, store, peft, quantize,
-        profiles, examples, constrain,
-    )  # fmt: skip
-    work(started, ["bases"], device, report_to=report_to)
+    from oppu_core.runs.run import start_run
+
+    work(start_run(run, options), ["bases"], Compute(device=device), report_to)
 
 
 @personal_app.command("train", epilog="Example: [bold]oppu personal train --run runs/movies[/bold]")
@@ -265,15 +102,17 @@ def personal_train(
     """Train one adapter per test user on the frozen task bases of a run, from their own history alone."""
     from oppu_core.runs.run import open_run
 
-    work(open_run(run), ["bases", "personal"], device, report_to=report_to, cohort=cohort)
+    work(open_run(run), ["bases", "personal"], Compute(device=device, cohort=cohort), report_to)
 
 
 @app.command(epilog="Example: [bold]oppu answer --run runs/movies[/bold]")
-def answer(run: RunOption, device: DeviceOption = "auto", batch_size: BatchOption = BATCH_SIZE) -> None:
+def answer(
+    run: RunOption, device: DeviceOption = "auto", batch_size: BatchOption = Compute.batch_size
+) -> None:
     """Answer the test users' queries by every method of a run, each user with their own adapter."""
     from oppu_core.runs.run import open_run
 
-    work(open_run(run), ["bases", "answers"], device, batch_size)
+    work(open_run(run), ["bases", "answers"], Compute(device=device, batch_size=batch_size))
 
 
 @app.command(

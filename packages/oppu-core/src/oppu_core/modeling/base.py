@@ -8,7 +8,7 @@ import hashlib
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from transformers import (
@@ -22,14 +22,13 @@ from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
 from oppu_core.errors import ConfigError, DataError, ModelError, explained, reason
+from oppu_core.modeling.dtypes import Dtype, Quantize
 from oppu_core.modeling.tokenizer import Tokenizer, special_ids
 from oppu_core.modeling.trial import Trial, try_out
 from oppu_core.storage.files import file_sha256, read_json
 
 TINY = "tiny"
 TINY_FOLDER = Path(__file__).parent / "tiny_base"
-Dtype = Literal["float32", "bfloat16", "float16"]
-Quantize = Literal["nf4", "int8"]
 transformers_logging.disable_progress_bar()  # a bar for loading weights would cut through ours
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it tells of every cast of every int8 product
 MAX_LENGTH = 2048  # tokens of prompt and answer together, as in the authors' code

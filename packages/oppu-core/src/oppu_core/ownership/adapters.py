@@ -16,7 +16,6 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
-from rich.console import Console
 
 from oppu_core.data.schema import shown
 from oppu_core.data.types import User
@@ -25,9 +24,8 @@ from oppu_core.modeling.adapters import State, adapter_config_json, adapter_shap
 from oppu_core.modeling.base import base_folder, base_skeleton
 from oppu_core.ownership.bundle import CARD_FILE, WEIGHT_FILES, Bundle, manifest_of, seal
 from oppu_core.ownership.card import Score, adapter_card
-from oppu_core.runs.progress import ProgressReporter
 from oppu_core.runs.run import Run, differences
-from oppu_core.runs.variants import VariantWork, find_work, variant_works
+from oppu_core.runs.variants import Variant, find_variant, variants_of
 from oppu_core.storage.files import canonical_json, read_json
 from oppu_core.storage.store import CONFIG_FILE, WEIGHTS_FILE, Entry, Key, Store
 from oppu_core.tasks.task import TASKS
@@ -59,7 +57,7 @@ def list_run(run: Run) -> Iterator[AdapterRow]:
         OppuError: the run's data or store cannot be used.
     """
     with open_store(run.store_path) as store:
-        for work in variant_works(run, store, ProgressReporter(Console(quiet=True)), "cpu", 1):
+        for work in variants_of(run):
             if not work.personal:
                 continue
             entries = {entry.folder: entry for entry in store.entries() if entry.kind == "adapter"}
@@ -69,10 +67,10 @@ def list_run(run: Run) -> Iterator[AdapterRow]:
             for user in (*work.dataset.users("test"), *own):
                 entry = entries.get(work.key_of(user).folder)
                 if entry is not None:
-                    yield _row(store, entry, work.dataset.task.name, work.variant)
+                    yield _row(store, entry, work.dataset.task.name, work.name)
                 elif user.user_id in asked:
                     yield AdapterRow(
-                        user.user_id, work.dataset.task.name, work.variant, method,
+                        user.user_id, work.dataset.task.name, work.name, method,
                         None, None, None, None, "not trained",
                     )  # fmt: skip
 
@@ -139,7 +137,7 @@ class Found:
     """One user's adapter in a run: where it is looked for, what the store has there, how it scored."""
 
     user: User
-    work: VariantWork
+    work: Variant
     key: Key
     entry: Entry | None
     status: str
@@ -153,7 +151,7 @@ def find_adapter(run: Run, store: Store, user_id: str, task: str | None, variant
         ConfigError: the run has no such task or variant, or several that could be meant.
         DataError: there is no such test or own user.
     """
-    work = find_work(run, store, task, variant, personal=True)
+    work = find_variant(run, task, variant, personal=True)
     user = _test_user(work, user_id)
     key = work.key_of(user)
     entry = next((entry for entry in store.entries(key.config_id) if entry.folder == key.folder), None)
@@ -178,7 +176,7 @@ def describe_adapter(
         "user": user_id,
         "status": found.status,
         "task": f"{found.work.dataset.task.title} ({found.work.dataset.task.name})",
-        "prompts": f"variant {found.work.variant}",
+        "prompts": f"variant {found.work.name}",
         "base": f"{run.config.model}, {base.dtype}, context {base.context}, sha256 {base.fingerprint}",
         "task LoRA": found.work.task_lora.folder,
         "history": f"{len(found.user.training_history)} items, sha256 {found.key.identity['history']}",
@@ -189,7 +187,7 @@ def describe_adapter(
     }, found.scores
 
 
-def _test_user(work: VariantWork, user_id: str) -> User:
+def _test_user(work: Variant, user_id: str) -> User:
     """A user who can have an adapter: a test user, or an own one of `oppu personalize`."""
     user = work.run.user(work.dataset.task.name, user_id)
     if user.split != "test":
@@ -197,7 +195,7 @@ def _test_user(work: VariantWork, user_id: str) -> User:
     return user
 
 
-def _scores(run: Run, work: VariantWork, user_id: str) -> Iterator[Score]:
+def _scores(run: Run, work: Variant, user_id: str) -> Iterator[Score]:
     """What the run's ``results.json`` says of this variant's prompts, with and without the adapter."""
     file = run.path / "results.json"
     if not file.exists():
@@ -251,7 +249,7 @@ def export_adapter(
 
 
 def bundle_of(
-    store: Store, work: VariantWork, user: User, state: State, facts: Mapping[str, int | float]
+    store: Store, work: Variant, user: User, state: State, facts: Mapping[str, int | float]
 ) -> Bundle:
     """The bundle of an adapter that is in no store.
 
@@ -274,7 +272,7 @@ def bundle_of(
 
 def _bundle(
     store: Store,
-    work: VariantWork,
+    work: Variant,
     key: Key,
     own: Sequence[bytes],
     own_facts: Mapping[str, Any],
@@ -288,7 +286,7 @@ def _bundle(
     shared = [(folder / name).read_bytes() for name in (CONFIG_FILE, WEIGHTS_FILE)]
     facts = {
         "task": work.dataset.task.name,
-        "variant": work.variant,
+        "variant": work.name,
         "task_lora": dict(ground.identity),
         "adapter": dict(key.identity["config"]),
         "history": key.identity["history"],
@@ -335,7 +333,7 @@ def import_adapter(run: Run, bundle: Bundle, where: str, user_id: str | None = N
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"{where}, oppu.json does not describe an exported adapter ({error}).") from error
     with contextlib.closing(Store(run.store_path)) as store:
-        work = find_work(run, store, task, variant, personal=True)
+        work = find_variant(run, task, variant, personal=True)
         _check_same(work.task_lora.identity, identity, f"{where} stands on another task base than {run.path}")
         user = _owner(work, history, user_id if user_id is not None else named, where)
         key = work.key_of(user)
@@ -385,7 +383,7 @@ def _numbers(facts: Mapping[str, Any]) -> dict[str, int | float]:
     }
 
 
-def _owner(work: VariantWork, history: str, user_id: str | None, where: str) -> User:
+def _owner(work: Variant, history: str, user_id: str | None, where: str) -> User:
     """The test or own user whose history an adapter was trained on."""
 
     def trained_on(user: User) -> bool:

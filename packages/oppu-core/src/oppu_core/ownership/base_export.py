@@ -13,8 +13,9 @@ from oppu_core.modeling.base import Base, base_folder
 from oppu_core.ownership.adapters import open_store
 from oppu_core.ownership.bundle import CARD_FILE, MANIFEST_FILE, is_litter
 from oppu_core.ownership.card import base_card
+from oppu_core.runs.jobs import VariantJobs
 from oppu_core.runs.run import Run
-from oppu_core.runs.variants import find_work
+from oppu_core.runs.variants import find_variant
 from oppu_core.storage.files import new_dir, read_json, write_json, write_text
 
 FORMAT = 1
@@ -47,14 +48,14 @@ def export_base(run: Run, task: str | None, variant: str | None, out: Path) -> N
             f"{out} is there already and is no exported task base, or holds more; choose another --out."
         )
     with open_store(run.store_path) as store:
-        work = find_work(run, store, task, variant, personal=False)
+        work = find_variant(run, task, variant, personal=False)
         state = store.load(work.task_lora)
-        base = work.load_base()
+        base = VariantJobs(work, store).load_base()
     facts = {
         "format": FORMAT,
         "kind": "task_base",
         "task": work.dataset.task.name,
-        "variant": work.variant,
+        "variant": work.name,
         "task_lora": dict(work.task_lora.identity),
     }
     merged = Base(

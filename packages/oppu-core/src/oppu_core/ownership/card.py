@@ -9,7 +9,7 @@ from huggingface_hub import ModelCardData
 
 from oppu_core.modeling.base import TINY
 from oppu_core.runs.run import Run
-from oppu_core.runs.variants import VariantWork
+from oppu_core.runs.variants import Variant
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Score:
         return own, f"{self.value:.3f}", "–" if self.ci95 is None else "[{:.3f}, {:.3f}]".format(*self.ci95)
 
 
-def adapter_card(run: Run, work: VariantWork, facts: Mapping[str, Any], scores: Sequence[Score]) -> str:
+def adapter_card(run: Run, work: Variant, facts: Mapping[str, Any], scores: Sequence[Score]) -> str:
     """The ``README.md`` of an exported adapter.
 
     Args:
@@ -55,14 +55,14 @@ def adapter_card(run: Run, work: VariantWork, facts: Mapping[str, Any], scores: 
         **({"User": facts["user_id"]} if named else {}),
         "Base": f"{_base_title(run)}, {base.quantize or base.dtype}, sha256 {base.fingerprint[:16]}…",
         "Task": f"{task.title} (`{task.name}`)",
-        "Prompts": f"variant `{work.variant}`",
+        "Prompts": f"variant `{work.name}`",
         "Adapter": " on ".join(filter(None, [method, ", ".join(work.personal_config.targets)])),
         "Trained on": f"{counted.get('examples', '?')} history items of one user",
         "Task LoRA trained on": f"{facts['facts']['task_lora'].get('examples', '?')} examples of other users",
         "Loss": f"{counted['last_loss']:.3f} nats (last epoch)" if "last_loss" in counted else "?",
     }
     table = "\n".join(f"| {name} | {_cell(value)} |" for name, value in rows.items())
-    return f"""{_front_matter(run, [task.name, work.variant, method])}
+    return f"""{_front_matter(run, [task.name, work.name, method])}
 # A personal adapter: {task.title}
 
 One user's adapter of *One PEFT Per User*: a base model, adapted to a task on other users' data
@@ -99,14 +99,14 @@ with oppu, `oppu adapters import` puts it into a run that makes them.
 """
 
 
-def base_card(run: Run, work: VariantWork) -> str:
+def base_card(run: Run, work: Variant) -> str:
     """The ``README.md`` of an exported task base."""
     task = work.dataset.task
-    return f"""{_front_matter(run, [task.name, work.variant])}
+    return f"""{_front_matter(run, [task.name, work.name])}
 # A task base: {task.title}
 
 The base {_base_title(run)} ({run.base_identity().dtype}) with a task LoRA merged into it, which was
-trained on other users' queries and answers (`{task.name}`, variant `{work.variant}`). It opens as any model
+trained on other users' queries and answers (`{task.name}`, variant `{work.name}`). It opens as any model
 folder does; personal adapters of the same run stand on it:
 
 ```python

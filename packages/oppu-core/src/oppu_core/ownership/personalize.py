@@ -20,10 +20,11 @@ from oppu_core.data.sample import GRAMMARS, sample_users
 from oppu_core.data.schema import shown
 from oppu_core.data.types import SPLITS, HistoryItem, User
 from oppu_core.errors import ConfigError, DataError, TrainingError
-from oppu_core.runs.config import resolve_config
+from oppu_core.runs.jobs import VariantJobs
+from oppu_core.runs.options import Compute, RunOptions
 from oppu_core.runs.progress import ProgressReporter
 from oppu_core.runs.run import Run, open_run, start_run
-from oppu_core.runs.variants import VariantWork, variant_works
+from oppu_core.runs.variants import Variant, variants_of
 from oppu_core.storage.store import Store
 from oppu_core.tasks.task import TASKS, Task
 
@@ -136,22 +137,22 @@ def personalize(
     known = {user.user_id: user for user in run.own_users(task.name)}
     with contextlib.closing(Store(run.store_path)) as store:
 
-        def works() -> Iterator[VariantWork]:
+        def variants() -> Iterator[Variant]:
             # Made anew for every history: profiles are kept by user id.
-            for work in variant_works(run, store, reporter, device, 32):
-                if work.personal and work.dataset.task.name == task.name:
-                    yield dataclasses.replace(work, users=[new])
+            for variant in variants_of(run):
+                if variant.personal and variant.task.name == task.name:
+                    yield dataclasses.replace(variant, users=[new])
 
-        keys = {work.key_of(new).folder for work in works()}
+        keys = {variant.key_of(new).folder for variant in variants()}
         if not keys:
             methods = ", ".join(run.config.methods)
             raise ConfigError(f"{run.path} has no method with personal adapters; it has {methods}.")
-        there = _intact(store, works(), new)
-        for work in works():
-            work.do(["bases", "personal"])
-            if reason := store.failure(work.key_of(new)):
+        there = _intact(store, variants(), new)
+        for variant in variants():
+            VariantJobs(variant, store, Compute(device=device), reporter).do(["bases", "personal"])
+            if reason := store.failure(variant.key_of(new)):
                 raise TrainingError(f"The history of {shown(user_id)} cannot be trained on: {reason}.")
-        old = {work.key_of(known[user_id]).folder for work in works()} if user_id in known else set()
+        old = {v.key_of(known[user_id]).folder for v in variants()} if user_id in known else set()
         stale = [entry.folder for entry in store.entries() if entry.folder in old - keys]
         if stale:
             store.remove(stale)
@@ -161,8 +162,8 @@ def personalize(
     return Personalized(not there, len(stale))
 
 
-def _intact(store: Store, works: Iterator[VariantWork], user: User) -> bool:
-    return all(store.intact(work.task_lora) and store.intact(work.key_of(user)) for work in works)
+def _intact(store: Store, variants: Iterator[Variant], user: User) -> bool:
+    return all(store.intact(one.task_lora) and store.intact(one.key_of(user)) for one in variants)
 
 
 def own_run(task: Task, folder: Path) -> Run:
@@ -187,8 +188,4 @@ def own_run(task: Task, folder: Path) -> Run:
     if not (data / MANIFEST).exists():
         users = sample_users(task, test_users=1, other_users=OTHERS)
         write_dataset(data, task, users, {"kind": "sample world", "for": "an own history"})
-    config = resolve_config(
-        data=[data], model="tiny", methods=METHODS, preset="auto", overrides=[], dtype="float32", seed=0,
-        users=None, sample=False,
-    )  # fmt: skip
-    return start_run(path, config)
+    return start_run(path, RunOptions(data=[data], methods=METHODS))

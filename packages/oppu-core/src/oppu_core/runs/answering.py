@@ -1,19 +1,68 @@
-"""Answers for (user, query, method): prompts through a task base, with each user's own adapter.
+"""Answers to users' queries, each user with their own adapter.
 
-Work is cut into units whose composition is fixed by the whole list of queries, so that an interrupted run
-continues with the same batches and ends with the same answers.
+The only place that decides how a run answers: greedily or by sampling (:func:`answer_rules`), with which
+labels, how long, and through which adapter (:func:`load_adapter`). ``oppu answer``, ``oppu ask``, the page
+and lm-evaluation-harness all stand on it.
+
+Users are mixed in a batch where the base allows it (:mod:`oppu_core.modeling.generation`), else they come one
+after another; an answer does not depend on it.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 from oppu_core.data.types import User
+from oppu_core.errors import StoreError
 from oppu_core.modeling.adapters import State, load_state
 from oppu_core.modeling.base import Base
 from oppu_core.modeling.generation import AnswerSet, Sampling, answer_groups, generate, plan_batches
-from oppu_core.prompting.builder import PromptBuilder
+from oppu_core.modeling.tokenizer import Tokenizer
+from oppu_core.prompting.builder import PromptBuilder, answer_tokens
 from oppu_core.prompting.methods import Method
+from oppu_core.runs.config import RunConfig
 from oppu_core.runs.predictions import Answer, QueryId
+from oppu_core.runs.variants import Variant
+from oppu_core.storage.store import Store
+from oppu_core.tasks.task import Task
+
+
+@dataclasses.dataclass(frozen=True)
+class AnswerRules:
+    """How prompts are answered.
+
+    Attributes:
+        max_new_tokens: Longest answer.
+        sampling: None is greedy.
+        allowed: The only answers there are; None for any.
+    """
+
+    max_new_tokens: int
+    sampling: Sampling | None = None
+    allowed: AnswerSet | None = None
+
+
+def answer_rules(config: RunConfig, task: Task, tokenizer: Tokenizer) -> AnswerRules:
+    """How a run answers the queries of a task."""
+    return AnswerRules(
+        answer_tokens(task, tokenizer),
+        Sampling(seed=config.seed) if config.sample else None,
+        AnswerSet(tokenizer, task.labels) if config.constrain and task.labels else None,
+    )
+
+
+def load_adapter(store: Store, variant: Variant, user: User) -> State:
+    """The adapter that answers a user's queries.
+
+    Raises:
+        StoreError: the user has none; training failed, or has not been.
+    """
+    key = variant.key_of(user)
+    if (reason := store.failure(key)) is not None:
+        raise StoreError(
+            f"User {user.user_id!r} has no adapter ({variant.title}); training failed: {reason}."
+        )
+    return store.load(key)
 
 
 def plan_units(
@@ -49,30 +98,23 @@ def plan_units(
 
 
 def generate_answers(
-    base: Base,
-    groups: Sequence[Sequence[str]],
-    states: Sequence[State] | None,
-    *,
-    max_new_tokens: int,
-    sampling: Sampling | None = None,
-    answers: AnswerSet | None = None,
+    base: Base, groups: Sequence[Sequence[str]], states: Sequence[State] | None, rules: AnswerRules
 ) -> list[list[str]]:
     """The answers to groups of prompts, all at once where the base reads packed rows, and one by one where
     they would depend on what shares a padded batch.
 
     Args:
         base: A task base; with an adapter attached if there are states.
-        groups: Prompts that leave room for `max_new_tokens` in the context.
+        groups: Prompts that leave room for the longest answer in the context.
         states: Each group's adapter; None answers without.
-        max_new_tokens: Longest answer.
-        sampling: None is greedy.
-        answers: The only answers there are; None for any.
+        rules: How to answer.
     """
     model: Any = base.model
-    if base.supports_packing and not sampling:
+    if base.supports_packing and not rules.sampling:
         return answer_groups(
-            model, base.tokenizer, groups, states, max_new_tokens=max_new_tokens, answers=answers
-        )
+            model, base.tokenizer, groups, states,
+            max_new_tokens=rules.max_new_tokens, answers=rules.allowed,
+        )  # fmt: skip
     written = []
     for number, group in enumerate(groups):
         if states is not None:
@@ -82,10 +124,10 @@ def generate_answers(
                 model,
                 base.tokenizer,
                 group,
-                max_new_tokens=max_new_tokens,
+                max_new_tokens=rules.max_new_tokens,
                 batch_size=len(group) if base.supports_padding else 1,
-                sampling=sampling,
-                answers=answers,
+                sampling=rules.sampling,
+                answers=rules.allowed,
             )
         )
     return written
@@ -95,31 +137,25 @@ def answer(
     base: Base,
     method: Method,
     users: Sequence[User],
-    profiles: Mapping[str, str],
     builder: PromptBuilder,
+    rules: AnswerRules,
     *,
     done: Collection[QueryId] = (),
     adapter_of: Callable[[User], State] | None = None,
     batch_size: int = 64,
-    sampling: Sampling | None = None,
-    constrain: bool = False,
 ) -> Iterator[list[Answer]]:
     """Answer the users' queries, a unit at a time.
 
     Args:
         base: The task base of the method's variant; for a personal method with an adapter attached.
-        method: How to answer.
+        method: How to make the prompts, and whose adapter answers.
         users: Whose queries.
-        profiles: Profile texts by user id.
         builder: Makes the prompts.
+        rules: How to answer.
         done: Queries that need no answer any more; a unit is left out when all of it is done.
         adapter_of: A user's weights; for personal methods.
         batch_size: Prompts at a time.
-        sampling: None is greedy.
-        constrain: Answer with the task's labels alone, where it has any; greedily.
     """
-    task = builder.task
-    answers = AnswerSet(base.tokenizer, task.labels) if constrain and task.labels else None
     # Queries, not prompts, are measured: prompts are made unit by unit.
     asked = [(user, query) for user in users for query in user.queries]
     lengths = [len(" ".join(query.fields.values())) for _, query in asked]
@@ -129,7 +165,7 @@ def answer(
         if all((user.user_id, query.id) in done for group in unit for user, query in group):
             continue
         texts = [
-            [builder.query_prompt(method, user, query, profiles.get(user.user_id, "")).text
+            [builder.query_prompt(method, user, query, builder.profile_for(method, user)).text
              for user, query in group]
             for group in unit
         ]  # fmt: skip
@@ -137,14 +173,7 @@ def answer(
         if method.personal:
             assert adapter_of is not None
             states = [adapter_of(group[0][0]) for group in unit]
-        written = generate_answers(
-            base,
-            texts,
-            states,
-            max_new_tokens=builder.answer_tokens,
-            sampling=sampling,
-            answers=answers,
-        )
+        written = generate_answers(base, texts, states, rules)
         yield [
             Answer(user.user_id, query.id, text, query.gold)
             for group, theirs in zip(unit, written, strict=True)

@@ -3,14 +3,13 @@
 import contextlib
 from collections.abc import Mapping, Sequence
 
-from rich.console import Console
-
 from oppu_core.data.schema import shown
 from oppu_core.data.types import Query, User
 from oppu_core.errors import ConfigError, DataError
-from oppu_core.runs.progress import ProgressReporter
+from oppu_core.runs.jobs import VariantJobs
+from oppu_core.runs.options import Compute
 from oppu_core.runs.run import Run
-from oppu_core.runs.variants import variant_works
+from oppu_core.runs.variants import variants_of
 from oppu_core.storage.store import Store
 from oppu_core.tasks.task import Task
 from oppu_core.texts import normal
@@ -77,9 +76,9 @@ def ask(
     asked = asked_query(user, fields)
     answers: dict[str, str] = {}
     with contextlib.closing(Store(run.store_path)) as store:
-        for work in variant_works(run, store, ProgressReporter(Console(quiet=True)), device, 32):
-            if work.dataset.task.name == task:
-                answers.update(work.ask(user, asked))
+        for variant in variants_of(run):
+            if variant.task.name == task:
+                answers.update(VariantJobs(variant, store, Compute(device=device)).ask(user, asked))
     return {name: answers[name] for name in run.config.methods if name in answers}
 
 

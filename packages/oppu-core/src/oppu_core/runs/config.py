@@ -8,21 +8,13 @@ from typing import Any, get_type_hints
 
 from oppu_core.data.dataset import Dataset
 from oppu_core.errors import ConfigError
-from oppu_core.modeling.base import (
-    Dtype,
-    Quantize,
-    base_folder,
-    base_skeleton,
-    projection_names,
-    shared_projections,
-)
+from oppu_core.modeling.base import base_folder, base_skeleton, projection_names, shared_projections
+from oppu_core.modeling.dtypes import Dtype, Quantize
 from oppu_core.modeling.families import check_targets
 from oppu_core.prompting.builder import Examples
-from oppu_core.prompting.methods import parse_method
+from oppu_core.runs.options import RunOptions
 from oppu_core.training.config import (
     ONLY_OF,
-    Peft,
-    Preset,
     TrainConfig,
     personal_config,
     resolve_preset,
@@ -87,64 +79,31 @@ class RunConfig:
         )
 
 
-def resolve_config(
-    *,
-    data: Sequence[Path],
-    model: str,
-    methods: Sequence[str],
-    preset: Preset,
-    overrides: Sequence[str],
-    dtype: Dtype,
-    seed: int,
-    users: int | None,
-    sample: bool,
-    peft: Peft = "lora",
-    quantize: Quantize | None = None,
-    profiles: Sequence[Path] = (),
-    examples: Examples = "queries",
-    constrain: bool = False,
-) -> RunConfig:
+def resolve_config(options: RunOptions) -> RunConfig:
     """Turn what a person asked for into a complete configuration.
-
-    Args:
-        data: Dataset folders, each of another task.
-        model: The base.
-        methods: Their names.
-        preset: Training settings to start from.
-        overrides: ``personal.epochs=3``, ``task_lora.learning_rate=1e-4`` …
-        dtype: The type of the base's weights.
-        seed: The seed of everything.
-        users: At most so many test users.
-        sample: Sample answers.
-        peft: The method of personal adapters.
-        quantize: Hold the base in 4 or 8 bits.
-        profiles: Files with profile texts.
-        examples: What of the others task LoRAs are trained on.
-        constrain: Let tasks with labels answer with these alone.
 
     Raises:
         ConfigError: an option is wrong.
         DataError: a dataset cannot be opened.
         ModelError: the base is not there.
     """
-    if constrain and sample:
+    if options.constrain and options.sample:
         raise ConfigError("--constrain chooses among labels greedily; leave --sample out.")
-    names = tuple(dict.fromkeys(parse_method(name).name for name in methods))
-    if not names:
-        raise ConfigError("No method was asked for; see --methods.")
-    if users is not None and users < 1:
-        raise ConfigError(f"--users {users}: at least one test user is needed.")
-    datasets = [Dataset.open(path) for path in data]
+    names = options.method_names
+    if options.users is not None and options.users < 1:
+        raise ConfigError(f"--users {options.users}: at least one test user is needed.")
+    datasets = [Dataset.open(Path(path)) for path in options.data]
     tasks = [dataset.task.name for dataset in datasets]
     if not tasks or len(set(tasks)) < len(tasks):
         raise ConfigError(
             f"--data names {len(tasks)} datasets of the tasks {', '.join(tasks) or '(none)'}; "
             "one dataset of each task is needed."
         )
-    folder = base_folder(model)
+    folder = base_folder(options.model)
     skeleton = base_skeleton(folder)
-    chosen = resolve_preset(preset, skeleton.num_parameters())
+    chosen = resolve_preset(options.preset, skeleton.num_parameters())
     projections = projection_names(skeleton)
+    seed, overrides = options.seed, options.settings
     task_lora = {
         task: _override("task_lora", task_config(task, chosen, seed, projections), overrides)
         for task in tasks
@@ -152,25 +111,26 @@ def resolve_config(
     personal = {}
     for task in (dataset.task for dataset in datasets):
         text = task.output_field is None
-        settings = personal_config(task.name, chosen, seed, projections, peft, text_history=text)
+        settings = personal_config(task.name, chosen, seed, projections, options.peft, text_history=text)
         personal[task.name] = _override("personal", settings, overrides)
     for config in (*task_lora.values(), *personal.values()):
         if config.method != "prompt_tuning":
             check_targets(config.targets, projections, shared_projections(skeleton))
+    named = folder != Path(options.model).expanduser()
     return RunConfig(
         data={dataset.task.name: str(dataset.path.resolve()) for dataset in datasets},
-        model=model if folder != Path(model).expanduser() else str(folder.resolve()),
-        methods=names,
+        model=options.model if named else str(folder.resolve()),
+        methods=tuple(names),
         task_lora=task_lora,
         personal=personal,
-        dtype=dtype,
+        dtype=options.dtype,
         seed=seed,
-        users=users,
-        sample=sample,
-        quantize=quantize,
-        profiles=tuple(str(path.resolve()) for path in profiles),
-        examples=examples,
-        constrain=constrain,
+        users=options.users,
+        sample=options.sample,
+        quantize=options.quantize,
+        profiles=tuple(str(Path(path).resolve()) for path in options.profiles),
+        examples=options.examples,
+        constrain=options.constrain,
     )
 
 

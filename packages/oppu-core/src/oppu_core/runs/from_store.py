@@ -7,7 +7,8 @@ from typing import Any
 
 from oppu_core.data.dataset import Dataset
 from oppu_core.errors import ConfigError, StoreError
-from oppu_core.modeling.base import Dtype, Quantize, base_folder, base_identity
+from oppu_core.modeling.base import base_folder, base_identity
+from oppu_core.modeling.dtypes import Dtype, Quantize
 from oppu_core.prompting.methods import Method
 from oppu_core.runs.config import RunConfig
 from oppu_core.runs.run import Run, profile_hashes

@@ -1,68 +1,314 @@
-"""A run's jobs: task bases, personal adapters, answers; whatever is missing, and nothing twice."""
+"""A run's jobs: task bases, personal adapters, answers; whatever is missing, and nothing twice.
+
+Everything that stands on one task base is done while that base is loaded.
+"""
 
 import contextlib
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
 
+from rich.console import Console
 from rich.markup import escape
 
-from oppu_core.modeling.base import base_tokenizer
+from oppu_core.data.types import Query, User
+from oppu_core.errors import ModelError, StoreError, TrainingError, explained
+from oppu_core.modeling.base import Base, base_tokenizer, load_base
+from oppu_core.modeling.packing import tokenize
+from oppu_core.prompting.builder import PromptBuilder
+from oppu_core.prompting.methods import Method
+from oppu_core.runs.answering import answer, answer_rules, load_adapter
 from oppu_core.runs.cautions import scoring_warnings, tokenizer_warnings, version_warnings
-from oppu_core.runs.progress import ProgressReporter
+from oppu_core.runs.options import Compute
+from oppu_core.runs.predictions import Journal
+from oppu_core.runs.progress import ProgressReporter, Stage
 from oppu_core.runs.run import Run, versions
-from oppu_core.runs.variants import Job, VariantWork, variant_works
+from oppu_core.runs.tracking import ReportTo, reporting
+from oppu_core.runs.variants import Variant, variants_of
 from oppu_core.storage.files import write_jsonl
 from oppu_core.storage.store import Store
+from oppu_core.training import personal, task_base
+from oppu_core.training.loop import Progress
+from oppu_core.training.plan import CohortPlan
+from oppu_core.training.trainer import Trainer
 
+Job = Literal["bases", "personal", "answers"]
 JOBS: tuple[Job, ...] = ("bases", "personal", "answers")
+
+
+def quiet() -> ProgressReporter:
+    """A reporter that shows and logs nothing."""
+    return ProgressReporter(Console(quiet=True))
+
+
+class VariantJobs:
+    """The jobs of one variant.
+
+    Args:
+        variant: The variant.
+        store: Its weights.
+        compute: Where and how.
+        reporter: Shows progress and logs events; by default nothing is shown.
+    """
+
+    def __init__(
+        self,
+        variant: Variant,
+        store: Store,
+        compute: Compute | None = None,
+        reporter: ProgressReporter | None = None,
+    ) -> None:
+        self.variant, self.store = variant, store
+        self._compute, self._reporter = compute or Compute(), reporter or quiet()
+        self._run, self._users = variant.run, variant.users
+
+    def do(self, jobs: Sequence[Job]) -> None:
+        """Do what is missing of these jobs.
+
+        Raises:
+            OppuError: a task base cannot be trained, or adapters are missing that answers need.
+        """
+        variant = self.variant
+        open_methods = [m for m in variant.methods if "answers" in jobs and self._unanswered(m)]
+        # What is about to be trained is looked at closely: damaged weights are trained again.
+        there = self.store.intact if "personal" in jobs else self.store.has
+        untrained = [u for u in self._users if not there(variant.key_of(u))] if variant.personal else []
+        train_personal = "personal" in jobs and bool(untrained)
+        train_base = "bases" in jobs and not self.store.intact(variant.task_lora)
+        if not (open_methods or train_personal or train_base):
+            return
+        missing = [user for user in untrained if self.store.failure(variant.key_of(user)) is None]
+        if missing and "personal" not in jobs and any(method.personal for method in open_methods):
+            raise StoreError(
+                f"{len(missing)} test users have no adapter for {variant.title}: "
+                f"{', '.join(repr(user.user_id) for user in missing[:5])}{' …' if len(missing) > 5 else ''}. "
+                f"Run `oppu personal train --run {self._run.path}` first."
+            )
+        base, builder = self.task_base()
+        for method in open_methods:
+            if not method.personal:
+                self._answer(base, method, builder)
+        if train_personal or any(method.personal for method in open_methods):
+            base, builder = self.with_adapter(base, builder, train=train_personal)
+        for method in open_methods:
+            if method.personal:
+                self._answer(base, method, builder)
+
+    def ask(self, user: User, query: Query) -> dict[str, str]:
+        """One query's answers by this variant's methods, as the run answers its own queries.
+
+        Raises:
+            StoreError: something that is needed has not been trained.
+        """
+        variant = self.variant
+        self.store.load(variant.task_lora)  # says what to do when it is missing
+        base, builder = self.task_base()
+        asking = dataclasses.replace(user, queries=(query,))
+        profile = variant.profiles(user)  # of the user as trained, not as asking
+        adapter = load_adapter(self.store, variant, user) if variant.personal else {}
+        rules = answer_rules(self._run.config, variant.task, base.tokenizer)
+        answers = {}
+        for personal_turn in (False, True):
+            methods = [method for method in variant.methods if method.personal == personal_turn]
+            if personal_turn and methods:
+                base, builder = self.with_adapter(base, builder)
+            builder = dataclasses.replace(builder, profile_of=lambda _: profile)
+            for method in methods:
+                unit = answer(base, method, [asking], builder, rules, adapter_of=lambda _: adapter)
+                with explained(f"Answering by {method.name}", ModelError):
+                    answers[method.name] = next(unit)[0].answer
+        return answers
+
+    def load_base(self) -> Base:
+        """The base that the run was started with.
+
+        Raises:
+            ModelError: it is gone, or another one now.
+        """
+        config = self._run.config
+        base = load_base(config.model, config.dtype, self._compute.device, config.quantize)
+        if base.identity != self._run.base_identity():
+            raise ModelError(
+                f"The base {base.name!r} is no longer the one that {self._run.path} was started with. "
+                "Start a new run."
+            )
+        return base
+
+    def task_base(self) -> tuple[Base, PromptBuilder]:
+        """The variant's task base, trained if it is not in the store, and what makes its prompts."""
+        variant, reporter = self.variant, self._reporter
+        base = self.load_base()
+        if base.caution:
+            reporter.console.print(f"[yellow]{escape(base.caution)}[/]")
+            way = "packed" if base.supports_packing else "padded" if base.supports_padding else "alone"
+            reporter.event(way, variant=variant.title, reason=base.caution)
+        builder = variant.prompt_builder(base.tokenizer)
+        arguments = (base, variant.task_lora, variant.dataset, builder, variant.task_config, self.store)
+        with explained(f"Making the task base of {variant.title}", TrainingError):
+            if self.store.intact(variant.task_lora):
+                result = task_base.train_task_lora(*arguments)
+            else:
+                with reporter.stage(f"{variant.title} task base", 100, "%") as stage:
+                    on_step = _on_step(
+                        stage, 100, lambda step: reporter.report(f"{variant.title}/task LoRA", step.loss)
+                    )
+                    result = task_base.train_task_lora(*arguments, on_step)
+        entry = next(self.store.entries(variant.task_lora.config_id))
+        reporter.event("task_lora", variant=variant.title, folder=entry.folder, **entry.facts)
+        return result, builder
+
+    def with_adapter(
+        self, base: Base, builder: PromptBuilder, train: bool = False
+    ) -> tuple[Base, PromptBuilder]:
+        """The base with an adapter attached, and what makes prompts that leave room for its tokens.
+
+        Args:
+            base: The task base.
+            builder: Its prompts.
+            train: Train the users' adapters that the store does not have.
+        """
+        config = self.variant.personal_config
+        builder = dataclasses.replace(builder, counter=base.tokenizer.leaving(config.prefix))
+        with explained(f"Training the adapters of {self.variant.title}", TrainingError):
+            trainer = Trainer.of(base, config)
+            if train:
+                self._train(trainer, builder)
+        return trainer.base, builder
+
+    def _train(self, trainer: Trainer, builder: PromptBuilder) -> None:
+        variant, reporter = self.variant, self._reporter
+        with reporter.stage(f"{variant.title} adapters", len(self._users), "users") as stage:
+
+            def on_user(done: personal.UserDone) -> None:
+                facts = {name: value for name, value in dataclasses.asdict(done).items() if value is not None}
+                reporter.event("user", variant=variant.title, **facts)
+                if done.loss is not None:
+                    # Told apart by the adapter's key, a hash of the user's id and history.
+                    reporter.report(f"{variant.title}/adapters", done.loss, adapter=Path(done.folder).name)
+                if done.cached:
+                    stage.advance()
+                elif done.reason:
+                    stage.advance()
+                    reporter.console.print(
+                        f"[yellow]User {escape(repr(done.user_id))} is set aside in {variant.title}: "
+                        f"{escape(done.reason)}.[/]"
+                    )
+
+            personal.train_personal(
+                trainer,
+                [(user, variant.key_of(user)) for user in self._users],
+                lambda user: tokenize(builder.history_examples(variant.name, user), trainer.base.tokenizer),
+                self.store,
+                on_user,
+                _on_step(stage, 1),
+                CohortPlan(self._run.plan_path(variant.task.name), variant.name, self._compute.users_at_once),
+            )
+
+    def _unanswered(self, method: Method) -> bool:
+        done = self._run.predictions(self.variant.task.name, method.name)
+        return any((user.user_id, query.id) not in done for user in self._users for query in user.queries)
+
+    def _answer(self, base: Base, method: Method, builder: PromptBuilder) -> None:
+        task, key_of = self.variant.task, self.variant.key_of
+        journal = Journal(self._run.predictions_path(task.name, method.name))
+        users = [u for u in self._users if not method.personal or self.store.has(key_of(u))]
+        order = [(user.user_id, query.id) for user in users for query in user.queries]
+        wanted = set(order)
+        answers = {key: value for key, value in journal.read().items() if key in wanted}
+        title = f"{task.name} {method.name}"
+        with (
+            explained(f"Answering {title}", ModelError),
+            self._reporter.stage(f"{title} answers", len(order), "queries") as stage,
+        ):
+            stage.advance(len(answers))
+            for unit in answer(
+                base,
+                method,
+                users,
+                builder,
+                answer_rules(self._run.config, task, base.tokenizer),
+                done=set(answers),
+                adapter_of=lambda user: load_adapter(self.store, self.variant, user),
+                batch_size=self._compute.batch_size,
+            ):
+                journal.add(unit)
+                new = {(one.user_id, one.id): one for one in unit}
+                stage.advance(len(new.keys() - answers.keys()))
+                answers.update(new)
+        journal.finish(answers, order)
+
+
+def _on_step(
+    stage: Stage, total: float, report: Callable[[Progress], None] = lambda step: None
+) -> Callable[[Progress], None]:
+    """Move a stage by `total` over the steps of one training, and report each."""
+
+    def on_step(step: Progress) -> None:
+        stage.advance(total / step.steps, loss=step.loss, tokens=step.tokens)
+        report(step)
+
+    return on_step
 
 
 def execute(
     run: Run,
-    reporter: ProgressReporter,
-    jobs: Sequence[Job],
-    device: str = "auto",
-    batch_size: int = 64,
-    cohort: int | None = None,
+    jobs: Sequence[Job] = JOBS,
+    compute: Compute | None = None,
+    reporter: ProgressReporter | None = None,
 ) -> None:
     """Do what is missing of a run's jobs.
 
     Args:
         run: The run.
-        reporter: Told of everything.
         jobs: Which of task bases, personal adapters and answers.
-        device: Where to compute.
-        batch_size: Prompts at a time when answering.
-        cohort: Users to train at once; None decides by memory.
+        compute: Where and how.
+        reporter: Shows progress and logs events; by default nothing is shown.
 
     Raises:
-        OppuError: see :meth:`VariantWork.do`.
+        OppuError: see :meth:`VariantJobs.do`.
     """
-    store = Store(run.store_path)
-    with contextlib.closing(store):
+    reporter = reporter or quiet()
+    with contextlib.closing(Store(run.store_path)) as store:
         for warning in version_warnings(run.provenance.get("versions", {}), versions()):
             reporter.console.print(f"[yellow]{escape(warning)}[/]", highlight=False, soft_wrap=True)
             reporter.event("warning", text=warning)
         warned: set[str] = set()
-        for work in variant_works(run, store, reporter, device, batch_size, cohort):
-            task = work.dataset.task.name
+        for variant in variants_of(run):
+            task = variant.task.name
             if task not in warned:
                 warned.add(task)
-                _warn(work, reporter)
-            work.do(jobs)
+                _warn(variant, reporter)
+            VariantJobs(variant, store, compute, reporter).do(jobs)
             if "answers" in jobs and not run.profiles_path(task).exists():
                 rows = [
-                    {"task": task, "user_id": user.user_id, "profile": work.profiles(user)}
-                    for user in work.users
+                    {"task": task, "user_id": user.user_id, "profile": variant.profiles(user)}
+                    for user in variant.users
                 ]
                 write_jsonl(run.profiles_path(task), rows)
 
 
-def _warn(work: VariantWork, reporter: ProgressReporter) -> None:
+def execute_visibly(
+    run: Run, jobs: Sequence[Job], compute: Compute | None = None, report_to: ReportTo = "none"
+) -> None:
+    """Do a run's jobs with live progress on the terminal and a log in its folder; others have to wait.
+
+    Args:
+        run: The run.
+        jobs: Which of task bases, personal adapters and answers.
+        compute: Where and how.
+        report_to: Where training losses are sent as well.
+    """
+    with run.lock(), reporting(report_to, run) as tracker:
+        execute(run, jobs, compute, ProgressReporter(Console(stderr=True), run.log_path, tracker))
+
+
+def _warn(variant: Variant, reporter: ProgressReporter) -> None:
     """Say beforehand what no training can mend."""
-    task = work.dataset.task
-    warnings = scoring_warnings(task, work.users)
+    task = variant.task
+    warnings = scoring_warnings(task, variant.users)
     if task.labels:
-        warnings += tokenizer_warnings(task, base_tokenizer(work.run.config.model))
+        warnings += tokenizer_warnings(task, base_tokenizer(variant.run.config.model))
     for warning in warnings:
         reporter.console.print(f"[yellow]{task.name}: {escape(warning)}[/]", highlight=False, soft_wrap=True)
         reporter.event("warning", task=task.name, text=warning)

@@ -22,7 +22,8 @@ from oppu_core.errors import ConfigError, DataError
 from oppu_core.modeling.base import BaseIdentity, base_folder, base_identity
 from oppu_core.prompting.methods import parse_method
 from oppu_core.prompting.profile_files import Profiles, check_covered, read_profiles
-from oppu_core.runs.config import RunConfig
+from oppu_core.runs.config import RunConfig, resolve_config
+from oppu_core.runs.options import RunOptions
 from oppu_core.runs.predictions import QueryId, read_answers
 from oppu_core.storage.files import (
     content_id,
@@ -199,13 +200,19 @@ def _checksum(values: Mapping[str, Any]) -> str:
     return content_id({name: value for name, value in values.items() if name != "checksum"})
 
 
-def start_run(path: Path, config: RunConfig, store: Path | None = None) -> Run:
+def start_run(path: Path, asked: RunOptions | RunConfig, store: Path | None = None) -> Run:
     """Start a run, or continue one that was asked for the same; one that has not begun may have been asked
     for anything.
+
+    Args:
+        path: The run's folder.
+        asked: Options, or what they came to.
+        store: Where weights are kept, if the options do not say; by default beside the run.
 
     Raises:
         ConfigError: the folder holds a run with another configuration, or something else.
     """
+    config, store = (resolve_config(asked), asked.store) if isinstance(asked, RunOptions) else (asked, store)
     datasets = {task: Dataset.open(Path(folder)) for task, folder in config.data.items()}
     for task, dataset in datasets.items():
         dataset.verify()

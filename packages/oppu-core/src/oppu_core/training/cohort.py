@@ -18,13 +18,12 @@ import torch
 
 from oppu_core.errors import TrainingError
 from oppu_core.modeling.adapters import State, training_mode
-from oppu_core.modeling.base import Base
 from oppu_core.modeling.packed_model import PackedModel
 from oppu_core.modeling.packing import IGNORED, TokenizedExample, epoch_order, pack
 from oppu_core.modeling.stacked_adapters import Drop, StackedAdapters
 from oppu_core.storage.files import content_id
 from oppu_core.training.config import TrainConfig
-from oppu_core.training.loop import NOTHING, Outcome, Progress, Trained, at_least_float32, train_each
+from oppu_core.training.loop import NOTHING, Outcome, Progress, Trained, at_least_float32
 
 Batches = Sequence[Sequence[TokenizedExample]]  # each user's
 
@@ -282,29 +281,6 @@ class Cohort:
             }
             outcomes[u] = (members[u].trained, state)
         return outcomes
-
-
-def train_users(
-    base: Base,
-    fresh: State,
-    users: Batches,
-    config: TrainConfig,
-    on_step: Callable[[int, Progress], None] | None = None,
-) -> Iterator[tuple[int, Outcome]]:
-    """Train users in the way that the base allows: (place, what came of it) as each is finished.
-
-    Args:
-        base: With an adapter attached; where it reads packed rows all are trained at once, else one by one.
-        fresh: The weights that every user starts from.
-        users: Each user's examples.
-        config: Training settings.
-        on_step: Told of every user's every step: (place, what it did).
-    """
-    if base.supports_packing:
-        return Cohort(base.model, fresh, config, base.tokenizer.pad_id).train(users, on_step)
-    return train_each(
-        base.model, fresh, users, config, base.tokenizer.pad_id, on_step, base.supports_padded_training
-    )
 
 
 def _too_little(users: int) -> str:

@@ -11,18 +11,16 @@ from typing import Any
 
 from oppu_core.data.types import User
 from oppu_core.errors import TrainingError
-from oppu_core.modeling.adapters import adapter_config_json, adapter_state, attach
-from oppu_core.modeling.base import Base, BaseIdentity
-from oppu_core.modeling.packing import TokenizedExample, tokenize
-from oppu_core.prompting.builder import PromptBuilder
-from oppu_core.prompting.methods import variant_method
+from oppu_core.modeling.adapters import adapter_config_json
+from oppu_core.modeling.base import BaseIdentity
+from oppu_core.modeling.packing import TokenizedExample
 from oppu_core.storage.files import content_id
 from oppu_core.storage.store import Key, Store, adapter_key
 from oppu_core.tasks.task import Task
-from oppu_core.training.cohort import Cohort, train_users
 from oppu_core.training.config import TrainConfig
 from oppu_core.training.loop import Outcome, Progress
-from oppu_core.training.plan import CohortPlan, auto_size
+from oppu_core.training.plan import CohortPlan
+from oppu_core.training.trainer import Trainer
 
 
 def history_hash(user: User, profile: str) -> str:
@@ -59,79 +57,59 @@ class UserDone:
 
 
 def train_personal(
-    base: Base,
-    task_lora: Key,
-    variant: str,
-    users: Sequence[User],
-    builder: PromptBuilder,
-    config: TrainConfig,
+    trainer: Trainer,
+    users: Sequence[tuple[User, Key]],
+    examples_of: Callable[[User], list[TokenizedExample]],
     store: Store,
     on_user: Callable[[UserDone], None],
     on_step: Callable[[Progress], None] | None = None,
     plan: CohortPlan | None = None,
-) -> Base:
+) -> None:
     """Train every user's adapter that the store does not have.
 
-    Users are trained together in cohorts; one after another where the base cannot read packed rows. A user
-    whose training fails is recorded and set aside; the others go on.
+    Users are trained together in cohorts, where the trainer does so. A user whose training fails is recorded
+    and set aside; the others go on.
 
     Args:
-        base: The task base; its model is the returned one's afterwards.
-        task_lora: What the task base was made with.
-        variant: Its prompt construction.
-        users: The users to train.
-        builder: Makes the prompts.
-        config: Training settings.
+        trainer: Of fresh adapters on the task base.
+        users: The users to train, each with the key of the adapter (:func:`key_of`).
+        examples_of: A user's examples.
         store: Where adapters go.
-        on_user: Told of every user.
-        on_step: Told of every training step.
+        on_user: Called for every user.
+        on_step: Called after every training step.
         plan: Where it is recorded who is trained together.
-
-    Returns:
-        The task base with an adapter attached, ready to carry users' adapters.
     """
-    model = attach(base.model, config)
-    base = dataclasses.replace(base, model=model)
-    method = variant_method(variant)
-    keys = {
-        key.folder: (user, key)
-        for user in users
-        for key in [key_of(task_lora, builder.task, config, user, builder.profile_for(method, user))]
-    }
+    keys = {key.folder: (user, key) for user, key in users}
     present = {folder for folder, (_, key) in keys.items() if store.intact(key)}
     for folder in present:
         on_user(UserDone(keys[folder][0].user_id, folder, cached=True))
     if len(present) == len(keys):
-        return base
+        return
 
     missing = {
         folder: (user.user_id, len(user.training_history))
         for folder, (user, _) in keys.items()
         if folder not in present
     }
-    fresh = adapter_state(model)
-
-    def examples_of(folder: str) -> list[TokenizedExample]:
-        return tokenize(builder.history_examples(variant, keys[folder][0]), base.tokenizer)
+    batch_size = trainer.config.batch_size
 
     def trainings(folders: Sequence[str]) -> Iterator[tuple[str, int, Outcome]]:
-        """(folder, examples, what came of it) of one cohort."""
-        examples = [examples_of(folder) for folder in folders]
+        """(folder, examples, adapter or error) of one cohort."""
+        examples = [examples_of(keys[folder][0]) for folder in folders]
 
         def step(place: int, progress: Progress) -> None:
             if on_step and folders[place] in missing:  # the others were counted when they were stored
                 on_step(progress)
 
-        for place, outcome in train_users(base, fresh, examples, config, step):
+        for place, outcome in trainer.train(examples, step):
             yield folders[place], len(examples[place]), outcome
 
-    if base.supports_packing:
+    def size() -> int:
+        largest = max(missing, key=lambda folder: _largest_batch(keys[folder][0], batch_size))
+        rows = sorted(examples_of(keys[largest][0]), key=lambda row: -len(row.ids))
+        return trainer.auto_size(rows[:batch_size])
 
-        def size() -> int:
-            largest = max(missing, key=lambda folder: _largest_batch(keys[folder][0], config.batch_size))
-            rows = sorted(examples_of(largest), key=lambda row: -len(row.ids))
-            return auto_size(Cohort(model, fresh, config, base.tokenizer.pad_id), rows[: config.batch_size])
-
+    if trainer.together:
         failed = {folder for folder in missing if store.failure(keys[folder][1]) is not None}
         cohorts = (plan or CohortPlan()).cohorts(missing, failed, present, size)
     else:
@@ -147,9 +125,8 @@ def train_personal(
                 continue
             trained, state = outcome
             facts = {**dataclasses.asdict(trained), "examples": examples, "cohort": len(folders)}
-            store.put(key, adapter_config_json(model), state, facts)
+            store.put(key, adapter_config_json(trainer.base.model), state, facts)
             on_user(UserDone(user.user_id, folder, cached=False, loss=trained.last_loss))
-    return base
 
 
 def _largest_batch(user: User, batch_size: int) -> int:

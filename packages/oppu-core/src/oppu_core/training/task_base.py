@@ -10,15 +10,15 @@ from collections.abc import Callable, Iterator
 
 from oppu_core.data.dataset import Dataset
 from oppu_core.errors import TrainingError
-from oppu_core.modeling.adapters import adapter_config_json, adapter_state, attach, merge, stack
+from oppu_core.modeling.adapters import adapter_config_json, merge, stack
 from oppu_core.modeling.base import Base, BaseIdentity
 from oppu_core.modeling.packing import tokenize
 from oppu_core.prompting.builder import Example, Examples, PromptBuilder
 from oppu_core.prompting.methods import variant_method
 from oppu_core.storage.store import Key, Store, task_lora_key
-from oppu_core.training.cohort import train_users
 from oppu_core.training.config import TrainConfig
 from oppu_core.training.loop import Progress
+from oppu_core.training.trainer import Trainer
 
 
 def key_of(
@@ -48,43 +48,38 @@ def key_of(
 
 def train_task_lora(
     base: Base,
+    key: Key,
     dataset: Dataset,
-    variant: str,
     builder: PromptBuilder,
     config: TrainConfig,
     store: Store,
     on_step: Callable[[Progress], None] | None = None,
-    examples: Examples = "queries",
-    profiles: str | None = None,
 ) -> Base:
     """The task base of a variant; its LoRA comes from the store, or is trained and stored.
 
     Args:
         base: Changed in place: it is the task base afterwards.
+        key: The task LoRA's (:func:`key_of`); it says the variant and what of the others it learns from.
         dataset: Its ``others`` are trained on.
-        variant: The prompt construction.
         builder: Makes the prompts.
         config: Training settings.
         store: Where the LoRA is or will be.
-        on_step: Told of every training step.
-        examples: What of the others it is trained on.
-        profiles: See :func:`key_of`.
+        on_step: Called after every training step.
 
     Raises:
         TrainingError: no query of the others has an answer and fits, or the loss is not finite.
     """
-    key = key_of(base.identity, dataset, variant, config, examples, profiles)
     if not store.intact(key):
-        rows = tokenize(_examples(dataset, variant, builder, examples), base.tokenizer)
+        variant = key.identity["variant"]
+        rows = tokenize(_examples(dataset, variant, builder, key.identity["examples"]), base.tokenizer)
         if not rows:
             raise TrainingError(
                 f"No query of the others of {dataset.path} has an answer and fits into the base's context of "
                 f"{base.tokenizer.context} tokens; a task base needs some."
             )
-        peft_model = attach(base.model, config)
+        trainer = Trainer.of(base, config)
         step = (lambda _, progress: on_step(progress)) if on_step else None
-        adapted = dataclasses.replace(base, model=peft_model)
-        ((_, outcome),) = train_users(adapted, adapter_state(peft_model), [rows], config, step)
+        ((_, outcome),) = trainer.train([rows], step)
         if isinstance(outcome, TrainingError):
             raise TrainingError(
                 f"The task LoRA ({dataset.task.name}, {variant}) could not be trained on the others' queries "
@@ -92,6 +87,7 @@ def train_task_lora(
             ) from outcome
         trained, state = outcome
         facts = {**dataclasses.asdict(trained), "examples": len(rows)}
+        peft_model = trainer.base.model
         store.put(key, adapter_config_json(peft_model), state, facts)
         base = dataclasses.replace(base, model=peft_model.unload())
     join = merge if base.identity.takes_merging else stack

@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from oppu_core.cli import main as core
 from oppu_core.cli.data import app as data_app
-from oppu_core.cli.shared import interruptible
+from oppu_core.cli.options import ReportToOption, RunOption, with_options
+from oppu_core.cli.shared import interruptible, work
+from oppu_core.runs.options import Compute, DeviceOption, RunOptions
 from rich.console import Console
 
 from oppu_eval.cli import harness
@@ -45,38 +46,23 @@ def register(app: typer.Typer) -> None:
     app.add_typer(studies.app, name="study")
 
 
+@with_options
 def run(
-    run: core.RunOption,
-    data: core.DataOption,
-    model: core.ModelOption = "tiny",
-    methods: core.MethodsOption = None,
-    preset: core.PresetOption = "auto",
-    settings: core.SetOption = None,
-    dtype: core.DtypeOption = "float32",
-    device: core.DeviceOption = "auto",
-    seed: core.SeedOption = 0,
-    users: core.UsersOption = None,
-    sample: core.SampleOption = False,
-    batch_size: core.BatchOption = core.BATCH_SIZE,
-    store: core.StoreOption = None,
-    peft: core.PeftOption = "lora",
-    quantize: core.QuantizeOption = None,
-    profiles: core.ProfilesOption = None,
-    examples: core.ExamplesOption = "queries",
-    constrain: core.ConstrainOption = False,
-    cohort: core.CohortOption = "auto",
-    report_to: core.ReportToOption = "none",
+    run: RunOption,
+    options: RunOptions,
+    compute: Compute,
+    report_to: ReportToOption = "none",
     paper: PaperOption = False,
 ) -> None:
     """Everything, from datasets and a base to a report: task bases, personal adapters, answers, scores.
 
     Start the same command again to continue an interrupted run; what is done is not done again.
     """
-    started = core.start(
-        run, data, model, methods, preset, settings, dtype, seed, users, sample, store, peft, quantize,
-        profiles, examples, constrain,
-    )  # fmt: skip
-    core.work(started, ["bases", "personal", "answers"], device, batch_size, report_to, cohort)
+    from oppu_core.runs.jobs import JOBS
+    from oppu_core.runs.run import start_run
+
+    started = start_run(run, options)
+    work(started, JOBS, compute, report_to)
     _finish(started, paper)
 
 
@@ -89,7 +75,7 @@ def quickstart(
             help="Tasks with commas between them, or all (half a minute each), in an own run.",
         ),
     ] = None,
-    device: core.DeviceOption = "auto",
+    device: DeviceOption = "auto",
     paper: PaperOption = False,
 ) -> None:
     """The whole comparison on the sample world: nothing to download, a minute or two on two cores.
@@ -97,6 +83,8 @@ def quickstart(
     Two tasks (movie tags, headlines; others with --task), ten users each, seven methods, and what no model
     could beat.
     """
+    from oppu_core.runs.jobs import JOBS
+
     from oppu_eval.quickstart import EXAMPLE, EXAMPLE_TASK, quickstart_run, quickstart_tasks
 
     tasks = quickstart_tasks(task)
@@ -105,14 +93,14 @@ def quickstart(
         "About half a minute a task on two cores.\n"
     )
     started = quickstart_run(run, tasks)
-    core.work(started, ["bases", "personal", "answers"], device)
+    work(started, JOBS, Compute(device=device))
     _finish(started, paper)
     if EXAMPLE_TASK in tasks:
         example = f'--task {EXAMPLE_TASK} --user test-000 "{EXAMPLE}"'
         Console(stderr=True).print(f"\nNext: [bold]oppu ask --run {run} {example}[/bold]")
 
 
-def evaluate(run: core.RunOption, paper: PaperOption = False, export: ExportOption = None) -> None:
+def evaluate(run: RunOption, paper: PaperOption = False, export: ExportOption = None) -> None:
     """Score a run's answers: values with intervals, differences with p-values, wins; writes results.json."""
     from oppu_core.runs.run import open_run
 

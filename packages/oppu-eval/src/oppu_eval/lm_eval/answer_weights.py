@@ -8,9 +8,11 @@ from oppu_core.errors import StoreError
 from oppu_core.modeling.base import base_tokenizer
 from oppu_core.modeling.tokenizer import Tokenizer
 from oppu_core.prompting.methods import Method
+from oppu_core.runs.jobs import VariantJobs
+from oppu_core.runs.options import Compute
 from oppu_core.runs.progress import ProgressReporter
 from oppu_core.runs.run import Run
-from oppu_core.runs.variants import VariantWork
+from oppu_core.runs.variants import Variant
 from oppu_core.storage.files import content_id
 from oppu_core.storage.store import Store
 from rich.console import Console
@@ -26,23 +28,28 @@ class AnswerWeights:
     """What one method of one task stands on.
 
     Attributes:
-        work: Its task base and adapters.
+        jobs: Open its task base and adapters.
         method: The method.
         counter: Counts its tokens; a soft prompt's are taken from the context.
         weights: What an answer depends on beside the prompt: a hash by user id, or one for all under None.
         failed: Why users have no adapter, by user id.
     """
 
-    work: VariantWork
+    jobs: VariantJobs
     method: Method
     counter: Tokenizer
     weights: Mapping[str | None, str]
     failed: Mapping[str, str]
 
     @property
+    def variant(self) -> Variant:
+        """Its variant."""
+        return self.jobs.variant
+
+    @property
     def key(self) -> Key:
         """What tells it from others in a process."""
-        return self.work.dataset.task.name, self.work.dataset.fingerprint[:16], self.method.name
+        return self.variant.task.name, self.variant.dataset.fingerprint[:16], self.method.name
 
     def request(self, user_id: str, chat: bool) -> dict[str, Any]:
         """What a request of a user's says of the weights that answer it."""
@@ -71,26 +78,26 @@ def answer_weights_of(
             f"The weights of {run.path} are not at {run.store_path} any more. Put the store back, or train "
             f"again: `oppu personal train --run {run.path}`."
         )
-    work = VariantWork(
-        run, Store(run.store_path), source.dataset, source.users, source.profiles, method.variant, device,
-        batch_size, ProgressReporter(Console(stderr=True)),
-    )  # fmt: skip
+    store = Store(run.store_path)
+    variant = Variant(run, source.dataset, source.users, source.profiles, method.variant)
+    compute = Compute(device=device, batch_size=batch_size)
+    jobs = VariantJobs(variant, store, compute, ProgressReporter(Console(stderr=True)))
     where = f"{source.dataset.task.name}, {method.name}"
-    base = work.store.digest(work.task_lora)
+    base = store.digest(variant.task_lora)
     if base is None:
         raise StoreError(
             f"{run.path} has no task base of the variant {method.variant} ({where}). {_advice(run, method)}"
         )
-    work.store.load(work.task_lora)  # refuses damaged weights: answering never trains
+    store.load(variant.task_lora)  # refuses damaged weights: answering never trains
     fixed = [dataclasses.asdict(run.base_identity()), base, run.config.constrain]
     weights: dict[str | None, str] = {None: content_id(fixed)}
     failed: dict[str, str] = {}
     missing: list[str] = []
     for user in source.users if method.personal else ():
-        key = work.key_of(user)
-        if (digest := work.store.digest(key)) is not None:
+        key = variant.key_of(user)
+        if (digest := store.digest(key)) is not None:
             weights[user.user_id] = content_id([*fixed, user.user_id, digest])
-        elif (reason := work.store.failure(key)) is not None:
+        elif (reason := store.failure(key)) is not None:
             failed[user.user_id] = reason
         else:
             missing.append(user.user_id)
@@ -101,8 +108,8 @@ def answer_weights_of(
             f"{', '.join(map(repr, named[:5]))}{' …' if len(named) > 5 else ''}. {_advice(run, method)}"
         )
     tokenizer = base_tokenizer(run.config.model)
-    counter = tokenizer.leaving(work.personal_config.prefix if method.personal else 0)
-    return AnswerWeights(work, method, counter, weights, failed)
+    counter = tokenizer.leaving(variant.personal_config.prefix if method.personal else 0)
+    return AnswerWeights(jobs, method, counter, weights, failed)
 
 
 def _advice(run: Run, method: Method) -> str:

@@ -18,15 +18,16 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import simple_parse_args_string
-from oppu_core.cli.main import BATCH_SIZE
 from oppu_core.errors import ConfigError, ModelError
-from oppu_core.modeling.base import Base, Dtype, Quantize, base_tokenizer
+from oppu_core.modeling.base import Base, base_tokenizer
 from oppu_core.modeling.chat import render_chat
-from oppu_core.modeling.generation import AnswerSet, Sampling
-from oppu_core.prompting.builder import PromptBuilder, answer_tokens
+from oppu_core.modeling.dtypes import Dtype, Quantize
+from oppu_core.modeling.generation import Sampling
+from oppu_core.prompting.builder import PromptBuilder
 from oppu_core.prompting.methods import Method, parse_method
-from oppu_core.runs.answering import generate_answers, plan_units
+from oppu_core.runs.answering import AnswerRules, answer_rules, generate_answers, load_adapter, plan_units
 from oppu_core.runs.from_store import stored_run
+from oppu_core.runs.options import Compute
 from oppu_core.runs.run import Run, open_run
 from oppu_core.storage.files import content_id
 from tqdm import tqdm
@@ -189,9 +190,9 @@ class OppuLM(LM):
                 stage = *key[:2], answer_weights.method.variant
                 if opened is None or opened[0] != stage:
                     opened = None  # its memory, before the next is read
-                    opened = stage, *answer_weights.work.task_base()
+                    opened = stage, *answer_weights.jobs.task_base()
                 if answer_weights.method.personal:
-                    opened = stage, *answer_weights.work.with_adapter(opened[1], opened[2])
+                    opened = stage, *answer_weights.jobs.with_adapter(opened[1], opened[2])
                 for index, text in self._answer(answer_weights, opened[1], requests, work[key]):
                     answers[index] = text
                     self.cache_hook.add_partial("generate_until", requests[index].args, text)
@@ -232,7 +233,7 @@ class OppuLM(LM):
         self, answer_weights: AnswerWeights, base: Base, settings: Mapping[str, Any], chat: bool
     ) -> "_Generation":
         """The harness's ``gen_kwargs`` as ours."""
-        run, task = answer_weights.work.run, answer_weights.work.dataset.task
+        run, task = answer_weights.variant.run, answer_weights.variant.task
         try:
             known = normalize_gen_kwargs(dict(settings), task.max_answer_tokens)
             known["temperature"], known["top_k"] = float(known["temperature"]), int(known.get("top_k", 50))
@@ -258,12 +259,11 @@ class OppuLM(LM):
                 seed=run.config.seed if run.config.sample else self._seed,
             )
         tokenizer = base.tokenizer.ending(known["until"], chat)
-        constrained = AnswerSet(tokenizer, task.labels) if run.config.constrain and task.labels else None
+        rules = dataclasses.replace(answer_rules(run.config, task, tokenizer), sampling=sampling)
         longest = int(known["max_gen_toks"])
-        if longest == task.max_answer_tokens:  # nobody asked for another
-            longest = answer_tokens(task, tokenizer)
-        base = dataclasses.replace(base, tokenizer=tokenizer)
-        return _Generation(base, longest, sampling, constrained)
+        if longest != task.max_answer_tokens:  # else nobody asked for another
+            rules = dataclasses.replace(rules, max_new_tokens=longest)
+        return _Generation(dataclasses.replace(base, tokenizer=tokenizer), rules)
 
     def _units(
         self,
@@ -274,8 +274,8 @@ class OppuLM(LM):
         size: int,
     ) -> Iterator[tuple[list[int], list[str]]]:
         """(indices, answers), as many at a time as the batch size allows."""
-        work, personal = answer_weights.work, answer_weights.method.personal
-        users = {user.user_id: user for user in work.users}
+        variant, personal = answer_weights.variant, answer_weights.method.personal
+        users = {user.user_id: user for user in variant.users}
         owners = [requests[index].args[1][REQUEST]["user"] for index in indices] if personal else None
         lengths = [len(requests[index].args[0]) for index in indices]
         for unit in plan_units(lengths, owners, size):
@@ -283,14 +283,13 @@ class OppuLM(LM):
             states = None
             if personal:
                 whose = [requests[group[0]].args[1][REQUEST]["user"] for group in groups]
-                states = [work.store.load(work.key_of(users[user_id])) for user_id in whose]
+                store = answer_weights.jobs.store
+                states = [load_adapter(store, variant, users[user_id]) for user_id in whose]
             written = generate_answers(
                 generation.base,
                 [[requests[index].args[0] for index in group] for group in groups],
                 states,
-                max_new_tokens=generation.longest,
-                sampling=generation.sampling,
-                answers=generation.answers,
+                generation.rules,
             )
             chain = itertools.chain.from_iterable
             yield list(chain(groups)), list(chain(written))
@@ -339,7 +338,7 @@ class OppuLM(LM):
         standings = self._standings.values()
         return {
             "oppu": {
-                "base": [dataclasses.asdict(one.work.run.base_identity()) for one in standings][:1],
+                "base": [dataclasses.asdict(one.variant.run.base_identity()) for one in standings][:1],
                 "weights": content_id([sorted(one.weights.values()) for one in standings]),
             }
         }
@@ -350,9 +349,7 @@ class _Generation:
     """How some requests are answered."""
 
     base: Base
-    longest: int
-    sampling: Sampling | None
-    answers: AnswerSet | None
+    rules: AnswerRules
 
 
 def _batch_size(size: int | str, most: int | None) -> tuple[int, bool]:
@@ -360,7 +357,7 @@ def _batch_size(size: int | str, most: int | None) -> tuple[int, bool]:
     if most is not None and (not str(most).isdecimal() or int(most) < 1):
         raise ConfigError(f"max_batch_size={most}: it is how many prompts are answered at a time, at most.")
     if re.fullmatch(r"auto(:[0-9]+)?", str(size)):
-        return int(most or BATCH_SIZE), True
+        return int(most or Compute.batch_size), True
     if not str(size).isdecimal() or int(size) < 1:
         raise ConfigError(f"batch_size={size}: write auto, or how many prompts to answer at a time.")
     return int(size), False

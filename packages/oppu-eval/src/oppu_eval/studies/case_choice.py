@@ -277,7 +277,7 @@ def build(
         users: Whose queries.
         predictions: {method: {(user id, query id): answer}}.
         maker_of: What made a method's prompts. A personal prompt may have to leave room for the adapter's
-            own tokens (:meth:`oppu_core.runs.variants.VariantWork.with_adapter`).
+            own tokens (:meth:`oppu_core.runs.jobs.VariantJobs.with_adapter`).
         profile_of: A user's profile text.
         cases: How many, at most.
 

@@ -16,10 +16,9 @@ from oppu_core.data.sample import GRAMMARS, Planted, sample_users
 from oppu_core.data.types import User
 from oppu_core.errors import ConfigError
 from oppu_core.runs.config import RunConfig
-from oppu_core.runs.jobs import JOBS
+from oppu_core.runs.jobs import JOBS, Job
 from oppu_core.runs.predictions import QueryId
 from oppu_core.runs.run import Run
-from oppu_core.runs.variants import Job
 from oppu_core.storage.files import content_id
 from oppu_core.tasks.task import Task, get_task
 from oppu_core.training.config import Peft

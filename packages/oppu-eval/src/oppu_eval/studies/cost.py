@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
+from oppu_core.runs.jobs import VariantJobs
+from oppu_core.runs.options import Compute
 from oppu_core.runs.progress import ProgressReporter
-from oppu_core.runs.variants import VariantWork, variant_works
+from oppu_core.runs.variants import variants_of
 from oppu_core.storage.files import append_jsonl, content_id, read_appended
 from oppu_core.storage.store import Store
 from rich.console import Console
@@ -60,26 +62,27 @@ class Cost:
         points: list[Point] = []
         reporter = ProgressReporter(Console(stderr=True), one.run.log_path)
         with contextlib.closing(Store(one.run.store_path)) as store:
-            for work in variant_works(one.run, store, reporter, context.device, 1):
-                points += self._measured(context, one, work, reporter)
+            for variant in variants_of(one.run):
+                jobs = VariantJobs(variant, store, Compute(device=context.device), reporter)
+                points += self._measured(context, one, jobs, reporter)
         return result(points)
 
     def _measured(
-        self, context: StudyContext, one: Done, work: VariantWork, reporter: ProgressReporter
+        self, context: StudyContext, one: Done, jobs: VariantJobs, reporter: ProgressReporter
     ) -> list[Point]:
-        task = work.dataset.task.name
+        variant, task = jobs.variant, jobs.variant.task.name
         points = self._points(context, one, task)
         total = 2 * len(SIZES) * self.repeats
         if len(points) >= total:
             return points
-        base, builder = work.task_base()
-        words = data_words(work.users)
+        base, builder = jobs.task_base()
+        words = data_words(variant.users)
         with reporter.stage(f"{task} trainings timed", total, "trainings") as stage:
             stage.advance(len(points))
             for point in measure(
                 base,
                 builder,
-                work.personal_config,
+                variant.personal_config,
                 words,
                 sizes=SIZES,
                 repeats=self.repeats,

@@ -1,31 +1,46 @@
 """Carries a study out: what it needs is run, by core; then it concludes, and its results are written."""
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from oppu_core.cli.main import work as do_run
+from oppu_core.data.sample import Planted
 from oppu_core.errors import ConfigError, DataError
 from oppu_core.modeling.base import base_tokenizer
 from oppu_core.ownership.forget import STUDIES_FILE, studies_made
+from oppu_core.runs.config import RunConfig, resolve_config
+from oppu_core.runs.jobs import execute_visibly
+from oppu_core.runs.options import Compute, RunOptions
 from oppu_core.runs.run import Run, open_run, start_run
 from oppu_core.storage.files import read_json, write_bytes, write_json
 from oppu_core.tasks.task import Task
+from oppu_core.training.config import ONLY_OF, Peft
 from rich.console import Console
 
 from oppu_eval.reporting.run_report import write_report
 from oppu_eval.reporting.study_views import STUDY_FILE, terminal, write_studies_report
 from oppu_eval.scoring.metrics import metrics_for
 from oppu_eval.scoring.run_results import read_results, results_path
-from oppu_eval.studies.context import Done, StudyContext, Work, provenance
+from oppu_eval.studies.context import (
+    SAMPLE_SETTINGS,
+    SAMPLE_TASKS,
+    SAMPLE_USERS,
+    Done,
+    StudyContext,
+    Work,
+    provenance,
+    sample_data,
+)
 from oppu_eval.studies.estimate import expected_seconds
+from oppu_eval.studies.options import StudyOptions
 from oppu_eval.studies.output import facts_of, write_study
 from oppu_eval.studies.study import Study, options_of
 
 
-def carry_out(study: Study, context: StudyContext, batch_size: int, cohort: str) -> Path:
+def carry_out(study: Study, context: StudyContext, compute: Compute) -> Path:
     """Do a study, or continue one; returns its folder.
 
     Raises:
@@ -45,7 +60,7 @@ def carry_out(study: Study, context: StudyContext, batch_size: int, cohort: str)
     console.print(_expected(seconds))
     start = time.monotonic()
     for run, jobs in runs:
-        do_run(run, list(jobs), context.device, batch_size, cohort=cohort)
+        execute_visibly(run, jobs, compute)
     result = study.conclude(context, done)
     folder = context.folder / study.name
     facts = facts_of(provenance(list(done.values())), context.config.seed, options_of(study))
@@ -63,6 +78,81 @@ def carry_out(study: Study, context: StudyContext, batch_size: int, cohort: str)
         Console(soft_wrap=True, highlight=False).print(f"  {file}", markup=False)
     Console(soft_wrap=True, highlight=False).print(f"Report: {report}", markup=False)
     return folder
+
+
+def context_of(options: StudyOptions, device: str) -> StudyContext:
+    """What the options say a study stands on.
+
+    Raises:
+        ConfigError: they contradict each other.
+        OppuError: data, base or run cannot be used.
+    """
+    if options.run is not None:
+        return _on_run(options, open_run(options.run), device)
+    if options.data and (options.task or options.plant):
+        raise ConfigError("--task and --plant are about the sample world; with --data leave them out.")
+    out, data, given = options.folder, options.data, [*options.settings]
+    if not options.data:
+        tasks = [name.strip() for name in options.task.split(",")] if options.task else list(SAMPLE_TASKS)
+        plant = Planted.read([*options.plant])
+        own_folder(out)
+        data = sample_data(out, tasks, options.users or SAMPLE_USERS, options.seed, plant)
+        given = [*SAMPLE_SETTINGS, *given]
+
+    def resolve(peft: Peft) -> RunConfig:
+        settings = [
+            text
+            for text in given
+            if ONLY_OF.get(text.partition("=")[0].strip().removeprefix("personal."), peft) == peft
+        ]
+        return resolve_config(
+            options.run_options(
+                data,
+                sample_world=not options.data,
+                methods=["non_personalized"],
+                settings=settings,
+                peft=peft,
+            )
+        )
+
+    return StudyContext(out, options.store or out.parent / "store", resolve("lora"), resolve, device)
+
+
+def _on_run(options: StudyOptions, run: Run, device: str) -> StudyContext:
+    """The settings of a run; another PEFT method has the preset's rate, and all else as the run."""
+    if given := options.given():
+        name = {"settings": "set"}.get(given[0], given[0])
+        raise ConfigError(
+            f"--{name} is a setting of the run {run.path} and cannot be changed here; leave it out, or leave "
+            "out --run and name --data."
+        )
+    config = run.config if options.users is None else dataclasses.replace(run.config, users=options.users)
+
+    def resolve(peft: Peft) -> RunConfig:
+        if all(settings.method == peft for settings in config.personal.values()):
+            return config
+        other = resolve_config(
+            RunOptions(
+                data=[Path(path) for path in config.data.values()],
+                model=config.model,
+                methods=["non_personalized"],
+                dtype=config.dtype,
+                seed=config.seed,
+                users=config.users,
+                sample=config.sample,
+                peft=peft,
+            )
+        )
+        own_to_a_method = ("method", "targets", "learning_rate", "weight_decay")
+        personal = {
+            task: dataclasses.replace(
+                config.personal[task], **{name: getattr(preset, name) for name in own_to_a_method}
+            )
+            for task, preset in other.personal.items()
+        }
+        return dataclasses.replace(config, personal=personal)
+
+    return StudyContext(options.out or run.path / "studies", run.store_path, config, resolve, device, run)
 
 
 def own_folder(folder: Path, *names: str) -> None:

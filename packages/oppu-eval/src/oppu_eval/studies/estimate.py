@@ -8,17 +8,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from oppu_core.data.types import User
-from oppu_core.modeling.adapters import adapter_state, attach
 from oppu_core.modeling.packing import tokenize
 from oppu_core.prompting.builder import PromptBuilder
 from oppu_core.prompting.methods import variant_method
-from oppu_core.runs.answering import generate_answers
-from oppu_core.runs.progress import ProgressReporter
+from oppu_core.runs.answering import AnswerRules, generate_answers
+from oppu_core.runs.jobs import Job, VariantJobs
+from oppu_core.runs.options import Compute
 from oppu_core.runs.run import Run
-from oppu_core.runs.variants import Job, VariantWork, prompt_builder, variant_works
+from oppu_core.runs.variants import Variant, variants_of
 from oppu_core.storage.store import Store
-from oppu_core.training.cohort import train_users
-from rich.console import Console
+from oppu_core.training.trainer import Trainer
 
 _SAMPLE = 3  # users whose histories are looked at, and as many of the others for each of a batch
 _TRIAL_STEPS = 3
@@ -40,62 +39,61 @@ class Missing:
     loads: int = 0
 
 
-def missing(runs: Sequence[tuple[Run, Sequence[Job]]], tokenizer: Any) -> tuple[Missing, VariantWork | None]:
-    """What these runs lack, each training counted once, and the work that has most to do."""
+def missing(runs: Sequence[tuple[Run, Sequence[Job]]], tokenizer: Any) -> tuple[Missing, Variant | None]:
+    """What these runs lack, each training counted once, and the variant that has most to do."""
     left = Missing()
-    most: tuple[float, VariantWork | None] = (0.0, None)
+    most: tuple[float, Variant | None] = (0.0, None)
     known: set[str] = set()
     for run, jobs in runs:
         with contextlib.closing(Store(run.store_path)) as store:
-            for work in variant_works(run, store, ProgressReporter(Console(quiet=True)), "cpu", 1):
-                builder = prompt_builder(
-                    work.dataset, tokenizer, work.profiles, work.methods, run.config.seed
-                )
+            for variant in variants_of(run):
+                builder = variant.prompt_builder(tokenizer)
                 tokens = 0.0
-                if work.task_lora.folder not in known and not store.has(work.task_lora):
-                    known.add(work.task_lora.folder)
-                    tokens += _query_tokens(work, builder, tokenizer) * work.task_config.epochs
-                if "personal" in jobs and work.personal:
-                    users = [u for u in work.users if not _has(store, work, u, known)]
-                    tokens += _history_tokens(work, builder, tokenizer, users) * work.personal_config.epochs
-                answers = work.methods if "answers" in jobs else []
-                prompts = sum(_open_queries(run, work, method.name) for method in answers)
+                if variant.task_lora.folder not in known and not store.has(variant.task_lora):
+                    known.add(variant.task_lora.folder)
+                    tokens += _query_tokens(variant, builder, tokenizer) * variant.task_config.epochs
+                if "personal" in jobs and variant.personal:
+                    users = [u for u in variant.users if not _has(store, variant, u, known)]
+                    tokens += (
+                        _history_tokens(variant, builder, tokenizer, users) * variant.personal_config.epochs
+                    )
+                answers = variant.methods if "answers" in jobs else []
+                prompts = sum(_open_queries(run, variant, method.name) for method in answers)
                 if tokens or prompts:
                     left.tokens += tokens
                     left.prompts += prompts
                     left.loads += 1
                     if most[1] is None or tokens > most[0]:
-                        most = tokens, work
+                        most = tokens, variant
     return left, most[1]
 
 
-def trial(work: VariantWork, device: str) -> tuple[float, float, float]:
+def trial(variant: Variant, store: Store, device: str) -> tuple[float, float, float]:
     """Seconds a token of training, a prompt of answering, and a loading of the base take here and now."""
     start = time.perf_counter()
-    base = dataclasses.replace(work, device=device).load_base()
+    base = VariantJobs(variant, store, Compute(device=device)).load_base()
     load = time.perf_counter() - start
-    builder = prompt_builder(work.dataset, base.tokenizer, work.profiles, work.methods, work.run.config.seed)
+    builder = variant.prompt_builder(base.tokenizer)
     config = dataclasses.replace(
-        work.personal_config, epochs=1, method="lora", targets=work.task_config.targets, stop_loss=0.0
+        variant.personal_config, epochs=1, method="lora", targets=variant.task_config.targets, stop_loss=0.0
     )
     examples = (
         row
-        for user in work.users
-        for row in tokenize(builder.history_examples(work.variant, user), base.tokenizer)
+        for user in variant.users
+        for row in tokenize(builder.history_examples(variant.name, user), base.tokenizer)
     )
     rows = _first(examples, _TRIAL_STEPS * config.batch_size)
-    texts = _first(_prompts(work, builder), _TRIAL_QUERIES)
+    texts = _first(_prompts(variant, builder), _TRIAL_QUERIES)
     prompt = token = 0.0
     if texts:
         start = time.perf_counter()
-        generate_answers(base, [texts], None, max_new_tokens=builder.answer_tokens)
+        generate_answers(base, [texts], None, AnswerRules(builder.answer_tokens))
         prompt = (time.perf_counter() - start) / len(texts)
     if rows:
-        base = dataclasses.replace(base, model=attach(base.model, config))
-        fresh = adapter_state(base.model)
+        trainer = Trainer.of(base, config)
         for _ in range(2):  # the first time a model does what it does only once
             start = time.perf_counter()
-            list(train_users(base, fresh, [rows], config))
+            list(trainer.train([rows]))
             token = (time.perf_counter() - start) / sum(len(row.ids) for row in rows)
     return token, prompt, load
 
@@ -105,55 +103,52 @@ def expected_seconds(
 ) -> float | None:
     """How long what is missing of these runs, and training on so many more tokens, will take; None where
     nothing is."""
-    left, work = missing(runs, tokenizer)
-    if work is None and tokens:
-        with contextlib.closing(Store(runs[0][0].store_path)) as store:
-            quiet = ProgressReporter(Console(quiet=True))
-            work = next(variant_works(runs[0][0], store, quiet, device, 1))
-    if work is None:
+    left, variant = missing(runs, tokenizer)
+    if variant is None and tokens:
+        variant = next(variants_of(runs[0][0]))
+    if variant is None:
         return None
-    token, prompt, load = trial(work, device)
+    with contextlib.closing(Store(variant.run.store_path)) as store:
+        token, prompt, load = trial(variant, store, device)
     return (left.tokens + tokens) * token + left.prompts * prompt + left.loads * load
 
 
-def _has(store: Store, work: VariantWork, user: User, known: set[str]) -> bool:
-    key = work.key_of(user)
+def _has(store: Store, variant: Variant, user: User, known: set[str]) -> bool:
+    key = variant.key_of(user)
     if key.folder in known or store.has(key):
         return True
     known.add(key.folder)
     return False
 
 
-def _open_queries(run: Run, work: VariantWork, method: str) -> int:
-    done = run.predictions(work.dataset.task.name, method)
-    return sum((user.user_id, query.id) not in done for user in work.users for query in user.queries)
+def _open_queries(run: Run, variant: Variant, method: str) -> int:
+    done = run.predictions(variant.dataset.task.name, method)
+    return sum((user.user_id, query.id) not in done for user in variant.users for query in user.queries)
 
 
-def _query_tokens(work: VariantWork, builder: PromptBuilder, tokenizer: Any) -> float:
+def _query_tokens(variant: Variant, builder: PromptBuilder, tokenizer: Any) -> float:
     """Tokens of the others' queries, from some of them."""
-    others = _first(work.dataset.users("others"), 8 * _SAMPLE)
-    rows = [row for user in others for row in tokenize(builder.query_examples(work.variant, user), tokenizer)]
+    others = _first(variant.dataset.users("others"), 8 * _SAMPLE)
+    rows = [row for user in others for row in tokenize(builder.query_examples(variant.name, user), tokenizer)]
     queries = sum(len(user.queries) for user in others)
-    total = work.dataset.counts["others"]["queries"]
+    total = variant.dataset.counts["others"]["queries"]
     return sum(len(row.ids) for row in rows) * total / max(1, queries)
 
 
-def _history_tokens(
-    work: VariantWork, builder: PromptBuilder, tokenizer: Any, users: Sequence[User]
-) -> float:
+def _history_tokens(variant: Variant, builder: PromptBuilder, tokenizer: Any, users: Sequence[User]) -> float:
     """Tokens of users' training examples, from some of them."""
     by_length = sorted(users, key=lambda user: len(user.training_history))
     some = by_length[:: max(1, len(by_length) // _SAMPLE)][:_SAMPLE]
-    rows = [row for user in some for row in tokenize(builder.history_examples(work.variant, user), tokenizer)]
+    rows = [row for user in some for row in tokenize(builder.history_examples(variant.name, user), tokenizer)]
     items = sum(len(user.training_history) for user in some)
     return sum(len(row.ids) for row in rows) * sum(len(u.training_history) for u in users) / max(1, items)
 
 
-def _prompts(work: VariantWork, builder: PromptBuilder) -> Iterator[str]:
-    method = variant_method(work.variant)
-    for user in work.users:
+def _prompts(variant: Variant, builder: PromptBuilder) -> Iterator[str]:
+    method = variant_method(variant.name)
+    for user in variant.users:
         for query in user.queries:
-            yield builder.query_prompt(method, user, query, work.profiles(user)).text
+            yield builder.query_prompt(method, user, query, variant.profiles(user)).text
 
 
 def _first(values: Iterable[Any], count: int) -> list[Any]:

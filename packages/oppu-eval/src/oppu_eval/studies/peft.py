@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 from oppu_core.modeling.base import base_folder, base_skeleton
-from oppu_core.runs.variants import find_work
+from oppu_core.runs.variants import find_variant
 from oppu_core.storage.store import WEIGHTS_FILE, Store
 from oppu_core.tasks.task import Task
 from oppu_core.training.config import Peft
@@ -117,8 +117,8 @@ class PeftMethods(Plain):
 def adapter_costs(done: Done, task: str) -> tuple[int, int, float]:
     """(trained parameters, bytes of the weights file, median seconds of training) of a run's adapters."""
     with contextlib.closing(Store(done.run.store_path)) as store:
-        work = find_work(done.run, store, task, "base", personal=True)
-        keys = [key for user in work.users if store.has(key := work.key_of(user))]
+        variant = find_variant(done.run, task, "base", personal=True)
+        keys = [key for user in variant.users if store.has(key := variant.key_of(user))]
         if not keys:
             return 0, 0, 0.0
         state = store.load(keys[0])

@@ -12,7 +12,7 @@ from oppu_core.data.sample import planted_likeness
 from oppu_core.data.types import User
 from oppu_core.errors import ConfigError, DataError
 from oppu_core.prompting.methods import parse_method
-from oppu_core.runs.variants import find_work
+from oppu_core.runs.variants import find_variant
 from oppu_core.storage.store import Store
 
 from oppu_eval.reporting.paper import paper_cosine_range
@@ -133,9 +133,9 @@ class Similarity(Plain):
             DataError: they are fewer than three.
         """
         with contextlib.closing(Store(done.run.store_path)) as store:
-            work = find_work(done.run, store, task, parse_method(self.method).variant, personal=True)
-            users = [user for user in work.users if store.has(work.key_of(user))]
-            states: list[State] = [store.load(work.key_of(user)) for user in users]
+            variant = find_variant(done.run, task, parse_method(self.method).variant, personal=True)
+            users = [user for user in variant.users if store.has(variant.key_of(user))]
+            states: list[State] = [store.load(variant.key_of(user)) for user in users]
         if len(users) < 3:
             raise DataError(f"{len(users)} users have an adapter for {task}; likeness needs three or more.")
         return users, states

@@ -251,11 +251,11 @@ def _train(
 
     The seconds are whole on a GPU too: every step waits for its loss, the end for the weights.
     """
-    from oppu_core.training.cohort import train_users
+    from oppu_core.training.trainer import Trainer
 
     start = time.perf_counter()
-    adapted = dataclasses.replace(base, model=model)
-    ((_, outcome),) = train_users(adapted, fresh, [rows], config)
+    trainer = Trainer(dataclasses.replace(base, model=model), config, fresh)
+    ((_, outcome),) = trainer.train([rows])
     seconds = time.perf_counter() - start
     if isinstance(outcome, TrainingError):
         raise TrainingError(f"A user of {len(rows)} items could not be trained: {outcome}.") from outcome

@@ -1,0 +1,6 @@
+"""The types that a base's weights can have."""
+
+from typing import Literal
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+Quantize = Literal["nf4", "int8"]

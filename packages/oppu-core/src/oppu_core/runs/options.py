@@ -1,0 +1,234 @@
+"""What a person asks of a run: the options, each written once.
+
+Light to import: the command line reads it before it knows whether a model is needed.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from oppu_core.errors import ConfigError
+from oppu_core.modeling.dtypes import Dtype, Quantize
+from oppu_core.prompting.builder import Examples
+from oppu_core.prompting.methods import DEFAULT_METHODS, parse_method
+from oppu_core.training.config import Peft, Preset
+
+METHODS_HELP = (
+    "Comma-separated: non_personalized, random_kN, rag_kN, recent_kN, pag_kN, oppu_k0, oppu_rag_kN, "
+    "oppu_recent_kN, oppu_pag_kN (N items in the prompt: others' at random, the user's own most alike or "
+    "most recent, or with a profile); by default the seven of the quickstart."
+)
+
+
+def option(cli: Any, default: Any = dataclasses.MISSING) -> Any:
+    """A field of options that a command line has too (:func:`oppu_core.cli.options.with_options`).
+
+    Args:
+        cli: What the command line takes, with its help: ``Annotated[type, typer.Option(…)]``.
+        default: The field's; the command line's is None where the type allows it.
+    """
+    return dataclasses.field(default=default, metadata={"cli": cli})
+
+
+def same(kind: type, name: str) -> Any:
+    """A field of other options, for options that have it too."""
+    field = next(field for field in dataclasses.fields(kind) if field.name == name)
+    return option(field.metadata["cli"], field.default)
+
+
+DtypeOption = Annotated[Dtype, typer.Option(help="Type of the base's weights.")]
+QuantizeOption = Annotated[
+    Quantize | None,
+    typer.Option(help="Hold the base in 4 or 8 bits and compute in --dtype; adapters stay float32."),
+]
+DeviceOption = Annotated[str, typer.Option(help="auto takes a GPU if there is one; or cpu, cuda, cuda:1.")]
+BatchOption = Annotated[
+    int,
+    typer.Option(
+        min=1, help="Prompts answered at a time; answers do not depend on it (with int8 weights they may)."
+    ),
+]
+
+PlantOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="WHAT=SHARE",
+        help="Plant something into the sample world for a study to find: shift=0.5 (the older half of each "
+        "history follows other habits), inactive=0.5 (half of the users have 2 to 6 items), irrelevant=0.5 "
+        "(so much of each history is about other subjects than the queries). Repeat it.",
+    ),
+]
+
+
+def read_cohort(text: str) -> str:
+    """See that a number of users, or ``auto``, was asked for.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    if text != "auto" and not (text.isdecimal() and int(text) > 0):
+        raise ConfigError(f"--cohort {text!r}: write auto, or how many users to train at once.")
+    return text
+
+
+CohortOption = Annotated[
+    str,
+    typer.Option(
+        callback=read_cohort,
+        metavar="[auto|N]",
+        help="Users trained at once; but for rounding, adapters do not depend on it. auto goes by free "
+        "memory, and follows the plan of an interrupted training.",
+    ),
+]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Compute:
+    """How work is done; results do not depend on it, but for rounding.
+
+    Attributes:
+        device: ``auto``, ``cpu``, ``cuda`` …
+        batch_size: Prompts answered at a time.
+        cohort: Users trained at once, as a text; ``auto`` decides by memory.
+    """
+
+    device: str = option(DeviceOption, "auto")
+    batch_size: int = option(BatchOption, 64)
+    cohort: str = option(CohortOption, "auto")
+
+    @property
+    def users_at_once(self) -> int | None:
+        """How many users to train at once; None decides by memory."""
+        return None if self.cohort == "auto" else int(self.cohort)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What a person asks of a run. Everything that its results depend on is here.
+
+    Attributes:
+        data: Dataset folders, each of another task.
+        model: ``tiny``, a folder or a hub id.
+        methods: Their names; with commas between them, or a sequence.
+        preset: Training settings to start from.
+        settings: ``personal.epochs=3``, ``task_lora.learning_rate=1e-4`` …
+        dtype: The type of the base's weights.
+        seed: The seed of everything.
+        users: At most so many test users.
+        sample: Sample answers as in the paper.
+        store: Where weights are kept; by default beside the run.
+        peft: What personal adapters are.
+        quantize: Hold the base in 4 or 8 bits.
+        profiles: Files with profile texts.
+        examples: What of the others task LoRAs are trained on.
+        constrain: Let tasks with labels answer with these alone.
+    """
+
+    data: Sequence[Path] = option(
+        Annotated[list[Path], typer.Option("--data", help="A dataset folder; repeat it for several tasks.")]
+    )
+    model: str = option(
+        Annotated[
+            str, typer.Option("--model", help="The base: 'tiny' (shipped), a folder, or a Hugging Face id.")
+        ],
+        "tiny",
+    )
+    methods: str | Sequence[str] = option(
+        Annotated[str | None, typer.Option("--methods", help=METHODS_HELP)], DEFAULT_METHODS
+    )
+    preset: Preset = option(
+        Annotated[
+            Preset,
+            typer.Option(
+                help="Training settings: the paper's, or measured ones for small bases; auto goes by size."
+            ),
+        ],
+        "auto",
+    )
+    settings: Sequence[str] = option(
+        Annotated[
+            list[str] | None,
+            typer.Option(
+                "--set", help="Change a training setting, e.g. personal.epochs=3 or task_lora.rank=16."
+            ),
+        ],
+        (),
+    )
+    dtype: Dtype = option(DtypeOption, "float32")
+    seed: int = option(
+        Annotated[
+            int,
+            typer.Option(min=0, max=2**32 - 1, help="The same seed gives the same adapters and answers."),
+        ],
+        0,
+    )
+    users: int | None = option(
+        Annotated[int | None, typer.Option(help="Only the first N test users of each dataset.")], None
+    )
+    sample: bool = option(
+        Annotated[
+            bool,
+            typer.Option(
+                "--sample", help="Sample answers as in the paper (temperature 0.1, top-k 10, top-p 0.9)."
+            ),
+        ],
+        False,
+    )
+    store: Path | None = option(
+        Annotated[
+            Path | None,
+            typer.Option(help="Where trained weights are kept; by default `store` beside the run."),
+        ],
+        None,
+    )
+    peft: Peft = option(
+        Annotated[
+            Peft,
+            typer.Option(help="What personal adapters are; a task's own adapter is always a LoRA."),
+        ],
+        "lora",
+    )
+    quantize: Quantize | None = option(QuantizeOption, None)
+    profiles: Sequence[Path] = option(
+        Annotated[
+            list[Path] | None,
+            typer.Option(
+                "--profiles",
+                help='Profile texts to use instead of computed ones: JSON lines {"task", "user_id", '
+                '"profile"}, as `oppu profiles` writes them. Repeat it for several files.',
+            ),
+        ],
+        (),
+    )
+    examples: Examples = option(
+        Annotated[
+            Examples,
+            typer.Option(
+                help="What task bases learn from: the others' queries, as in the paper, or histories as well."
+            ),
+        ],
+        "queries",
+    )
+    constrain: bool = option(
+        Annotated[
+            bool,
+            typer.Option("--constrain", help="Let tasks with a set of labels answer with these alone."),
+        ],
+        False,
+    )
+
+    @property
+    def method_names(self) -> list[str]:
+        """The methods' names, each once.
+
+        Raises:
+            ConfigError: one is no method, or there is none.
+        """
+        texts = self.methods.split(",") if isinstance(self.methods, str) else self.methods
+        names = list(dict.fromkeys(parse_method(name.strip()).name for name in texts))
+        if not names:
+            raise ConfigError("No method was asked for; see --methods.")
+        return names

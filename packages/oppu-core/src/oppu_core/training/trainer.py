@@ -1,0 +1,60 @@
+"""One trainer: users together in packed rows where the base reads them, else one after another."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+
+from oppu_core.modeling.adapters import State, adapter_state, attach
+from oppu_core.modeling.base import Base
+from oppu_core.modeling.packing import TokenizedExample
+from oppu_core.training.cohort import Batches, Cohort
+from oppu_core.training.config import TrainConfig
+from oppu_core.training.loop import Outcome, Progress, train_each
+from oppu_core.training.plan import auto_size
+
+
+class Trainer:
+    """Trains adapters in the way that the base allows.
+
+    Args:
+        base: With an adapter attached; its own weights are left as they are where users train together.
+        config: Training settings.
+        fresh: The weights that every user starts from; by default those of the attached adapter.
+
+    Attributes:
+        base: The base.
+        config: Training settings.
+        together: Whether users are trained at once. If not, the one who is trained lies in the model.
+    """
+
+    def __init__(self, base: Base, config: TrainConfig, fresh: State | None = None) -> None:
+        self.base = base
+        self.together = base.supports_packing
+        self.config = config
+        self._fresh = adapter_state(base.model) if fresh is None else fresh
+
+    @classmethod
+    def of(cls, base: Base, config: TrainConfig) -> "Trainer":
+        """A trainer of fresh adapters on a base (changed in place) that has none."""
+        return cls(dataclasses.replace(base, model=attach(base.model, config)), config)
+
+    def train(
+        self, users: Batches, on_step: Callable[[int, Progress], None] | None = None
+    ) -> Iterator[tuple[int, Outcome]]:
+        """Train users: (place, adapter or error) as each is finished.
+
+        Args:
+            users: Each user's examples.
+            on_step: Called after every user's every step with (place, progress).
+        """
+        pad_id = self.base.tokenizer.pad_id
+        if self.together:
+            return self._cohort().train(users, on_step)
+        padded = self.base.supports_padded_training
+        return train_each(self.base.model, self._fresh, users, self.config, pad_id, on_step, padded)
+
+    def auto_size(self, heaviest: Sequence[TokenizedExample]) -> int:
+        """How many users to train at once, given the heaviest batch of one."""
+        return auto_size(self._cohort(), heaviest) if self.together else 1
+
+    def _cohort(self) -> Cohort:
+        return Cohort(self.base.model, self._fresh, self.config, self.base.tokenizer.pad_id)

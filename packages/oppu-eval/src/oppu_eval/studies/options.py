@@ -1,0 +1,102 @@
+"""What a person asks of a study, beside the study's own options."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from oppu_core.modeling.dtypes import Dtype, Quantize
+from oppu_core.runs.options import PlantOption, RunOptions, option, same
+from oppu_core.training.config import Preset
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StudyOptions:
+    """What a study stands on: a run, datasets with a base and settings, or the sample world.
+
+    Attributes:
+        run: Stand on this run.
+        data: Or on these datasets.
+        model: See :class:`oppu_core.runs.options.RunOptions`, as for what has no line here.
+        task: Tasks of the sample world, with commas between them.
+        users: At most so many test users.
+        plant: What the sample world plants; see ``oppu data sample``.
+        out: The folder of studies.
+    """
+
+    run: Path | None = option(
+        Annotated[
+            Path | None,
+            typer.Option("--run", help="Stand on this run: its data, base, settings and store."),
+        ],
+        None,
+    )
+    data: Sequence[Path] = option(
+        Annotated[
+            list[Path] | None,
+            typer.Option("--data", help="Stand on this dataset folder; repeat it for several tasks."),
+        ],
+        (),
+    )
+    model: str = same(RunOptions, "model")
+    task: str | None = option(
+        Annotated[
+            str | None, typer.Option("--task", help="Tasks of the sample world, with commas between them.")
+        ],
+        None,
+    )
+    users: int | None = option(
+        Annotated[
+            int | None,
+            typer.Option(
+                min=2, help="Only the first N test users; of the sample world so many are drawn (20)."
+            ),
+        ],
+        None,
+    )
+    plant: Sequence[str] = option(PlantOption, ())
+    out: Path | None = option(
+        Annotated[
+            Path | None,
+            typer.Option(
+                "--out",
+                help="The folder of studies; by default runs/studies (sample world), runs/studies-DATASET, "
+                "or `studies` in the run.",
+            ),
+        ],
+        None,
+    )
+    store: Path | None = same(RunOptions, "store")
+    preset: Preset = same(RunOptions, "preset")
+    settings: Sequence[str] = same(RunOptions, "settings")
+    dtype: Dtype = same(RunOptions, "dtype")
+    quantize: Quantize | None = same(RunOptions, "quantize")
+    profiles: Sequence[Path] = same(RunOptions, "profiles")
+    constrain: bool = same(RunOptions, "constrain")
+    seed: int = same(RunOptions, "seed")
+
+    @property
+    def folder(self) -> Path:
+        """Where results go, if there is no run."""
+        if self.data:
+            name = "-".join(["studies", *(path.resolve().name for path in self.data)])
+        else:
+            name = "studies-planted" if self.plant else "studies"
+        return self.out or Path("runs", name)
+
+    def given(self) -> list[str]:
+        """The options that a run has already and that were asked for besides."""
+        free = ("run", "users", "out")
+        fields = (field for field in dataclasses.fields(self) if field.name not in free)
+        return [field.name for field in fields if getattr(self, field.name) != field.default]
+
+    def run_options(self, data: Sequence[Path], *, sample_world: bool, **changes: object) -> RunOptions:
+        """The options of the study's runs."""
+        shared = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(RunOptions)
+            if hasattr(self, field.name) and field.name != "users"
+        }
+        users = None if sample_world else self.users  # there so many were drawn
+        return RunOptions(**{**shared, "data": data, "users": users, **changes})
