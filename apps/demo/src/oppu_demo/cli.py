@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from oppu_core.cli.shared import interruptible
+from oppu_core.cli.shared import START, interruptible
 from oppu_core.errors import ConfigError
 from oppu_core.runs.options import DeviceOption
 from rich.console import Console
@@ -21,7 +21,7 @@ demo_app = typer.Typer(
 
 def register(app: typer.Typer) -> None:
     """Add this package's commands (entry-point group ``oppu.commands``)."""
-    app.add_typer(demo_app, name="demo")
+    app.add_typer(demo_app, name="demo", rich_help_panel=START)
 
 
 @demo_app.callback()

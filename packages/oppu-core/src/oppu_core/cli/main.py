@@ -18,7 +18,7 @@ from oppu_core.cli import adapters as ownership
 from oppu_core.cli import personal as personal_commands
 from oppu_core.cli.data import app as data_app
 from oppu_core.cli.options import ReportToOption, RunOption, with_options
-from oppu_core.cli.shared import interruptible, work
+from oppu_core.cli.shared import ASK, DATA, OWN, TRAIN, Grouped, interruptible, work
 from oppu_core.errors import ConfigError, Interrupted, OppuError, reason
 from oppu_core.process import tune_process
 from oppu_core.runs.options import (
@@ -33,6 +33,7 @@ from oppu_core.runs.options import (
 
 app = typer.Typer(
     name="oppu",
+    cls=Grouped,
     help="One PEFT Per User: personal language models from users' own histories.\n\n"
     "Start with [bold]oppu quickstart[/bold]: the whole comparison on a sample world, in some minutes.",
     no_args_is_help=True,
@@ -42,10 +43,10 @@ app = typer.Typer(
 )
 base_app = typer.Typer(no_args_is_help=True, help="Task bases: the base adapted once to a task.")
 personal_app = typer.Typer(no_args_is_help=True, help="Personal adapters: one small adapter per user.")
-app.add_typer(data_app, name="data")
-app.add_typer(base_app, name="base")
-app.add_typer(personal_app, name="personal")
-app.add_typer(ownership.app, name="adapters")
+app.add_typer(data_app, name="data", rich_help_panel=DATA)
+app.add_typer(base_app, name="base", rich_help_panel=TRAIN)
+app.add_typer(personal_app, name="personal", rich_help_panel=TRAIN)
+app.add_typer(ownership.app, name="adapters", rich_help_panel=OWN)
 base_app.command(
     "export", epilog="Example: [bold]oppu base export --run runs/movies --out movies-base[/bold]"
 )(ownership.export_base)
@@ -105,7 +106,7 @@ def personal_train(
     work(open_run(run), ["bases", "personal"], Compute(device=device, cohort=cohort), report_to)
 
 
-@app.command(epilog="Example: [bold]oppu answer --run runs/movies[/bold]")
+@app.command(rich_help_panel=TRAIN, epilog="Example: [bold]oppu answer --run runs/movies[/bold]")
 def answer(
     run: RunOption, device: DeviceOption = "auto", batch_size: BatchOption = Compute.batch_size
 ) -> None:
@@ -116,7 +117,8 @@ def answer(
 
 
 @app.command(
-    epilog='Example: [bold]oppu ask --run runs/quickstart --task lamp_2m --user test-003 "A ship."[/bold]'
+    rich_help_panel=ASK,
+    epilog='Example: [bold]oppu ask --run runs/quickstart --task lamp_2m --user test-003 "A ship."[/bold]',
 )
 def ask(
     text: Annotated[str, typer.Argument(help="The query's text, e.g. a movie's description.")],
@@ -153,7 +155,8 @@ def ask(
 
 
 @app.command(
-    epilog="Example: [bold]oppu profiles --data data/movies --model chat-model --out profiles.jsonl[/bold]"
+    rich_help_panel=TRAIN,
+    epilog="Example: [bold]oppu profiles --data data/movies --model chat-model --out profiles.jsonl[/bold]",
 )
 def profiles(
     data: Annotated[Path, typer.Option("--data", help="A dataset folder.")],

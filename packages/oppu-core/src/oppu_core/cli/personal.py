@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from oppu_core.cli.shared import OWN
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -15,10 +17,13 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the commands to ``oppu``."""
-    app.command(epilog="Example: [bold]oppu forget test-003 --runs runs --dry-run[/bold]")(forget)
     app.command(
+        rich_help_panel=OWN, epilog="Example: [bold]oppu forget test-003 --runs runs --dry-run[/bold]"
+    )(forget)
+    app.command(
+        rich_help_panel=OWN,
         epilog="Example: [bold]oppu personalize --history my.jsonl --task lamp_2m --run runs/movies --user me"
-        "[/bold]"
+        "[/bold]",
     )(personalize)
 
 

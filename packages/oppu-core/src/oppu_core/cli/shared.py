@@ -2,7 +2,9 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from typer.core import TyperGroup
 
 from oppu_core.errors import Interrupted
 from oppu_core.runs.options import Compute
@@ -11,6 +13,24 @@ from oppu_core.runs.tracking import ReportTo
 if TYPE_CHECKING:
     from oppu_core.runs.jobs import Job
     from oppu_core.runs.run import Run
+
+# The groups of commands in ``oppu --help``.
+START, DATA, TRAIN = "Start here", "Data", "Train step by step"
+ASK, OWN, EVALUATE = "Ask", "Own it", "Evaluate"
+# The commands in the order in which a person needs them; others stand behind.
+_ORDER = (
+    "quickstart demo run data profiles base personal answer ask personalize adapters forget "
+    "evaluate report study lm-eval"
+).split()
+
+
+class Grouped(TyperGroup):
+    """A group that lists commands in the order of need, whichever package they come from."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The commands' names."""
+        place = {name: number for number, name in enumerate(_ORDER)}
+        return sorted(super().list_commands(ctx), key=lambda name: place.get(name, len(place)))
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from oppu_core.storage.store import Entry, Store
 from oppu_core.training.config import TrainConfig
 
 
-def stored_run(
+def run_from_store(
     model: str,
     store: Path,
     dataset: Dataset,

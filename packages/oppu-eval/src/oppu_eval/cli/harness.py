@@ -4,6 +4,7 @@ import os
 import sys
 
 import typer
+from oppu_core.cli.shared import EVALUATE
 from oppu_core.errors import ConfigError
 
 _EPILOG = (
@@ -24,7 +25,9 @@ _HELP = (
 def register(app: typer.Typer) -> None:
     """Add the command; its options are the harness's."""
     settings = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
-    app.command("lm-eval", help=_HELP, epilog=_EPILOG, context_settings=settings)(lm_eval)
+    app.command("lm-eval", rich_help_panel=EVALUATE, help=_HELP, epilog=_EPILOG, context_settings=settings)(
+        lm_eval
+    )
 
 
 def lm_eval(context: typer.Context) -> None:

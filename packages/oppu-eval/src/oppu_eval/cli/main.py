@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from oppu_core.cli.data import app as data_app
 from oppu_core.cli.options import ReportToOption, RunOption, with_options
-from oppu_core.cli.shared import interruptible, work
+from oppu_core.cli.shared import EVALUATE, START, interruptible, work
 from oppu_core.runs.options import Compute, DeviceOption, RunOptions
 from rich.console import Console
 
@@ -32,18 +32,23 @@ ExportOption = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add this package's commands (entry-point group ``oppu.commands``)."""
-    app.command(epilog="Example: [bold]oppu quickstart[/bold]")(quickstart)
+    app.command(rich_help_panel=START, epilog="Example: [bold]oppu quickstart[/bold]")(quickstart)
     app.command(
+        rich_help_panel=START,
         epilog="Example: [bold]oppu run --run runs/movies --data data/movies --model tiny "
-        "--methods non_personalized,rag_k1,oppu_k0[/bold]"
+        "--methods non_personalized,rag_k1,oppu_k0[/bold]",
     )(run)
-    app.command(epilog="Example: [bold]oppu evaluate --run runs/movies --paper[/bold]")(evaluate)
-    app.command(epilog="Example: [bold]oppu report --run runs/movies --harness out[/bold]")(report)
+    app.command(
+        rich_help_panel=EVALUATE, epilog="Example: [bold]oppu evaluate --run runs/movies --paper[/bold]"
+    )(evaluate)
+    app.command(
+        rich_help_panel=EVALUATE, epilog="Example: [bold]oppu report --run runs/movies --harness out[/bold]"
+    )(report)
     data_app.command(epilog="Example: [bold]oppu data describe data/movies --out reports/movies[/bold]")(
         describe
     )
     harness.register(app)
-    app.add_typer(studies.app, name="study")
+    app.add_typer(studies.app, name="study", rich_help_panel=EVALUATE)
 
 
 @with_options

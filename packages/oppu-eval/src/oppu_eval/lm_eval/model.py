@@ -26,7 +26,7 @@ from oppu_core.modeling.generation import Sampling
 from oppu_core.prompting.builder import PromptBuilder
 from oppu_core.prompting.methods import Method, parse_method
 from oppu_core.runs.answering import AnswerRules, answer_rules, generate_answers, load_adapter, plan_units
-from oppu_core.runs.from_store import stored_run
+from oppu_core.runs.from_store import run_from_store
 from oppu_core.runs.options import Compute
 from oppu_core.runs.run import Run, open_run
 from oppu_core.storage.files import content_id
@@ -150,7 +150,7 @@ class OppuLM(LM):
     def _run_of(self, source: Source, method: Method) -> Run:
         """The run, or one that is put together from the store."""
         if self._run is None:
-            return stored_run(
+            return run_from_store(
                 self._base_name,
                 self._store_path,
                 source.dataset,
