@@ -19,9 +19,13 @@ START, DATA, TRAIN = "Start here", "Data", "Train step by step"
 ASK, OWN, EVALUATE = "Ask", "Own it", "Evaluate"
 # The commands in the order in which a person needs them; others stand behind.
 _ORDER = (
-    "quickstart demo run data profiles base personal answer ask personalize adapters forget "
-    "evaluate report study lm-eval"
-).split()
+    *("quickstart", "demo", "run"),
+    "data",
+    *("profiles", "base", "personal", "answer"),
+    "ask",
+    *("personalize", "adapters", "forget"),
+    *("evaluate", "report", "study", "lm-eval"),
+)
 
 
 class Grouped(TyperGroup):

@@ -29,16 +29,16 @@ def evaluate_run(run: Run) -> dict[str, Any]:
                 f"Run `oppu answer --run {run.path}`."
             )
         users = run.test_users(dataset)
-        for name in run.config.methods:
-            lost = {u.user_id for u in users if u.queries} - {u for u, _ in run.predictions(task, name)}
+        asked = {user.user_id for user in users if user.queries}
+        everything = {name: run.predictions(task, name) for name in run.config.methods}
+        for name, answers in everything.items():
+            lost = asked - {user_id for user_id, _ in answers}
             if lost and not parse_method(name).personal:
                 raise DataError(
                     f"{run.predictions_path(task, name)} lacks the answers of {len(lost)} users, e.g. "
                     f"{min(lost)!r}. Run `oppu answer --run {run.path}`."
                 )
-        predictions = {
-            name: answers for name in run.config.methods if (answers := run.predictions(task, name))
-        }
+        predictions = {name: answers for name, answers in everything.items() if answers}
         nobody[task] = {
             name: [user.user_id for user in users] for name in run.config.methods if name not in predictions
         }
