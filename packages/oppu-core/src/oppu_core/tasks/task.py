@@ -221,6 +221,11 @@ class Task:
                 numbers[number] = None if number in numbers else label
         return numbers
 
+    @property
+    def labelled_history(self) -> bool:
+        """Whether a history item holds one of the labels."""
+        return bool(self.labels) and self.output_field is not None
+
     def label_of(self, text: str) -> str | None:
         """The label that a text is, whatever its white space, Unicode form and zeros; None for none."""
         key = label_key(text)
