@@ -14,10 +14,11 @@ from typing import Any
 from markupsafe import Markup
 from oppu_core.data.statistics import NO_LABEL
 from oppu_core.data.types import User
+from oppu_core.prompting.methods import variant_method
 from oppu_core.prompting.profiles import compute_profile
 from oppu_core.tasks.task import Task
 from oppu_eval.reporting.examples import shorten
-from oppu_eval.reporting.findings import describe_method
+from oppu_eval.reporting.findings import describe_prompt
 from oppu_eval.reporting.habits import FEATURES, Habits, habit_field, habits
 from rich.filesize import decimal
 
@@ -272,7 +273,7 @@ def _adapter(adapter: Adapter) -> dict[str, Any]:
     }
     return {
         "variant": adapter.variant,
-        "prompt": describe_method("k0" if adapter.variant == "base" else adapter.variant),
+        "prompt": describe_prompt(variant_method(adapter.variant)),
         "problem": adapter.problem,
         "facts": {name: value for name, value in known.items() if value is not None},
         "curve": loss_curve(adapter.losses),

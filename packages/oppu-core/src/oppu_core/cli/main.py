@@ -20,6 +20,7 @@ from oppu_core.cli.data import app as data_app
 from oppu_core.cli.shared import interruptible
 from oppu_core.errors import ConfigError, Interrupted, OppuError, reason
 from oppu_core.process import tune_process
+from oppu_core.prompting.methods import METHODS
 
 if TYPE_CHECKING:
     from oppu_core.runs.run import Run
@@ -27,8 +28,7 @@ if TYPE_CHECKING:
 BATCH_SIZE = 64
 
 METHODS_HELP = (
-    "Comma-separated: non_personalized, random_kN, rag_kN, recent_kN, pag_kN, oppu_k0, oppu_rag_kN, "
-    "oppu_recent_kN, oppu_pag_kN (N items in the prompt: others' at random, the user's own most alike or "
+    f"Comma-separated: {METHODS} (N items in the prompt: others' at random, the user's own most alike or "
     "most recent, or with a profile); by default the seven of the quickstart."
 )
 RunOption = Annotated[Path, typer.Option("--run", help="The run folder, e.g. runs/movies.")]
