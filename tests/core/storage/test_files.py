@@ -12,6 +12,7 @@ from oppu_core.storage import files
 from oppu_core.storage.files import (
     canonical_json,
     content_id,
+    locked,
     new_dir,
     read_json,
     read_jsonl,
@@ -133,16 +134,9 @@ def test_strays_of_dead_processes_are_removed_and_those_of_living_ones_are_not(
     assert (living_folder / "half").read_text() == "half"
 
 
-def test_strays_of_somebody_elses_process_are_left(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dead_pid: int
-) -> None:
-    stray = stray_of(tmp_path / "a", dead_pid, monkeypatch)
+def test_strays_of_somebody_elses_process_are_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stray = stray_of(tmp_path / "a", 1, monkeypatch)  # the system's first process
     stray.write_text("half")
-
-    def refuse(pid: int, signal: int) -> None:
-        raise PermissionError
-
-    monkeypatch.setattr(os, "kill", refuse)
     remove_strays(tmp_path / "a")
     assert stray.exists()
 
@@ -280,3 +274,22 @@ def test_a_broken_line_is_named(tmp_path: Path) -> None:
     path.write_text('{"a": 1}\n{"a": \n')
     with pytest.raises(DataError, match=r"x\.jsonl, line 2: not JSON"):
         read_jsonl(path)
+
+
+def test_a_lock_keeps_others_out_and_is_lifted_when_its_process_is_killed(tmp_path: Path) -> None:
+    busy = DataError("busy")
+    with locked(tmp_path, busy), pytest.raises(DataError, match="busy"), locked(tmp_path, busy):
+        raise AssertionError("two hold it")
+    assert not list(tmp_path.iterdir())
+    program = (
+        "import time; from pathlib import Path; from oppu_core.storage import files\n"
+        f"with files.locked(Path({str(tmp_path)!r}), Exception()):\n"
+        "    print('held', flush=True); time.sleep(600)"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
+        with pytest.raises(DataError, match="busy"), locked(tmp_path, busy):
+            raise AssertionError("two hold it")
+        holder.kill()
+    with locked(tmp_path, busy):
+        pass

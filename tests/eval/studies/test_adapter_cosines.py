@@ -15,7 +15,7 @@ from oppu_eval.scoring.metrics import Array
 from oppu_eval.studies.adapter_cosines import (
     average,
     cluster_order,
-    habits,
+    habit_likeness,
     mantel,
     tensor_cosines,
     update_cosines,
@@ -258,14 +258,14 @@ def test_habits_of_a_labelled_task_are_shares_of_the_answers_in_the_training_his
         make_user("c", ["action"], ["twist ending"]),
         make_user("d", ["action"], []),
     ]
-    before, phrase = habits(tagging, users)
+    before, phrase = habit_likeness(tagging, users)
     assert before[0, 1] == pytest.approx(3 / (5**0.5 * 2**0.5))
     assert before[0, 2] == 0.0
     assert np.isnan(before[3]).all()
     assert "tag" in phrase
     (query,) = users[1].queries
     hidden = dataclasses.replace(users[1], queries=(dataclasses.replace(query, history_len=1),))
-    after, _ = habits(tagging, [users[0], hidden])
+    after, _ = habit_likeness(tagging, [users[0], hidden])
     assert after[0, 1] == pytest.approx(2 / 5**0.5)
 
 
@@ -280,15 +280,15 @@ def test_habits_of_a_writing_task_are_in_the_users_own_texts(
         [],
     ]
     users = [make_user(f"u{i}", ["x"], texts, fields=("text", "title")) for i, texts in enumerate(styles)]
-    likeness_UU, phrase = habits(headlines, users)
+    likeness_UU, phrase = habit_likeness(headlines, users)
     assert likeness_UU[0, 1] > likeness_UU[0, 2:4].max()
     assert likeness_UU[2, 3] > likeness_UU[2, :2].max()
     assert np.isnan(likeness_UU[4]).all()
     assert (np.diag(likeness_UU)[:4] == 1.0).all()
     assert "title" in phrase
-    assert np.isnan(habits(headlines, users[4:])[0]).all()
+    assert np.isnan(habit_likeness(headlines, users[4:])[0]).all()
     same_letters = [make_user(word, ["x"], [word], fields=("text", "title")) for word in ("listen", "silent")]
-    assert habits(headlines, same_letters)[0][0, 1] < 0.2
+    assert habit_likeness(headlines, same_letters)[0][0, 1] < 0.2
 
 
 def test_tasks_without_an_answer_in_the_history_compare_texts(
@@ -301,7 +301,7 @@ def test_tasks_without_an_answer_in_the_history_compare_texts(
         personal_formats=(PersonalFormat("Film:", "{description}"),),
     )
     users = [make_user("a", ["x"], ["comedy"]), make_user("b", ["x"], ["action"])]
-    likeness_UU, phrase = habits(citing, users)
+    likeness_UU, phrase = habit_likeness(citing, users)
     assert likeness_UU[0, 1] == pytest.approx(1.0)  # the descriptions are the same, the tags are not
     assert "description" in phrase
 

@@ -19,7 +19,7 @@ from oppu_core.prompting.retrieval import BM25Retriever, RandomRetriever, Recent
 from oppu_core.runs import answering as inference
 from oppu_core.tasks.task import Task, get_task
 from oppu_eval.reporting.drawing import png_bytes, svg_text
-from oppu_eval.studies.case_choice import Case, Counts, Pair, build, choose, habits, verdict
+from oppu_eval.studies.case_choice import Case, Counts, Pair, about_user, build, choose, verdict
 from oppu_eval.studies.case_pages import cases_page, table
 from oppu_eval.studies.case_picture import draw
 
@@ -196,7 +196,7 @@ def test_habits_count_labels_of_the_history_before_the_earliest_query(
 ) -> None:
     user = make_user("u", ["comedy"], ["romance", "action", "action", "odd one", "classic", "classic"])
     user = dataclasses.replace(user, queries=(dataclasses.replace(user.queries[0], history_len=4),))
-    seen = habits(tagging, user)
+    seen = about_user(tagging, user)
     assert seen.items == 4
     assert seen.labels[:3] == (("action", 2), ("romance", 1), ("odd one", 1))
     assert {label for label, count in seen.labels if count == 0} == set(tagging.labels) - {
@@ -210,12 +210,12 @@ def test_habits_count_labels_of_the_history_before_the_earliest_query(
 
 def test_habits_of_writers_are_their_profile_length_and_texts(headlines: Task, make_user: MakeUser) -> None:
     titles = ["Old dogs run!", "New cats sleep all day!", "", "A bird sings!", "Fish swim!", "Cows stand!"]
-    seen = habits(headlines, make_user("u", ["x"], titles, fields=("text", "title")))
+    seen = about_user(headlines, make_user("u", ["x"], titles, fields=("text", "title")))
     assert (seen.items, seen.labels) == (6, ())
     assert seen.mean_words == pytest.approx((3 + 5 + 3 + 2 + 2) / 5)
     assert seen.latest == ("Cows stand!", "Fish swim!", "A bird sings!", "New cats sleep all day!")
     assert 'always ends with "!"' in seen.profile
-    nobody = habits(headlines, make_user("u", ["x"], [], fields=("text", "title")))
+    nobody = about_user(headlines, make_user("u", ["x"], [], fields=("text", "title")))
     assert (nobody.items, nobody.mean_words, nobody.latest, nobody.profile) == (0, None, (), "")
 
 
@@ -226,8 +226,8 @@ def test_labels_that_histories_do_not_have_are_no_habit() -> None:
     user = User("u", "test", (item,), (Query("q", fields, "[2]", 1),))
     predictions = {"rag_k1": {("u", "q"): "[1]"}, "non_personalized": {("u", "q"): "[2]"}}
     (case,), _ = built(task, [user], predictions)
-    assert case.habits.labels == ()
-    assert case.habits.latest == ("On parsing",)
+    assert case.about.labels == ()
+    assert case.about.latest == ("On parsing",)
     assert case.query == "title: Trees | option 1: Cats | option 2: Parsing"
 
 

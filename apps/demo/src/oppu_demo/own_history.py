@@ -168,7 +168,7 @@ def _words(task: Task, user: User) -> collections.Counter[str]:
     words: collections.Counter[str] = collections.Counter()
     for item in user.history:
         text = item.fields[task.text_field]
-        words.update({text} if task.labels and task.output_field else set(text.split()))
+        words.update({text} if task.labelled_history else set(text.split()))
     return words
 
 

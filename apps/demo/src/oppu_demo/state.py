@@ -15,13 +15,14 @@ from oppu_core.runs.asking import asked_query
 from oppu_core.storage.store import WEIGHTS_FILE, Store
 from oppu_core.tasks.task import Task
 from oppu_eval.reporting.examples import shorten
+from oppu_eval.reporting.habits import Habits, habits
 from oppu_eval.scoring.metrics import metrics_for
 from oppu_eval.scoring.run_results import read_results, results_path
 
 from oppu_demo.engine import Engine
 from oppu_demo.sessions import Session, Sessions
 from oppu_demo.views.comparison import Column, compare_view, default_methods
-from oppu_demo.views.person import Adapter, Habits, habit_line, habits, person_view
+from oppu_demo.views.person import Adapter, habit_line, person_view
 
 # Stands for the visitor among the people of a run, whose ids may be any text.
 YOU = "you-e6f0b1d2c3a94857"

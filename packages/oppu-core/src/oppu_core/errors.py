@@ -6,10 +6,14 @@ libraries raise the same form.
 """
 
 import contextlib
-from collections.abc import Iterator
+import difflib
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
 
 _LONGEST = 300  # characters of a library's message
+_COMPARED = 20_000  # names; comparing takes a while
+_LONGEST_NAME = 100
 _ADVICE = "Most likely the base, settings and libraries do not fit together: try the same with --model tiny."
 
 
@@ -43,6 +47,28 @@ class Interrupted(OppuError):  # noqa: N818 (a wish, no error)
 
 class HubError(OppuError):
     """The Hugging Face hub cannot be reached, or does not do what it is asked."""
+
+
+def did_you_mean(
+    name: str,
+    known: Iterable[str],
+    show: Callable[[str], str] = str,
+    *,
+    most: int = 1,
+    cutoff: float = 0.6,
+) -> str:
+    """`` Did you mean …?`` with what is known and close to a name; empty where nothing is.
+
+    Args:
+        name: What there is not.
+        known: What there is.
+        show: How a known one is written.
+        most: So many are named.
+        cutoff: How close they have to be, from 0 to 1.
+    """
+    compared = itertools.islice((one for one in known if len(one) < _LONGEST_NAME), _COMPARED)
+    close = difflib.get_close_matches(name[:_LONGEST_NAME], list(compared), most, cutoff)
+    return f" Did you mean {' or '.join(map(show, close))}?" if close else ""
 
 
 @contextlib.contextmanager

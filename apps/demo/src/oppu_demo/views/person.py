@@ -8,16 +8,18 @@ import collections
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup
 from oppu_core.data.statistics import NO_LABEL
 from oppu_core.data.types import User
+from oppu_core.prompting.methods import variant_method
 from oppu_core.prompting.profiles import compute_profile
 from oppu_core.tasks.task import Task
 from oppu_eval.reporting.examples import shorten
-from oppu_eval.reporting.findings import describe_method
+from oppu_eval.reporting.findings import describe_prompt
+from oppu_eval.reporting.habits import FEATURES, Habits, habit_field, habits
 from rich.filesize import decimal
 
 from oppu_demo.templating import render
@@ -26,46 +28,6 @@ _LINE_CHARS = 60
 _SHOWN_ITEMS = 100
 _BARS = 15
 _WORDS = 8
-_WORD = re.compile(r"[#@]?\w+(?:[-'’]\w+)*")
-
-
-def _capitals(text: str) -> float:
-    words = [word for word in text.split() if word[0].isalpha()]
-    return sum(word[0].isupper() for word in words) / len(words) if words else 0.0
-
-
-LENGTH = "words in a text"
-# What is measured of a text; all but the length are shares of the texts (or of their words).
-FEATURES: Mapping[str, Callable[[str], float]] = {
-    LENGTH: lambda text: len(text.split()),
-    "words with a capital": _capitals,
-    "all in lower case": str.islower,
-    "end with ?": lambda text: text.endswith("?"),
-    "end with !": lambda text: text.endswith("!"),
-    "end with .": lambda text: text.endswith("."),
-    "have a colon": lambda text: ":" in text,
-    "have a number": lambda text: any(map(str.isdigit, text)),
-    "have a hashtag": lambda text: bool(re.search(r"#\w", text)),
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Habits:
-    """What the texts of one person, or of many, are like.
-
-    Attributes:
-        people: How many.
-        texts: How many texts they wrote (or labels they gave).
-        labels: {label: texts}, where a history holds labels; what is none under `NO_LABEL`.
-        features: {feature: mean over the texts}, where it does not.
-        words: {word: texts that have it}, likewise.
-    """
-
-    people: int
-    texts: int
-    labels: Mapping[str, int]
-    features: Mapping[str, float]
-    words: Mapping[str, int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,42 +61,17 @@ class _Bar:
     apart: float
 
 
-def habits(task: Task, users: Iterable[User]) -> Habits:
-    """Measure what these people wrote; of everybody once for a task, it takes a while."""
-    people = texts = 0
-    labels: collections.Counter[str] = collections.Counter()
-    words: collections.Counter[str] = collections.Counter()
-    totals = dict.fromkeys(FEATURES, 0.0)
-    field = _field(task)
-    for user in users:
-        people += 1
-        for item in user.training_history:
-            text = item.fields[field].strip()
-            if not text:
-                continue
-            texts += 1
-            if _labelled(task):
-                labels[task.label_of(text) or NO_LABEL] += 1
-                continue
-            words.update({word.lower() for word in _WORD.findall(text)})
-            for name, measure in FEATURES.items():
-                totals[name] += measure(text)
-    measured = texts and not _labelled(task)
-    features = {name: total / texts for name, total in totals.items()} if measured else {}
-    return Habits(people, texts, dict(labels), features, dict(words))
-
-
 def habit_line(task: Task, user: User) -> str:
     """A person in at most 60 characters of plain text: ``37 items · mostly action, comedy``."""
     count = len(user.training_history)
     line = f"{count:,} item{'s' * (count != 1)}"
-    if _labelled(task):
-        own = habits(task, [user])
+    if task.labelled_history:
+        own = _by_label(task, habits(task, [user]))
         if not own.texts:
             return line
         common = _common(own.labels)[:2]
         how = "mostly" if 2 * sum(own.labels[name] for name in common) >= own.texts else "often"
-        what = f"{how} {_field(task)}" if task.kind == "rating" else how
+        what = f"{how} {habit_field(task)}" if task.kind == "rating" else how
         return shorten(f"{line} · {what} {', '.join(common)}", _LINE_CHARS)
     # "title style: about 9 words; all lower case; …." -> as many of its parts as there is room for
     about = compute_profile(task, user.training_history).partition(": ")[2].rstrip(".")
@@ -167,11 +104,12 @@ def person_view(
     Args:
         task: What they are asked.
         user: The person.
-        everybody: The habits of all test users, from :func:`habits`.
+        everybody: The habits of all test users.
         profile: The text about them that a prompt can hold.
         adapters: Their own, by variant.
     """
-    own, field = habits(task, [user]), _field(task).replace("_", " ")
+    own, everybody = _by_label(task, habits(task, [user])), _by_label(task, everybody)
+    field = habit_field(task).replace("_", " ")
     bars, words, line = [], [], ""
     if own.labels:
         bars, line = _label_bars(task, own, everybody), _labels_line(field, own, everybody)
@@ -186,7 +124,7 @@ def person_view(
         dates=(dates[0], dates[-1]) if dates else None,
         line=line,
         field=field,
-        labelled=_labelled(task),
+        labelled=task.labelled_history,
         everybody=everybody,
         bars=bars,
         words=words,
@@ -232,14 +170,12 @@ def loss_curve(losses: Sequence[float], steps: int = 0) -> Markup:
     )
 
 
-def _labelled(task: Task) -> bool:
-    """Whether a history item holds one of the task's labels."""
-    return bool(task.labels) and task.output_field is not None
-
-
-def _field(task: Task) -> str:
-    """The history field that habits are about."""
-    return task.output_field if _labelled(task) and task.output_field else task.text_field
+def _by_label(task: Task, measured: Habits) -> Habits:
+    """The same with every answer that is no label under `NO_LABEL`."""
+    labels: collections.Counter[str] = collections.Counter()
+    for answer, count in measured.labels.items():
+        labels[answer if answer in task.labels else NO_LABEL] += count
+    return dataclasses.replace(measured, labels=labels)
 
 
 def _common(counts: Mapping[str, int]) -> list[str]:
@@ -337,7 +273,7 @@ def _adapter(adapter: Adapter) -> dict[str, Any]:
     }
     return {
         "variant": adapter.variant,
-        "prompt": describe_method("k0" if adapter.variant == "base" else adapter.variant),
+        "prompt": describe_prompt(variant_method(adapter.variant)),
         "problem": adapter.problem,
         "facts": {name: value for name, value in known.items() if value is not None},
         "curve": loss_curve(adapter.losses),

@@ -7,8 +7,6 @@ the sha256 of what it says (``content``), which does not depend on how Parquet w
 
 import contextlib
 import dataclasses
-import difflib
-import itertools
 import json
 import os
 import re
@@ -22,7 +20,7 @@ import pyarrow.parquet as pq
 
 from oppu_core.data.schema import NUMBERS, SplitWriter, from_row, schema_of, shown, to_row
 from oppu_core.data.types import SPLITS, Split, User
-from oppu_core.errors import ConfigError, DataError
+from oppu_core.errors import ConfigError, DataError, did_you_mean
 from oppu_core.storage.files import file_sha256, new_dir, read_json, scratch_dir, write_json
 from oppu_core.tasks.task import TASKS, Task, Words, get_task, task_from
 
@@ -34,7 +32,6 @@ PROFILES, REJECTED = "profiles.jsonl", "rejected.jsonl"
 
 _SHARD = re.compile(r"(others|test)-\d{5,}\.parquet")
 _OURS = {MANIFEST, PROFILES, REJECTED}
-_HINTED_IDS = 20_000
 
 
 def _refuse_strangers(path: Path) -> None:
@@ -247,9 +244,7 @@ class Dataset:
         """
         index = self._users_index()
         if user_id not in index:
-            candidates = list(itertools.islice((known for known in index if len(known) < 100), _HINTED_IDS))
-            close = difflib.get_close_matches(user_id[:100], candidates, n=3)
-            hint = f" Did you mean {' or '.join(shown(known) for known in close)}?" if close else ""
+            hint = did_you_mean(user_id, index, shown, most=3)
             raise DataError(f"{self.path} has no user {shown(user_id)}.{hint}")
         number, group, place = index[user_id]
         with self._reading(self._shards[number]) as parquet:

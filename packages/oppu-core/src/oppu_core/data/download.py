@@ -8,23 +8,21 @@ Last-Modified) that the server gave, so that only a file that has not changed is
 import contextlib
 import dataclasses
 import errno
-import fcntl
-import http.client
+import itertools
 import os
-import re
 import shutil
 import socket
-import time
-import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, NoReturn
+
+import httpx2
+import tenacity
 
 from oppu_core.data.schema import shown
 from oppu_core.errors import ConfigError, DataError
-from oppu_core.storage.files import fsync_dir, read_json, write_json
+from oppu_core.storage.files import fsync_dir, locked, read_json, write_json
 from oppu_core.tasks.task import Task
 
 HOST = "https://ciir.cs.umass.edu/downloads/LaMP/"
@@ -36,7 +34,6 @@ OnProgress = Callable[[str, int, int | None], object]
 # Tries without a new byte before we give up: the first one, and one after each pause (seconds).
 PAUSES = (1.0, 2.0, 4.0, 8.0)
 _TIMEOUT = 60.0
-_BLOCK = 1 << 18
 _TRY_AGAIN = (408, 429, 500, 502, 503, 504)
 
 
@@ -100,11 +97,20 @@ def download(
     files = lamp_files(task, split, parts)
     if not _is_address(host):
         raise ConfigError(f"--host {shown(host)} is no address; it must start with https:// or http://.")
-    with _locked(folder):
+    busy = DataError(f"Another download into {folder} is running; wait for it to end.")
+    with contextlib.ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(folder, busy))
+        except OSError as error:
+            raise DataError(
+                f"{folder} cannot be used as a folder ({error.strerror}); choose another."
+            ) from error
+        client = stack.enter_context(_client())
         state = _state(folder, task, split)
         for name, path in files.items():
             url = f"{host.rstrip('/')}/{path}"
-            _File(folder, name, url, state, on_progress or (lambda *_: None)).get(pauses)
+            _File(client, folder, name, url, state, on_progress or (lambda *_: None)).get(pauses)
     return [folder / name for name in files]
 
 
@@ -113,27 +119,20 @@ def _is_address(url: str) -> bool:
     try:
         parts = urllib.parse.urlsplit(url)
         host, _ = parts.hostname, parts.port
-    except ValueError:
+        httpx2.URL(url)
+    except (ValueError, httpx2.InvalidURL):
         return False
-    return parts.scheme in ("http", "https") and bool(host) and url.isascii() and not re.search(r"\s", url)
+    return parts.scheme in ("http", "https") and bool(host) and url.isascii() and " " not in url
 
 
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Make the folder and keep other downloads out of it; the system lifts the lock of a killed one."""
+def _client() -> httpx2.Client:
+    """What makes the requests, through the proxy that the environment names."""
+    # The bytes of the file itself are wanted, whose count the server tells.
+    headers = {"User-Agent": "oppu", "Accept-Encoding": "identity"}
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError as error:
-        raise DataError(f"{folder} cannot be used as a folder ({error.strerror}); choose another.") from error
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise DataError(f"Another download into {folder} is running; wait for it to end.") from error
-        yield
-    finally:
-        os.close(lock)
+        return httpx2.Client(headers=headers, timeout=_TIMEOUT, follow_redirects=True)
+    except (ImportError, ValueError, httpx2.InvalidURL) as error:
+        raise ConfigError(f"The proxy that the environment names cannot be used: {error}") from error
 
 
 def _state(folder: Path, task: Task, split: LampSplit) -> dict[str, Any]:
@@ -169,9 +168,16 @@ class _File:
     """One file of a folder on its way from the server."""
 
     def __init__(
-        self, folder: Path, name: str, url: str, state: dict[str, Any], on_progress: OnProgress
+        self,
+        client: httpx2.Client,
+        folder: Path,
+        name: str,
+        url: str,
+        state: dict[str, Any],
+        on_progress: OnProgress,
     ) -> None:
-        self.name, self.url, self.state, self.on_progress = name, url, state, on_progress
+        self.client, self.name, self.url = client, name, url
+        self.state, self.on_progress = state, on_progress
         self.target = folder / name
         self.part = folder / f"{name}.part"
 
@@ -200,22 +206,28 @@ class _File:
         if self.target.exists() and self.target.stat().st_size == self.known.length:
             self.on_progress(self.name, self.target.stat().st_size, self.known.length)
             return
-        failures, most = 0, self.here()
-        while True:
-            try:
-                self._one_try()
-                break
-            except _BrokenOffError as error:
-                # Only what was never there before counts as progress, so this ends.
-                failures = 0 if self.here() > most else failures
-                most = max(most, self.here())
-                if failures == len(pauses):
-                    raise DataError(
-                        f"{self.url}: {error}, after {failures + 1} tries without a new byte. What has come "
-                        "is kept: start the same command again to continue."
-                    ) from error
-                time.sleep(pauses[failures])
-                failures += 1
+        most = self.here()
+
+        def count(state: tenacity.RetryCallState) -> None:
+            """Count tries from the last one that brought something; only what is new does, so this ends."""
+            nonlocal most
+            if self.here() > most:
+                most, state.attempt_number = self.here(), 1
+
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(_BrokenOffError),
+            after=count,
+            stop=tenacity.stop_after_attempt(len(pauses) + 1),
+            wait=tenacity.wait_chain(*map(tenacity.wait_fixed, (*pauses, 0))),
+            reraise=True,
+        )
+        try:
+            retrying(self._one_try)
+        except _BrokenOffError as error:
+            raise DataError(
+                f"{self.url}: {error}, after {len(pauses) + 1} tries without a new byte. What has come "
+                "is kept: start the same command again to continue."
+            ) from error
         self._finish()
 
     def _one_try(self) -> None:
@@ -227,13 +239,13 @@ class _File:
         known, here = self.known, self.here()
         if here and here == known.length:
             return
-        headers = {"User-Agent": "oppu"}
+        headers = {}
         if known.validator is not None and known.length is not None and 0 < here < known.length:
-            headers |= {"Range": f"bytes={here}-", "If-Range": known.validator}
+            headers = {"Range": f"bytes={here}-", "If-Range": known.validator}
         try:
-            with urllib.request.urlopen(
-                urllib.request.Request(self.url, headers=headers), timeout=_TIMEOUT
-            ) as response:
+            with self.client.stream("GET", self.url, headers=headers) as response:
+                if not response.is_success:
+                    self._refused(response)
                 start, remote = _offered(response)
                 # A continuation need not repeat the validator.
                 if start and (
@@ -244,33 +256,33 @@ class _File:
                     self.part.unlink()
                     raise _BrokenOffError("the file has changed on the server")
                 self._receive(response, start, known if start else remote)
-        except urllib.error.HTTPError as error:
-            if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-                self.part.unlink()
-                raise _BrokenOffError("the file has become shorter on the server") from error
-            self._refused(error)
-        except urllib.error.URLError as error:
-            if isinstance(error.reason, socket.gaierror):
+        except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
+            if isinstance(cause := _root(error), socket.gaierror):
                 raise DataError(
-                    f"{self.url}: the host cannot be found ({error.reason.strerror}). Is this machine "
+                    f"{self.url}: the host cannot be found ({cause.strerror}). Is this machine "
                     "online, and --host right? Start the same command again to continue."
                 ) from error
-            raise _BrokenOffError(f"no connection ({error.reason})") from error
-        except (http.client.HTTPException, OSError) as error:
+            raise _BrokenOffError(f"no connection ({error})") from error
+        except httpx2.RequestError as error:
             raise _BrokenOffError(f"the connection failed ({error})") from error
 
-    def _refused(self, error: urllib.error.HTTPError) -> None:
-        problem = f"the server answered {error.code} {error.reason}"
-        if error.code in _TRY_AGAIN:
-            raise _BrokenOffError(problem) from error
+    def _refused(self, response: httpx2.Response) -> NoReturn:
+        code = response.status_code
+        if code == httpx2.codes.RANGE_NOT_SATISFIABLE:
+            self.part.unlink()
+            raise _BrokenOffError("the file has become shorter on the server")
+        problem = f"the server answered {code} {response.reason_phrase}"
+        if code in _TRY_AGAIN:
+            raise _BrokenOffError(problem)
         advice = {
             404: "The layout of the host may have changed; --host names another address",
             403: "The host does not give this file away; try later, or name a copy with --host",
-        }.get(error.code, "Open the address in a browser to see what is wrong")
-        raise DataError(f"{self.url}: {problem}. {advice}.") from error
+        }.get(code, "Open the address in a browser to see what is wrong")
+        raise DataError(f"{self.url}: {problem}. {advice}.")
 
-    def _receive(self, response: Any, start: int, remote: _Remote) -> None:
-        first = _read(response)
+    def _receive(self, response: httpx2.Response, start: int, remote: _Remote) -> None:
+        blocks = _blocks(response)
+        first = next(blocks, b"")
         if not first:
             raise _BrokenOffError("the connection was closed")
         if not start and first.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] not in (b"[", b"{"):
@@ -286,16 +298,15 @@ class _File:
             self._check_space(remote.length, start)
             file = self.part.open("ab" if start else "wb")
         with file:
-            self._copy(response, file, first, start, remote)
+            self._copy(itertools.chain([first], blocks), file, start, remote)
 
-    def _copy(self, response: Any, file: BinaryIO, block: bytes, here: int, remote: _Remote) -> None:
-        while block:
+    def _copy(self, blocks: Iterator[bytes], file: BinaryIO, here: int, remote: _Remote) -> None:
+        for block in blocks:
             with self._writing():
                 file.write(block)
                 file.flush()
             here += len(block)
             self.on_progress(self.name, here, remote.length)
-            block = _read(response)
         if remote.length is not None and here != remote.length:
             raise _BrokenOffError(f"{here:,} bytes came of {remote.length:,}")
         with self._writing():
@@ -334,25 +345,34 @@ class _File:
             fsync_dir(self.target.parent)
 
 
-def _read(response: Any) -> bytes:
-    """The next block; a body that breaks off is an error, or shows by its length."""
+def _blocks(response: httpx2.Response) -> Iterator[bytes]:
+    """The body as it comes; one that breaks off is an error, or shows by its length."""
     try:
-        block: bytes = response.read1(_BLOCK)
-        return block
-    except (http.client.HTTPException, OSError) as error:
+        yield from response.iter_raw()
+    except httpx2.RemoteProtocolError as error:
+        if "Content-Length" not in response.headers:
+            raise _BrokenOffError(f"the connection broke off ({error})") from error
+    except httpx2.TransportError as error:
         raise _BrokenOffError(f"the connection broke off ({error})") from error
 
 
-def _offered(response: Any) -> tuple[int, _Remote]:
+def _root(error: BaseException) -> BaseException:
+    """What an error came from, in the first place."""
+    while cause := error.__cause__ or error.__context__:
+        error = cause
+    return error
+
+
+def _offered(response: httpx2.Response) -> tuple[int, _Remote]:
     """From which byte on the body starts, and what the server says of the whole file."""
     # A weak ETag does not promise the same bytes.
-    etag, modified = response.headers["ETag"], response.headers["Last-Modified"]
+    etag, modified = response.headers.get("ETag"), response.headers.get("Last-Modified")
     validator = etag if etag and not etag.startswith("W/") else modified
     try:
-        if response.status != http.HTTPStatus.PARTIAL_CONTENT:
-            length = response.headers["Content-Length"]
+        if response.status_code != httpx2.codes.PARTIAL_CONTENT:
+            length = response.headers.get("Content-Length")
             return 0, _Remote(int(length) if length else None, validator)
         span, _, total = response.headers["Content-Range"].removeprefix("bytes ").partition("/")
         return int(span.partition("-")[0]), _Remote(None if total == "*" else int(total), validator)
-    except (AttributeError, ValueError) as error:
+    except (KeyError, ValueError) as error:
         raise _BrokenOffError("the server's headers make no sense") from error

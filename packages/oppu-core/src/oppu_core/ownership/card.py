@@ -1,11 +1,11 @@
 """The model cards that go along with what is exported: what it is, how to load it, what it may reveal."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import ModelCardData
+from huggingface_hub import ModelCard, ModelCardData
 
 from oppu_core.modeling.base import TINY
 from oppu_core.runs.run import Run
@@ -61,60 +61,51 @@ def adapter_card(run: Run, work: Variant, facts: Mapping[str, Any], scores: Sequ
         "Task LoRA trained on": f"{facts['facts']['task_lora'].get('examples', '?')} examples of other users",
         "Loss": f"{counted['last_loss']:.3f} nats (last epoch)" if "last_loss" in counted else "?",
     }
-    table = "\n".join(f"| {name} | {_cell(value)} |" for name, value in rows.items())
-    return f"""{_front_matter(run, [task.name, work.name, method])}
-# A personal adapter: {task.title}
-
-One user's adapter of *One PEFT Per User*: a base model, adapted to a task on other users' data
-(`task_lora/`), and to one person on nothing but that person's own history (this folder).
-
-| | |
-|---|---|
-{table}
-
-## Scores
-
-{"".join(_score_lines(scores)) or "It has not been evaluated."}
-## How to load it
-
-```python
-from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-tokenizer = AutoTokenizer.from_pretrained("{_base_path(run)}")
-base = AutoModelForCausalLM.from_pretrained("{_base_path(run)}", dtype="{base.dtype}")
-{_stacking(run, method)}
-```
-
-The prompts it was trained with begin with `{_cell(task.instruction)}`;
-with oppu, `oppu adapters import` puts it into a run that makes them.
-
-## What is in it, and what it may reveal
-
-- `adapter_model.safetensors` was trained on one person's history. No text of it is in these files, but a
-  trained model can give away what it was trained on: treat the adapter as you would treat that history.
-- `task_lora/` was trained on other users' queries and answers, and the same is true of it for them.
-- `oppu.json` holds settings, counts and checksums, and a hash of the history: whoever has, or guesses,
-  exactly this history can confirm that the adapter is of it. The user's id is {"" if named else "not "}in it.
-"""
+    return _card(
+        "adapter",
+        run,
+        [task.name, work.name, method],
+        title=task.title,
+        rows=rows,
+        cell=_cell,
+        scores=scores,
+        base_path=_base_path(run),
+        dtype=base.dtype,
+        merges=base.takes_merging,
+        trained_in=run.config.quantize or run.config.dtype,
+        method=method,
+        instruction=task.instruction,
+        named=named,
+    )
 
 
 def base_card(run: Run, work: Variant) -> str:
     """The ``README.md`` of an exported task base."""
     task = work.dataset.task
-    return f"""{_front_matter(run, [task.name, work.name])}
-# A task base: {task.title}
+    return _card(
+        "base",
+        run,
+        [task.name, work.name],
+        title=task.title,
+        base_title=_base_title(run),
+        dtype=run.base_identity().dtype,
+        task=task.name,
+        variant=work.name,
+    )
 
-The base {_base_title(run)} ({run.base_identity().dtype}) with a task LoRA merged into it, which was
-trained on other users' queries and answers (`{task.name}`, variant `{work.name}`). It opens as any model
-folder does; personal adapters of the same run stand on it:
 
-```python
-model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("this folder"), "an exported adapter")
-```
-
-The training data may show in what it writes. `oppu.json` says what it was made from.
-"""
+def _card(name: str, run: Run, tags: Sequence[str], **values: Any) -> str:
+    """A template of ``cards/``, filled in."""
+    model = run.config.model
+    data = ModelCardData(
+        # The hub refuses a base that is no repository of its own.
+        base_model=None if model == TINY or Path(model).is_absolute() else model,
+        library_name="peft",
+        pipeline_tag="text-generation",
+        tags=["oppu", "personalization", *tags],
+    )
+    template = Path(__file__).parent / "cards" / f"{name}.md.j2"
+    return f"{ModelCard.from_template(data, str(template), **values)}\n"
 
 
 def _base_title(run: Run) -> str:
@@ -128,46 +119,6 @@ def _base_title(run: Run) -> str:
 def _base_path(run: Run) -> str:
     model = "/tiny_base" if run.config.model == TINY else run.config.model
     return f"path/to/{Path(model).name}" if Path(model).is_absolute() else model
-
-
-def _front_matter(run: Run, tags: Sequence[str]) -> str:
-    model = run.config.model
-    data = ModelCardData(
-        # The hub refuses a base that is no repository of its own.
-        base_model=None if model == TINY or Path(model).is_absolute() else model,
-        library_name="peft",
-        pipeline_tag="text-generation",
-        tags=["oppu", "personalization", *tags],
-    )
-    return f"---\n{data.to_yaml()}\n---\n"
-
-
-def _stacking(run: Run, method: str) -> str:
-    """The lines of Python that put task LoRA and adapter on `base`."""
-    if run.base_identity().takes_merging:
-        return (
-            'task_base = PeftModel.from_pretrained(base, "this folder/task_lora").merge_and_unload()\n'
-            'model = PeftModel.from_pretrained(task_base, "this folder")'
-        )
-    first = (
-        f"# It was trained on the base in {run.config.quantize or run.config.dtype}: load `base` so, and "
-        "merge nothing into it.\n"
-        'model = PeftModel.from_pretrained(base, "this folder/task_lora", adapter_name="task")\n'
-    )
-    if method == "lora":
-        return first + (
-            'model.load_adapter("this folder", adapter_name="own")\n'
-            'model.base_model.set_adapter(["task", "own"])'
-        )
-    # PEFT combines no two methods in one model, but puts one on top of the other.
-    return first + 'model = PeftModel.from_pretrained(model.get_base_model(), "this folder")'
-
-
-def _score_lines(scores: Sequence[Score]) -> Iterator[str]:
-    if scores:
-        yield f"| method | metric | this user | all users | 95 % interval | users |\n{'|---' * 6}|\n"
-    for score in scores:
-        yield f"| `{score.method}` | {score.metric} | {' | '.join(score.texts)} | {score.users} |\n"
 
 
 def _cell(text: Any) -> str:

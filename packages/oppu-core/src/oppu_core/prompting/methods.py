@@ -2,9 +2,14 @@
 
 import dataclasses
 import re
+from collections.abc import Mapping
 from typing import Literal
 
 from oppu_core.errors import ConfigError
+
+PROMPT_METHODS = "non_personalized, random_kN, rag_kN, recent_kN, pag_kN"
+METHODS = f"{PROMPT_METHODS}, oppu_k0, oppu_rag_kN, oppu_recent_kN, oppu_pag_kN"
+Retrieval = Literal["bm25", "recent", "random"]
 
 DEFAULT_METHODS = (
     "non_personalized",
@@ -15,6 +20,10 @@ DEFAULT_METHODS = (
     "oppu_rag_k1",
     "oppu_pag_k0",
 )
+
+_NAME = re.compile(r"(oppu_)?(rag|recent|pag|random)_k(0|[1-9][0-9]{0,3})")
+_RETRIEVERS: Mapping[str, Retrieval] = {"random": "random", "rag": "bm25", "recent": "recent", "pag": "bm25"}
+_KINDS = ("base", "random", "rag", "recent", "pag")  # as in the paper's Table 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,18 +38,23 @@ class Method:
     """
 
     k: int
-    retriever: Literal["bm25", "recent", "random"] | None
+    retriever: Retrieval | None
     profile: bool
     personal: bool
 
     @property
+    def kind(self) -> str:
+        """What the prompt holds: ``base`` (the query alone), ``random``, ``rag``, ``recent`` or ``pag``."""
+        if self.profile:
+            return "pag"
+        return "rag" if self.retriever == "bm25" else self.retriever or "base"
+
+    @property
     def name(self) -> str:
         """The method's name, as :func:`parse_method` reads it."""
-        if self.retriever == "random":
-            return f"random_k{self.k}"
-        if not self.personal:
-            return "non_personalized" if self.variant == "base" else self.variant
-        return "oppu_k0" if self.variant == "base" else f"oppu_{self.variant}"
+        if self.kind == "base":
+            return "oppu_k0" if self.personal else "non_personalized"
+        return f"{'oppu_' * self.personal}{self.kind}_k{self.k}"
 
     @property
     def variant(self) -> str:
@@ -48,11 +62,13 @@ class Method:
 
         ``random_kN`` is answered by the base of ``rag_kN``; the paper does not say which it took.
         """
-        if self.profile:
-            return f"pag_k{self.k}"
-        if self.retriever == "recent":
-            return f"recent_k{self.k}"
-        return f"rag_k{self.k}" if self.k else "base"
+        kind = self.kind.replace("random", "rag")
+        return kind if kind == "base" else f"{kind}_k{self.k}"
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Sorts methods as the paper's Table 1 does."""
+        return len(_KINDS) * self.personal + _KINDS.index(self.kind), self.k
 
     @property
     def without_adapter(self) -> "Method":
@@ -61,31 +77,19 @@ class Method:
 
 
 def parse_method(name: str) -> Method:
-    """Read a method's name: ``non_personalized``, ``random_kN``, ``rag_kN``, ``recent_kN``, ``pag_kN``,
-    ``oppu_k0``, ``oppu_rag_kN``, ``oppu_recent_kN`` or ``oppu_pag_kN``.
+    """Read a method's name, one of :data:`METHODS`.
 
     Raises:
         ConfigError: it is none of these.
     """
-    if name == "non_personalized":
-        return Method(0, None, profile=False, personal=False)
-    if name == "oppu_k0":
-        return Method(0, None, profile=False, personal=True)
-    match = re.fullmatch(r"(oppu_)?(rag|recent|pag|random)_k(0|[1-9][0-9]{0,3})", name)
-    if match:
+    if name in ("non_personalized", "oppu_k0"):
+        return Method(0, None, profile=False, personal=name == "oppu_k0")
+    if match := _NAME.fullmatch(name):
         personal, kind, k = bool(match[1]), match[2], int(match[3])
-        if kind == "pag":
-            return Method(k, "bm25" if k else None, profile=True, personal=personal)
-        if k and kind == "rag":
-            return Method(k, "bm25", profile=False, personal=personal)
-        if k and kind == "recent":
-            return Method(k, "recent", profile=False, personal=personal)
-        if k and kind == "random" and not personal:
-            return Method(k, "random", profile=False, personal=False)
+        if kind == "pag" or (k and not (kind == "random" and personal)):
+            return Method(k, _RETRIEVERS[kind] if k else None, profile=kind == "pag", personal=personal)
     raise ConfigError(
-        f"There is no method {name!r}. Methods: non_personalized, random_kN, rag_kN, recent_kN, "
-        "pag_kN, oppu_k0, oppu_rag_kN, oppu_recent_kN, oppu_pag_kN, with N items in the prompt (N from 1; "
-        "pag also 0)."
+        f"There is no method {name!r}. Methods: {METHODS}, with N items in the prompt (N from 1; pag also 0)."
     )
 
 

@@ -43,7 +43,8 @@ class BM25Index:
 
     The scores have the very bits of ``rank_bm25.BM25Okapi`` over ``text.split(" ")`` of ``documents[:t]``:
     every sum is taken in its order, so that equal documents stay equal and the order among near ones is the
-    same. Memory is linear in the number of words.
+    same. Memory is linear in the number of words. By hand, as
+    rank_bm25 scores whole lists only: every item of a history would need an index of its own.
 
     Args:
         documents: Texts, oldest first.

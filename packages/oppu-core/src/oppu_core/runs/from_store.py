@@ -12,7 +12,7 @@ from oppu_core.modeling.dtypes import Dtype, Quantize
 from oppu_core.prompting.methods import Method
 from oppu_core.runs.config import RunConfig
 from oppu_core.runs.run import Run, profile_hashes
-from oppu_core.storage.store import Entry, Store
+from oppu_core.storage.store import Entry, Store, is_store
 from oppu_core.training.config import TrainConfig
 
 
@@ -43,7 +43,7 @@ def run_from_store(
         StoreError: nothing there fits base, data and method.
         ConfigError: several things fit.
     """
-    if not (store / "manifest.sqlite").is_file():
+    if not is_store(store):
         raise StoreError(f"{store} is no store of weights (it has no manifest.sqlite).")
     identity = base_identity(base_folder(model), dtype, quantize)
     opened = Store(store)

@@ -13,12 +13,11 @@ import typer
 from oppu_core.errors import ConfigError
 from oppu_core.modeling.dtypes import Dtype, Quantize
 from oppu_core.prompting.builder import Examples
-from oppu_core.prompting.methods import DEFAULT_METHODS, parse_method
+from oppu_core.prompting.methods import DEFAULT_METHODS, METHODS, parse_method
 from oppu_core.training.config import Peft, Preset
 
 METHODS_HELP = (
-    "Comma-separated: non_personalized, random_kN, rag_kN, recent_kN, pag_kN, oppu_k0, oppu_rag_kN, "
-    "oppu_recent_kN, oppu_pag_kN (N items in the prompt: others' at random, the user's own most alike or "
+    f"Comma-separated: {METHODS} (N items in the prompt: others' at random, the user's own most alike or "
     "most recent, or with a profile); by default the seven of the quickstart."
 )
 

@@ -7,7 +7,6 @@ lie in the store beside it, so that a new run trains nothing twice.
 
 import contextlib
 import dataclasses
-import fcntl
 import importlib.metadata
 import itertools
 import platform
@@ -27,6 +26,7 @@ from oppu_core.runs.options import RunOptions
 from oppu_core.runs.predictions import QueryId, read_answers
 from oppu_core.storage.files import (
     content_id,
+    locked,
     read_appended,
     read_json,
     write_json,
@@ -147,13 +147,8 @@ class Run:
         Raises:
             ConfigError: another process works on it, or has just asked it for something else.
         """
-        with (self.path / ".lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise ConfigError(
-                    f"Another process is working on {self.path}; wait for it to end."
-                ) from error
+        busy = ConfigError(f"Another process is working on {self.path}; wait for it to end.")
+        with locked(self.path, busy):
             if open_run(self.path) != self:
                 raise ConfigError(f"Another process has just changed {self.path}; start the command again.")
             yield

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from oppu_core.errors import DataError
+from oppu_core.errors import DataError, OppuError
 
 _STRAY = re.compile(r"\.tmp-[0-9a-f]{12}-([0-9]{1,9})-[0-9a-f]{8}")
 
@@ -77,16 +77,10 @@ def strays_below(folder: Path) -> Iterator[Path]:
 
 
 def _is_stray(path: Path) -> bool:
+    import psutil
+
     name = _STRAY.fullmatch(path.name)
-    if name is None:
-        return False
-    try:
-        os.kill(int(name[1]), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:  # alive, somebody else's
-        return False
-    return False
+    return name is not None and not psutil.pid_exists(int(name[1]))
 
 
 def _swap(new: Path, path: Path, aside: Path) -> None:
@@ -246,3 +240,27 @@ def scratch_dir(path: Path) -> Iterator[Path]:
         yield scratch
     finally:
         _remove(scratch)
+
+
+@contextlib.contextmanager
+def locked(folder: Path, busy: OppuError) -> Iterator[None]:
+    """Hold ``.lock`` in a folder for the time of the block; the system lifts it when the process is killed.
+
+    Args:
+        folder: It exists.
+        busy: Raised where another process holds it.
+    """
+    from filelock import FileLock, Timeout
+
+    # The fallback, for file systems that lock nothing, would outlive a killed process.
+    lock = FileLock(folder / ".lock", blocking=False, fallback_to_soft=False)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise busy from error
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # Windows keeps what is open
+            Path(lock.lock_file).unlink()
+        lock.release()

@@ -41,6 +41,7 @@ CREATE TABLE IF NOT EXISTS entries (
     facts TEXT NOT NULL
 )
 """
+_MANIFEST = "manifest.sqlite"
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 
@@ -99,6 +100,11 @@ class Entry:
     sha256: str | None
 
 
+def is_store(path: Path) -> bool:
+    """Whether there is a store of weights in this folder."""
+    return (path / _MANIFEST).is_file()
+
+
 class Store:
     """A folder of trained weights; safe to use from several processes at once.
 
@@ -113,7 +119,7 @@ class Store:
         self.path = path
         try:
             path.mkdir(parents=True, exist_ok=True)
-            self._manifest = sqlite3.connect(path / "manifest.sqlite", timeout=60)
+            self._manifest = sqlite3.connect(path / _MANIFEST, timeout=60)
             self._manifest.execute("PRAGMA journal_mode=WAL")
             self._manifest.execute(_SCHEMA)
             self._manifest.commit()
@@ -249,7 +255,7 @@ class Store:
             yield
         except sqlite3.DatabaseError as error:
             raise StoreError(
-                f"The manifest {self.path / 'manifest.sqlite'} cannot be used: {error}. "
+                f"The manifest {self.path / _MANIFEST} cannot be used: {error}. "
                 "If it is damaged, remove the store; everything in it can be trained again."
             ) from error
 

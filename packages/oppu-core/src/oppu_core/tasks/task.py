@@ -6,7 +6,6 @@ of the authors' code); a person's own task is a file of the same form (docs/own-
 
 import dataclasses
 import decimal
-import difflib
 import functools
 import re
 import string
@@ -15,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args
 
-from oppu_core.errors import ConfigError
+from oppu_core.errors import ConfigError, did_you_mean
 from oppu_core.storage.files import content_id
 from oppu_core.texts import as_number, label_key, normal
 
@@ -221,6 +220,11 @@ class Task:
                 numbers[number] = None if number in numbers else label
         return numbers
 
+    @property
+    def labelled_history(self) -> bool:
+        """Whether a history item holds one of the labels."""
+        return bool(self.labels) and self.output_field is not None
+
     def label_of(self, text: str) -> str | None:
         """The label that a text is, whatever its white space, Unicode form and zeros; None for none."""
         key = label_key(text)
@@ -275,8 +279,7 @@ def task_from(values: Mapping[str, Any], where: str) -> Task:
     """
     fields = {field.name: field for field in dataclasses.fields(Task)}
     if unknown := sorted(set(values) - set(fields)):
-        close = difflib.get_close_matches(unknown[0], fields, n=1)
-        hint = f" Did you mean {close[0]}?" if close else f" Settings: {', '.join(fields)}."
+        hint = did_you_mean(unknown[0], fields) or f" Settings: {', '.join(fields)}."
         raise ConfigError(f"{where}: there is no setting {unknown[0]!r}.{hint}")
     for name, field in fields.items():
         if name not in values and field.default is dataclasses.MISSING:
@@ -331,10 +334,9 @@ def get_task(name: str) -> Task:
     """
     if name in TASKS:
         return TASKS[name]
-    close = difflib.get_close_matches(name, TASKS, n=1)
-    hint = f" Did you mean {close[0]}?" if close else ""
     raise ConfigError(
-        f"There is no task {name!r}; known tasks: {', '.join(TASKS)}, or the .toml file of an own one.{hint}"
+        f"There is no task {name!r}; known tasks: {', '.join(TASKS)}, or the .toml file of an own one."
+        + did_you_mean(name, TASKS)
     )
 
 

@@ -31,7 +31,8 @@ Batches = Sequence[Sequence[TokenizedExample]]  # each user's
 class _AdamW:
     """AdamW (Loshchilov & Hutter, 2019) for adapters in rows, each with a learning rate of its own.
 
-    The arithmetic is that of :class:`torch.optim.AdamW`; all rows have done the same number of steps.
+    The arithmetic is that of :class:`torch.optim.AdamW`, which has one learning rate for a whole tensor; all
+    rows have done the same number of steps.
 
     Args:
         weights_UP: Changed in place.

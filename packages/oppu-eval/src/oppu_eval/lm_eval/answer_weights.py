@@ -14,7 +14,7 @@ from oppu_core.runs.progress import ProgressReporter
 from oppu_core.runs.run import Run
 from oppu_core.runs.variants import Variant
 from oppu_core.storage.files import content_id
-from oppu_core.storage.store import Store
+from oppu_core.storage.store import Store, is_store
 from rich.console import Console
 
 from oppu_eval.lm_eval.source import Source
@@ -73,7 +73,7 @@ def answer_weights_of(
     Raises:
         StoreError: the task base or adapters are missing or damaged; the message names users and what to run.
     """
-    if not (run.store_path / "manifest.sqlite").is_file():
+    if not is_store(run.store_path):
         raise StoreError(
             f"The weights of {run.path} are not at {run.store_path} any more. Put the store back, or train "
             f"again: `oppu personal train --run {run.path}`."

@@ -5,7 +5,6 @@ sample world of ``oppu quickstart``.
 """
 
 import dataclasses
-import difflib
 import functools
 import logging
 import sys
@@ -16,7 +15,7 @@ from typing import Any
 
 from oppu_core.data.dataset import MANIFEST, Dataset
 from oppu_core.data.types import User
-from oppu_core.errors import ConfigError, DataError
+from oppu_core.errors import ConfigError, DataError, did_you_mean
 from oppu_core.modeling.base import MAX_LENGTH
 from oppu_core.modeling.tokenizer import Tokenizer
 from oppu_core.prompting.builder import TokenCounter
@@ -97,9 +96,9 @@ def _check(metadata: Mapping[str, Any]) -> None:
         ConfigError: naming the one that is wrong.
     """
     for name in metadata:
-        close = difflib.get_close_matches(str(name), _NAMES, n=1, cutoff=0.8)
-        if close and name not in (*_NAMES, "model"):
-            raise ConfigError(f"--metadata {name}: nothing is called so here. Did you mean {close[0]}?")
+        hint = did_you_mean(str(name), _NAMES, cutoff=0.8)
+        if hint and name not in (*_NAMES, "model"):
+            raise ConfigError(f"--metadata {name}: nothing is called so here.{hint}")
     for name, least in (("seed", 0), ("max_length", 1), ("max_model_len", 1)):
         value = metadata.get(name)
         if value is not None and (type(value) is not int or value < least):

@@ -15,7 +15,7 @@ from oppu_core.data.types import Query, User
 from oppu_core.errors import ConfigError, DataError
 from oppu_core.modeling.generation import Sampling
 from oppu_core.prompting.builder import PromptBuilder, TokenCounter
-from oppu_core.prompting.methods import Method, parse_method
+from oppu_core.prompting.methods import PROMPT_METHODS, Method, parse_method
 from oppu_core.runs.variants import prompt_builder
 from oppu_core.storage.files import content_id
 from oppu_core.tasks.task import get_task
@@ -154,8 +154,7 @@ class LampTask(ConfigurableTask):
         if self.method.personal and model is None:
             raise ConfigError(
                 f"The method {self.method.name} answers with every user's own adapter, and this model has "
-                "none. Use --model oppu --model_args run=…, or a prompt method: non_personalized, "
-                "random_kN, rag_kN, recent_kN, pag_kN."
+                f"none. Use --model oppu --model_args run=…, or a prompt method: {PROMPT_METHODS}."
             )
         self._check_chosen(arguments)
         if "bypass" not in self._metric_fn_list and all(q.gold is None for _, q in self._asked.values()):

@@ -4,6 +4,9 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from oppu_core.errors import ConfigError
+from oppu_core.prompting.methods import Method, parse_method
+
 from oppu_eval.reporting.figures import personal_pair
 from oppu_eval.reporting.table import methods_of
 from oppu_eval.scoring.evaluate import NON_PERSONALIZED, split_model
@@ -112,19 +115,24 @@ def describe_method(method: str) -> str:
     }
     if method in fixed:
         return fixed[method]
-    match = re.fullmatch(r"(oppu_)?(?:(random|rag|recent|pag)_)?k([0-9]+)", method)
-    if match is None:
+    try:
+        parsed = parse_method(method)
+    except ConfigError:
         return "A method of this run."
-    count = int(match[3])
+    adapter = " A small personal part, trained on this user’s history alone, is added to the model."
+    return describe_prompt(parsed) + (adapter if parsed.personal else "")
+
+
+def describe_prompt(method: Method) -> str:
+    """What the model sees, in plain words."""
+    count = method.k
     items = "one past item" if count == 1 else f"{count} past items"
     latest = "the latest item" if count == 1 else f"the {count} latest items"
-    prompt = {
+    return {
         "random": f"The model also sees {items} of other people, drawn at random.",
         "rag": f"The model also sees {items} of the user, chosen for likeness to the question.",
         "recent": f"The model also sees {latest} of the user.",
         "pag": "The model also sees a short text that describes the user"
         + (f", and {items} of the user." if count else "."),
-        None: "The model sees the question only.",
-    }[match[2]]
-    adapter = " A small personal part, trained on this user’s history alone, is added to the model."
-    return prompt + (adapter if match[1] else "")
+        "base": "The model sees the question only.",
+    }[method.kind]

@@ -5,7 +5,7 @@ Data in, data out: knows nothing about run folders, models or pictures.
 
 import dataclasses
 import math
-import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -22,10 +22,6 @@ from oppu_eval.scoring.references import REFERENCES, reference_answers
 from oppu_eval.scoring.significance import RESAMPLES, Comparison, bootstrap, generator, paired
 
 NON_PERSONALIZED = "non_personalized"
-
-_PROMPTS = ("random", "rag", "recent", "pag")
-_FAMILIES = (NON_PERSONALIZED, *_PROMPTS, "oppu", "oppu_rag", "oppu_recent", "oppu_pag")
-_METHOD = re.compile(rf"({'|'.join(_FAMILIES)})(?:_k([0-9]+))?")
 
 Predictions = Mapping[str, Mapping[tuple[str, str], str]]
 Statistics = dict[str, Array]  # user id -> [S]
@@ -110,10 +106,10 @@ def split_model(method: str) -> tuple[str, str]:
 
 def method_order(method: str) -> tuple[int, int, str]:
     """Sorts methods as the paper's Table 1 does; names that it does not know come last."""
-    match = _METHOD.fullmatch(method)
-    if match is None:
-        return len(_FAMILIES), 0, method
-    return _FAMILIES.index(match[1]), int(match[2] or 0), method
+    try:
+        return *parse_method(method).order, method
+    except ConfigError:
+        return sys.maxsize, 0, method
 
 
 def evaluate(

@@ -7,6 +7,8 @@ users use and so lie too low: without the shift the interval may not even contai
 from the paired randomization test (Noreen 1989; Smucker et al. 2007), whose null hypothesis is that the two
 methods' answers could be exchanged for any user. Neither is adjusted for the number of comparisons made.
 Every comparison has a generator of its own, so that adding a method leaves the others' numbers alone.
+By hand: scipy.stats.bootstrap has no interval with that shift alone (BCa takes a jackknife as well), and it
+gathers the users of every resample, where one product of matrices gives the sums of many.
 """
 
 import dataclasses

@@ -13,6 +13,7 @@ from oppu_core.data.types import User
 from oppu_core.errors import DataError
 from oppu_core.tasks.task import Task
 
+from oppu_eval.reporting.habits import own_texts
 from oppu_eval.scoring.metrics import Array
 
 State = Mapping[str, torch.Tensor]
@@ -177,7 +178,7 @@ def user_interval(values: Array, rng: np.random.Generator, resamples: int = 2000
     return float(low), float(high)
 
 
-def habits(task: Task, users: Sequence[User]) -> tuple[Array, str]:
+def habit_likeness(task: Task, users: Sequence[User]) -> tuple[Array, str]:
     """How alike users are, measured in what personal training may see of them.
 
     Where a history holds answers out of a list of labels: the cosine between the users' shares of the labels.
@@ -186,24 +187,19 @@ def habits(task: Task, users: Sequence[User]) -> tuple[Array, str]:
     Returns:
         [U, U], 1 on the diagonal, NaN for users without a history; and a phrase that says what it is.
     """
-    if task.labels and task.output_field:
-        answers = [[task.answer_of(text) for text in _texts(user, task.output_field)] for user in users]
-        labels = sorted({answer for own in answers for answer in own})
-        shares_UL = np.array([[own.count(label) for label in labels] for own in answers], dtype=np.float64)
+    of_users = [own_texts(task, user) for user in users]
+    if task.labelled_history:
+        labels = sorted({answer for own in of_users for answer in own})
+        shares_UL = np.array([[own.count(label) for label in labels] for own in of_users], dtype=np.float64)
         return _cosines(_gram(shares_UL)), f"cosine between the users' shares of each {task.output_field}"
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     phrase = f"cosine between the users' own texts ({task.text_field}; TF-IDF of 3 to 5 characters)"
-    texts = ["\n".join(_texts(user, task.text_field)) for user in users]
+    texts = ["\n".join(own) for own in of_users]
     if not any(texts):
         return np.full((len(users), len(users)), np.nan), phrase
     vectors_UN = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5)).fit_transform(texts)
     return _cosines((vectors_UN @ vectors_UN.T).toarray()), phrase
-
-
-def _texts(user: User, field: str) -> list[str]:
-    """What stands in a field of the history that personal training may see, without empty ones."""
-    return [text for item in user.training_history if (text := item.fields[field].strip())]
 
 
 def _names(states: Sequence[State]) -> list[str]:

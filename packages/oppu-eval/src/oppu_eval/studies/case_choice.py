@@ -17,6 +17,7 @@ from oppu_core.storage.files import content_id
 from oppu_core.tasks.task import Kind, Task
 
 from oppu_eval.reporting.examples import query_text
+from oppu_eval.reporting.habits import LENGTH, habits, own_texts
 from oppu_eval.reporting.table import number
 from oppu_eval.scoring.evaluate import Predictions, method_order, queries_with_gold, same_prompt
 from oppu_eval.scoring.metrics import metrics_for
@@ -86,8 +87,8 @@ class Chosen:
 
 
 @dataclasses.dataclass(frozen=True)
-class Habits:
-    """What a user's training history shows.
+class AboutUser:
+    """What a page says of the user of a case: what the training history shows.
 
     Attributes:
         items: How many there are.
@@ -140,7 +141,7 @@ class Case:
         gain: See :class:`Chosen`.
         why: Why it was chosen, a sentence.
         asked: One for each method that has answered, in the order of the paper's Table 1.
-        habits: The user's.
+        about: Its user.
     """
 
     task: str
@@ -153,7 +154,7 @@ class Case:
     gain: float
     why: str
     asked: tuple[Asked, ...]
-    habits: Habits
+    about: AboutUser
 
 
 def choose(
@@ -242,18 +243,17 @@ def _pick(candidates: Sequence[Chosen], cases: int) -> list[Chosen]:
     return sorted(picked, key=lambda one: (one.gain <= 0, one.gain == 0, -abs(one.gain)))
 
 
-def habits(task: Task, user: User) -> Habits:
+def about_user(task: Task, user: User) -> AboutUser:
     """What the history that personal training may see says about a user."""
-    history = user.training_history
-    latest = history[: -_LATEST - 1 : -1]
-    if task.labels and task.output_field:
-        counts = collections.Counter(task.answer_of(item.fields[task.output_field]) for item in history)
-        labels = sorted(dict.fromkeys([*task.labels, *counts]), key=lambda label: -counts[label])
-        lines = tuple(_line(task, item) for item in latest)
-        return Habits(len(history), tuple((label, counts[label]) for label in labels), "", None, lines)
-    texts = [text for item in history if (text := item.fields[task.text_field].strip())]
-    words = sum(len(text.split()) for text in texts) / len(texts) if texts else None
-    return Habits(len(history), (), compute_profile(task, history), words, tuple(texts[: -_LATEST - 1 : -1]))
+    history, measured = user.training_history, habits(task, [user])
+    if not task.labelled_history:
+        latest = own_texts(task, user)[: -_LATEST - 1 : -1]
+        profile, mean_words = compute_profile(task, history), measured.features.get(LENGTH)
+        return AboutUser(len(history), (), profile, mean_words, tuple(latest))
+    counts = {**dict.fromkeys(task.labels, 0), **measured.labels}
+    labels = tuple(sorted(counts.items(), key=lambda entry: -entry[1]))
+    lines = tuple(_line(task, item) for item in history[: -_LATEST - 1 : -1])
+    return AboutUser(len(history), labels, "", None, lines)
 
 
 def _line(task: Task, item: HistoryItem) -> str:
@@ -318,7 +318,7 @@ def _case(
         gain=one.gain,
         why=_why(task.kind, one, metric),
         asked=tuple(asked),
-        habits=habits(task, user),
+        about=about_user(task, user),
     )
 
 

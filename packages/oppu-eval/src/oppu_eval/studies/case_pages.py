@@ -89,15 +89,15 @@ def _case_view(case: Case) -> dict[str, Any]:
         "query": case.query if len(case.query) <= _QUERY_CHARS else shorten(case.query, _QUERY_CHARS),
         "answers": [(asked, verdict(case.kind, asked.score)) for asked in case.asked],
         "bars": bars,
-        "never": [label for label, _ in case.habits.labels if label not in {bar["label"] for bar in bars}],
+        "never": [label for label, _ in case.about.labels if label not in {bar["label"] for bar in bars}],
         "prompts": [([asked.method for asked in alike], alike[0]) for alike in prompts.values()],
     }
 
 
 def _bars(case: Case) -> Iterator[dict[str, Any]]:
     """A bar for each label that the user gave or that is an answer here; the longest is 100 wide."""
-    most = max((count for _, count in case.habits.labels), default=0) or 1
-    for label, count in case.habits.labels:
+    most = max((count for _, count in case.about.labels), default=0) or 1
+    for label, count in case.about.labels:
         by = [asked.method for asked in case.asked if asked.answer.strip() == label]
         gold = label == case.gold
         if count or by or gold:

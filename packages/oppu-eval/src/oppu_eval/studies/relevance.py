@@ -2,6 +2,10 @@
 
 Sentence features come from the base itself, from an encoder such as DeBERTa-v3, or from TF-IDF. Knows
 nothing of what is done with the relevance.
+
+sentence-transformers (6.2.0) would be the obvious tool for an encoder. It makes the same vectors, but it
+makes up weights that the files lack, takes an encoder without a tokenizer that knows its words, and pools
+otherwise where an encoder says so, which would change results; the base needs the pooling here all the same.
 """
 
 import re

@@ -22,7 +22,7 @@ from oppu_eval.studies.adapter_cosines import (
     State,
     average,
     cluster_order,
-    habits,
+    habit_likeness,
     mantel,
     tensor_cosines,
     update_cosines,
@@ -72,7 +72,7 @@ class Similarity(Plain):
             dataset = context.dataset(task)
             users, states = self._adapters(done["adapters"], task)
             kinds = cosines_by_kind(states)
-            likeness, measured[task] = habits(dataset.task, users)
+            likeness, measured[task] = habit_likeness(dataset.task, users)
             planted = _planted(dataset, users)
             new = [
                 _row(context.config.seed, task, kind, values, likeness, planted)
