@@ -172,7 +172,7 @@ def test_in_cohorts_the_others_matter_by_rounding_alone(world, tmp_path: Path) -
     assert losses == pytest.approx(losses[:1] * len(losses), rel=LOSSES)
 
 
-@pytest.mark.parametrize("packs", [True, False])
+@pytest.mark.parametrize("supports_packing", [True, False])
 def test_adapter_changes_when_the_own_history_does(world, supports_packing: bool) -> None:
     user = next(world().dataset.users("test"))
     one = world(name="changing", supports_packing=supports_packing)
@@ -259,7 +259,7 @@ def test_merged_task_base_is_the_base_with_its_lora(world) -> None:
         )
 
 
-@pytest.mark.parametrize("packs", [True, False])
+@pytest.mark.parametrize("supports_packing", [True, False])
 def test_a_user_whose_training_fails_is_set_aside_and_the_others_go_on(
     world, monkeypatch, supports_packing: bool
 ) -> None:

@@ -305,14 +305,14 @@ def test_the_settings_tell_what_a_chat_model_is_asked(base, chat_folder: Path, s
         (chat_folder / "generation_config.json").unlink()
 
 
-@pytest.mark.parametrize(("pads", "sizes"), [(True, [3]), (False, [1, 1, 1])])
+@pytest.mark.parametrize(("supports_padding", "sizes"), [(True, [3]), (False, [1, 1, 1])])
 def test_where_padding_changes_answers_users_are_written_one_at_a_time(
     base, short: None, supports_padding: bool, sizes: list[int]
 ) -> None:
     from oppu_core.runs.profile_writer import Writer
 
     model = saying(base, "Likes films.")
-    object.__setattr__(model, "pads", supports_padding)
+    object.__setattr__(model, "supports_padding", supports_padding)
     users = [user("a", 3), user("nobody", 0), user("b", 1), user("c", 2)]
     assert Writer(MOVIE, model, 0).write(users) == ["Likes films.", "", "Likes films.", "Likes films."]
     assert [len(rows) for rows in model.model.asked] == sizes

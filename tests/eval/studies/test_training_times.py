@@ -130,7 +130,7 @@ def test_the_words_of_the_data_are_those_of_the_histories() -> None:
     assert set(words) == {w for u in users for i in u.history for t in i.fields.values() for w in t.split()}
 
 
-@pytest.mark.parametrize(("name", "packs"), [("lamp_2m", True), ("lamp_7", False)])
+@pytest.mark.parametrize(("name", "supports_packing"), [("lamp_2m", True), ("lamp_7", False)])
 def test_steps_and_tokens_are_those_of_a_plain_training(name: str, supports_packing: bool) -> None:
     task, base = (
         get_task(name),
