@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from oppu_core.data.dataset import Dataset, write_dataset
 from oppu_core.storage.store import Store
-from oppu_eval.reporting.study_views import STUDIES, cost, estimate
-from oppu_eval.studies import context
+from oppu_eval.reporting.study_views import STUDIES
+from oppu_eval.studies import context, cost, estimate
 from small_world import QUICK, sample_dataset
 
 Oppu = Callable[..., CompletedProcess[str]]

@@ -68,7 +68,7 @@ def maker_of(
 
 # --- methods ---------------------------------------------------------------------------------------------
 
-# DESIGN.md, "Which task base answers what".
+# docs/architecture.md, "Which task base answers what".
 VARIANTS = {
     "non_personalized": "base",
     "oppu_k0": "base",

@@ -312,7 +312,7 @@ def test_where_padding_changes_answers_users_are_written_one_at_a_time(
     from oppu_core.runs.profile_writer import Writer
 
     model = saying(base, "Likes films.")
-    object.__setattr__(model, "pads", supports_padding)
+    object.__setattr__(model, "supports_padding", supports_padding)
     users = [user("a", 3), user("nobody", 0), user("b", 1), user("c", 2)]
     assert Writer(MOVIE, model, 0).write(users) == ["Likes films.", "", "Likes films.", "Likes films."]
     assert [len(rows) for rows in model.model.asked] == sizes

@@ -73,7 +73,7 @@ PAPER_EPOCHS: dict[str, tuple[int, int]] = {
     "lamp_7": (2, 8),
 }
 
-# The roles of the projections that are adapted (training/families.py has their names).
+# The roles of the projections that are adapted (modeling/families.py has their names).
 TASK_ROLES = ("query", "key", "value", "output")
 PERSONAL_ROLES: Mapping[Peft, tuple[str, ...]] = {
     "lora": ("query", "value"),
