@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from oppu_core.modeling.adapters import attach, load_state, merge
-from oppu_core.ownership.adapters import export_adapter
+from oppu_core.ownership.adapter_export import export_adapter
 from oppu_core.ownership.bundle import Bundle, read_bundle, seal, write_bundle
 from oppu_core.runs.run import open_run
 from oppu_core.runs.variants import find_variant
@@ -328,3 +328,35 @@ def test_pushing_under_the_user_s_id_or_without_a_token_is_refused(oppu, run: Pa
     for name in ("me", "me/a/b", "me/a b", "../x", ""):
         assert oppu(*arguments, name).returncode == 2, name
     assert "is no name" in oppu("adapters", "pull", "../etc", "--run", run).stderr
+
+
+def scorer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, code: str) -> None:
+    """Another package that evaluates runs."""
+    about = tmp_path / name / f"{name}-1.0.dist-info"
+    about.mkdir(parents=True)
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text(f"[oppu.scores]\nown = {name}:scores\n")
+    (tmp_path / name / f"{name}.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path / name)
+
+
+def test_packages_that_evaluate_runs_are_asked_for_scores(oppu, run: Path, tmp_path, monkeypatch) -> None:
+    show = ("adapters", "show", USER, "--run", run, "--variant", "base")
+    code = """
+from oppu_core.ownership.card import Score
+def scores(run, task, methods, user_id):
+    yield Score(methods[-1], f"Likes of {user_id}", 0.25, 0.5, None, 3)
+"""
+    scorer(tmp_path, monkeypatch, "likes", code)
+    shown = oppu(*show)
+    assert f"Likes of {USER}" in shown.stdout and "Accuracy" in shown.stdout, shown.stderr
+    scorer(tmp_path, monkeypatch, "broken", "def scores(*_): return 1 / 0")
+    refused = oppu(*show)
+    assert refused.returncode == 2 and "broken:scores" in refused.stderr and "Zero" in refused.stderr
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda **_: ())
+    alone = oppu(*show)
+    assert alone.returncode == 0 and "Scores" not in alone.stdout, alone.stderr
+    assert (
+        "It has not been evaluated."
+        in export_adapter(open_run(run), USER, None, "base")["README.md"].decode()
+    )

@@ -4,7 +4,8 @@ import dataclasses
 from pathlib import Path
 
 from oppu_core.errors import ConfigError
-from oppu_core.ownership.adapters import bundle_of, open_store
+from oppu_core.ownership.adapter_export import bundle_of
+from oppu_core.ownership.adapters import open_store
 from oppu_core.ownership.bundle import write_bundle
 from oppu_core.runs.variants import find_variant
 

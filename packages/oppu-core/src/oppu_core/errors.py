@@ -72,7 +72,7 @@ def did_you_mean(
 
 
 @contextlib.contextmanager
-def explained(what: str, kind: type[OppuError]) -> Iterator[None]:
+def explained(what: str, kind: type[OppuError], advice: str = _ADVICE) -> Iterator[None]:
     """Turn what libraries raise inside the block into one sentence: what failed, why, and what to do.
 
     Errors of ours, of the operating system, and a cancelled training pass as they are.
@@ -80,13 +80,14 @@ def explained(what: str, kind: type[OppuError]) -> Iterator[None]:
     Args:
         what: What is being done, e.g. ``Training the task LoRA``.
         kind: Which error to raise.
+        advice: What to do, where memory is not what was missing.
     """
     try:
         yield
     except (OppuError, OSError, CancelledError):
         raise
     except Exception as error:
-        raise kind(f"{what} failed: {reason(error)}") from error
+        raise kind(f"{what} failed: {reason(error, advice)}") from error
 
 
 def reason(error: Exception, advice: str = _ADVICE) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from oppu_core.ownership.adapters import Imported
+    from oppu_core.ownership.adapter_import import Imported
 
 RunOption = Annotated[Path, typer.Option("--run", help="The run folder, e.g. runs/movies.")]
 UserArgument = Annotated[str, typer.Argument(metavar="USER", help="A test user of the run, or an own one.")]
@@ -113,7 +113,7 @@ def export(
 
     No text of the history is in it; but treat it as you would treat the history: see its README.md.
     """
-    from oppu_core.ownership.adapters import export_adapter
+    from oppu_core.ownership.adapter_export import export_adapter
     from oppu_core.ownership.bundle import write_bundle
     from oppu_core.runs.run import open_run
 
@@ -128,7 +128,7 @@ def import_(
     user: OwnerOption = None,
 ) -> None:
     """Put an exported adapter into a run's store, once base, task, settings, history and checksums fit."""
-    from oppu_core.ownership.adapters import import_adapter
+    from oppu_core.ownership.adapter_import import import_adapter
     from oppu_core.ownership.bundle import read_bundle
     from oppu_core.runs.run import open_run
 
@@ -151,7 +151,7 @@ def push(
     HF_TOKEN and HF_ENDPOINT are respected.
     """
     from oppu_core.ownership import hub
-    from oppu_core.ownership.adapters import export_adapter
+    from oppu_core.ownership.adapter_export import export_adapter
     from oppu_core.runs.run import open_run
 
     hub.check_repo_name(to, None if with_user_id else user)
@@ -169,7 +169,7 @@ def pull(
 ) -> None:
     """Bring an adapter from the Hugging Face hub into a run's store, with the checks of import."""
     from oppu_core.ownership import hub
-    from oppu_core.ownership.adapters import import_adapter
+    from oppu_core.ownership.adapter_import import import_adapter
     from oppu_core.runs.run import open_run
 
     opened = open_run(run)

@@ -62,7 +62,7 @@ def remove_strays(path: Path) -> None:
     Processes are told by their ids, so the writers of one folder have to run on one machine.
     """
     for stray in strays_of(path):
-        _remove(stray)
+        remove(stray)
 
 
 def strays_of(path: Path) -> Iterator[Path]:
@@ -86,7 +86,7 @@ def _is_stray(path: Path) -> bool:
 def _swap(new: Path, path: Path, aside: Path) -> None:
     """Put `new` at `path`, what was there at `aside`; of several writers at once the last one wins."""
     for _ in range(100):
-        _remove(aside)
+        remove(aside)
         with contextlib.suppress(FileNotFoundError):
             path.rename(aside)
         try:
@@ -100,11 +100,13 @@ def _swap(new: Path, path: Path, aside: Path) -> None:
     raise DataError(f"{path} cannot be written: other processes keep replacing it.")
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+def remove(*paths: Path) -> None:
+    """Remove files and whole folders; what is not there does no harm."""
+    for path in paths:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -221,10 +223,10 @@ def new_dir(path: Path) -> Iterator[Path]:
         fsync_dir(temporary)
         _swap(temporary, path, aside)
     except BaseException:
-        _remove(temporary)
+        remove(temporary)
         raise
     fsync_dir(path.parent)
-    _remove(aside)
+    remove(aside)
 
 
 @contextlib.contextmanager
@@ -239,7 +241,7 @@ def scratch_dir(path: Path) -> Iterator[Path]:
     try:
         yield scratch
     finally:
-        _remove(scratch)
+        remove(scratch)
 
 
 @contextlib.contextmanager

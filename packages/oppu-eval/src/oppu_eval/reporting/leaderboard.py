@@ -17,6 +17,8 @@ from oppu_core.runs.predictions import QueryId
 from oppu_core.runs.run import Run
 from oppu_core.storage.files import write_text
 
+from oppu_eval.files import LEADERBOARD
+
 _LAMP_ID = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -49,7 +51,7 @@ def export_lamp(run: Run) -> list[Path]:
             _check(run, dataset, method, wanted, answers)
             golds = [{"id": key[1], "output": answers[key]} for key in wanted]
             for name in _names(dataset):
-                path = run.path / "leaderboard" / task / method / f"{name}.json"
+                path = run.path / LEADERBOARD / task / method / f"{name}.json"
                 # ASCII: whoever reads the file elsewhere may not expect UTF-8.
                 texts[path] = json.dumps({"task": name, "golds": golds}, indent=2) + "\n"
     for path, text in texts.items():

@@ -11,6 +11,7 @@ from oppu_core.runs.run import Run
 from oppu_core.storage.files import write_text
 from oppu_core.tasks.task import get_task
 
+from oppu_eval.files import FIGURES, REPORT, STUDIES_FOLDER
 from oppu_eval.lm_eval.files import HarnessResult, read_harness, scored_queries
 from oppu_eval.lm_eval.results import HarnessRows, check_fits, harness_rows
 from oppu_eval.reporting.examples import Example, pick_examples
@@ -20,8 +21,6 @@ from oppu_eval.reporting.study_views import study_views
 from oppu_eval.scoring.evaluate import results_dict
 from oppu_eval.scoring.run_results import read_results
 from oppu_eval.scoring.significance import RESAMPLES
-
-STUDIES_FOLDER = "studies"  # of a run: its further experiments
 
 
 def write_report(
@@ -146,8 +145,8 @@ def _write(
     """Write the page and its pictures."""
     figures = draw_figures(results)
     for name, svg in {"comparison": comparison(results), **figures}.items():
-        write_text(folder / "figures" / f"{name.replace('/', '-')}.svg", svg)
-    path = folder / "report.html"
+        write_text(folder / FIGURES / f"{name.replace('/', '-')}.svg", svg)
+    path = folder / REPORT
     studies = study_views(folder / STUDIES_FOLDER, folder)
     write_text(path, render_report(results, figures, examples, facts, paper=paper, studies=studies))
     return path

@@ -11,6 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from oppu_eval.files import REPORT
 from oppu_eval.reporting.table import p_text, signed
 from oppu_eval.reporting.templating import render_page
 
@@ -204,6 +205,6 @@ def _view(values: Mapping[str, Any], folder: Path, root: Path) -> dict[str, Any]
 
 def write_studies_report(folder: Path) -> Path:
     """Write the page of all studies of a folder."""
-    path = folder / "report.html"
+    path = folder / REPORT
     write_text(path, render_page("studies.html.j2", studies=study_views(folder, folder)))
     return path

@@ -8,6 +8,7 @@ from oppu_core.prompting.methods import parse_method
 from oppu_core.runs.run import Run
 from oppu_core.storage.files import read_json, write_json
 
+from oppu_eval.files import RESULTS
 from oppu_eval.scoring.evaluate import evaluate, results_dict
 
 
@@ -61,7 +62,7 @@ def evaluate_run(run: Run) -> dict[str, Any]:
 
 def results_path(run: Run) -> Path:
     """Where a run's results are."""
-    return run.path / "results.json"
+    return run.path / RESULTS
 
 
 def read_results(run: Run) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from oppu_core.storage.files import content_id
 from oppu_core.tasks.task import Task, get_task
 from oppu_core.training.config import Peft
 
+from oppu_eval.files import STUDY_DATA
 from oppu_eval.scoring.metrics import Metric
 from oppu_eval.studies.scoring import Scored, score
 
@@ -139,7 +140,7 @@ class StudyContext:
             users: Both splits.
         """
         source = {"kind": "derived for a study", "from": dataset.fingerprint, "how": dict(how)}
-        return _written(self.folder / "data" / f"{name}-{content_id(source)[:8]}", source, task, users)
+        return _written(self.folder / STUDY_DATA / f"{name}-{content_id(source)[:8]}", source, task, users)
 
 
 def _written(path: Path, source: Mapping[str, Any], task: Task, users: Callable[[], Iterable[User]]) -> Path:
@@ -177,7 +178,7 @@ def sample_data(folder: Path, tasks: Sequence[str], users: int, seed: int, plant
             plant=plant,
         )
         label = content_id({**source, "task": name})[:8]
-        paths.append(_written(folder / "data" / f"world-{name}-{label}", source, get_task(name), drawn))
+        paths.append(_written(folder / STUDY_DATA / f"world-{name}-{label}", source, get_task(name), drawn))
     return paths
 
 

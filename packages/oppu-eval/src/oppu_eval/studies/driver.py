@@ -10,7 +10,6 @@ from typing import Any
 from oppu_core.data.sample import Planted
 from oppu_core.errors import ConfigError, DataError
 from oppu_core.modeling.base import base_tokenizer
-from oppu_core.ownership.forget import STUDIES_FILE, studies_made
 from oppu_core.runs.config import RunConfig, resolve_config
 from oppu_core.runs.jobs import execute_visibly
 from oppu_core.runs.options import Compute, RunOptions
@@ -20,6 +19,7 @@ from oppu_core.tasks.task import Task
 from oppu_core.training.config import ONLY_OF, Peft
 from rich.console import Console
 
+from oppu_eval.files import REPORT, STUDIES_FILE, STUDY_DATA, STUDY_RUNS, studies_made
 from oppu_eval.reporting.run_report import write_report
 from oppu_eval.reporting.study_views import STUDY_FILE, terminal, write_studies_report
 from oppu_eval.scoring.metrics import metrics_for
@@ -165,18 +165,20 @@ def own_folder(folder: Path, *names: str) -> None:
     if folder.exists() and not marker.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} exists and is no folder of studies; choose another --out.")
     made = studies_made(folder) if marker.exists() else []
-    write_json(marker, {"made": sorted({*made, "data", "runs", "report.html", *names})})
+    write_json(marker, {"made": sorted({*made, STUDY_DATA, STUDY_RUNS, REPORT, *names})})
 
 
 def _start(work: Work, context: StudyContext) -> Run:
-    return start_run(context.folder / "runs" / work.folder, work.config, context.store)
+    return start_run(context.folder / STUDY_RUNS / work.folder, work.config, context.store)
 
 
 def borrow(run: Run, context: StudyContext) -> None:
     """Take over answers that a run with the same settings, base and data has given already."""
     if run.config.sample or run.config.quantize == "int8":  # there answers depend on what is asked together
         return
-    others = [path.parent for path in (context.folder / "runs").glob("*/run.json") if path.parent != run.path]
+    others = [
+        path.parent for path in (context.folder / STUDY_RUNS).glob("*/run.json") if path.parent != run.path
+    ]
     candidates = [context.run] if context.run else []
     for path in sorted(others):
         with contextlib.suppress(ConfigError, DataError):

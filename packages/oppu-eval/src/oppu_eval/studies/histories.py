@@ -90,6 +90,11 @@ def owner(user_id: str) -> str:
     return user_id.rpartition("#")[0]
 
 
+def made_of(known: str, user_id: str) -> bool:
+    """Whether `known` is the id of one that :func:`per_query` made of this user."""
+    return "#" in known and owner(known) == user_id
+
+
 def one_sided(task: Task, side: Side) -> Task:
     """The same task with a history that has only its inputs, or only its outputs.
 

@@ -1,0 +1,107 @@
+"""Where a user's traces can be."""
+
+import contextlib
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from oppu_core.data.dataset import MANIFEST, Dataset
+from oppu_core.errors import ConfigError, DataError
+from oppu_core.ownership.forget.pending import read_pending
+from oppu_core.ownership.traces import KeptFolder, NamedKeeper, keepers
+from oppu_core.runs.run import Run, open_run
+from oppu_core.storage.files import remove_strays, strays_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Workspace:
+    """Where a user's traces can be: a folder of runs, the runs' datasets, and stores.
+
+    Attributes:
+        folder: The folder of runs, or one run.
+        runs: The runs in it.
+        datasets: Those that runs name or that lie beside them.
+        stores: Likewise.
+        keepers: Of other packages.
+        kept: Their own folders.
+        derived: Datasets that lie in these folders, made of others.
+    """
+
+    folder: Path
+    runs: Sequence[Run]
+    datasets: Sequence[Dataset]
+    stores: Sequence[Path]
+    keepers: Sequence[NamedKeeper]
+    kept: Sequence[tuple[NamedKeeper, KeptFolder]]
+    derived: Sequence[Dataset]
+
+
+def open_workspace(folder: Path, data: Sequence[Path] = (), stores: Sequence[Path] = ()) -> Workspace:
+    """A folder of runs with the datasets and stores that its runs name or that lie in it.
+
+    Args:
+        folder: The folder of runs, or one run.
+        data: Further datasets.
+        stores: Further stores.
+
+    Raises:
+        ConfigError: a place is not there or not what it should be, or another package's keeper is broken.
+        DataError: a dataset cannot be read.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"There is no folder of runs at {folder}; name one with --runs.")
+    for path in stores:
+        if not (path / "manifest.sqlite").is_file():
+            raise ConfigError(f"{path} is not a store (it has no manifest.sqlite).")
+    asked = keepers()
+    _restore_datasets(folder)
+    folders = [folder, *_folders(folder)]
+    runs = [open_run(path) for path in folders if (path / "run.json").is_file()]
+    kept = [(keeper, one) for keeper in asked for one in keeper.folders(folders, runs)]
+    kept = list({(keeper.name, one.path.resolve()): (keeper, one) for keeper, one in kept}.values())
+    all_runs = [*runs, *(run for _, one in kept for run in one.runs)]
+    named = [Path(path) for run in all_runs for path in run.config.data.values()]
+    inside = [path for one in folders for path in (*_folders(one), *_folders(one / "own"))]
+    datasets = [path for path in (*named, *inside) if (path / MANIFEST).is_file()]
+    known = [path for path in (*(run.store_path for run in all_runs), *folders)
+             if (path / "manifest.sqlite").is_file()]  # fmt: skip
+    opened = [Dataset.open(path) for path in distinct([*data, *datasets])]
+    inner = [one.data.resolve() for _, one in kept if one.data is not None]
+    derived = [dataset for dataset in opened if dataset.path.resolve().parent in inner]
+    return Workspace(
+        folder,
+        runs,
+        [dataset for dataset in opened if dataset not in derived],
+        distinct([*stores, *known]),
+        asked,
+        kept,
+        derived,
+    )
+
+
+def distinct(paths: Sequence[Path]) -> list[Path]:
+    """Each place once."""
+    return list({path.resolve(): path for path in paths}.values())
+
+
+def full_name(path: Path) -> str:
+    """How a place is noted."""
+    return str(path.resolve())
+
+
+def _folders(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return []
+    return sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith(".tmp-"))
+
+
+def _restore_datasets(folder: Path) -> None:
+    """Put back a dataset that a killed call had just moved aside, the old one or the new one."""
+    pending = read_pending(folder)
+    for path in map(Path, pending.datasets if pending else ()):
+        for stray in strays_of(path):
+            if not path.exists() and (stray / MANIFEST).is_file():
+                with contextlib.suppress(DataError):  # not yet whole: then the other one is
+                    Dataset.open(stray).verify()
+                    stray.rename(path)
+        remove_strays(path)

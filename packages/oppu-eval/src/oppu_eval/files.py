@@ -1,0 +1,33 @@
+"""The names of what this package writes into runs and into folders of studies."""
+
+from pathlib import Path
+
+from oppu_core.errors import DataError
+from oppu_core.storage.files import read_json
+
+# Of a run; all are made from all of its users at once.
+RESULTS = "results.json"
+REPORT = "report.html"
+FIGURES = "figures"
+LEADERBOARD = "leaderboard"
+
+STUDIES_FOLDER = "studies"  # of a run: its further experiments
+STUDIES_FILE = "studies.json"  # names what `oppu study` has made in a folder
+STUDY_RUNS = "runs"  # of a folder of studies
+STUDY_DATA = "data"  # likewise: datasets made of others
+
+
+def studies_made(folder: Path) -> list[str]:
+    """The names of what `oppu study` has made in a folder.
+
+    Raises:
+        DataError: the list is damaged.
+    """
+    values = read_json(folder / STUDIES_FILE)
+    made = values.get("made") if isinstance(values, dict) else None
+    if not isinstance(made, list) or not all(isinstance(name, str) for name in made):
+        raise DataError(
+            f"{folder / STUDIES_FILE} is damaged: it does not list what studies have made here. Remove "
+            f"{folder}, if it holds nothing else; the same commands make it again."
+        )
+    return made
