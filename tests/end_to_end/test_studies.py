@@ -85,7 +85,7 @@ def refuse_work(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_work(*_: object, **__: object) -> None:
         raise AssertionError("trained or answered again")
 
-    for name in ("training.cohort.Cohort.train", "training.loop.train", "runs.answering.write_answers"):
+    for name in ("training.cohort.Cohort.train", "training.loop.train", "runs.answering.generate_answers"):
         monkeypatch.setattr(f"oppu_core.{name}", no_work)
 
 

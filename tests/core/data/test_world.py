@@ -655,6 +655,7 @@ def test_an_inactive_user_keeps_the_latest_items_and_all_queries(task: Task) -> 
         )
 
 
+@pytest.mark.slow
 @EACH
 def test_irrelevant_items_are_about_what_no_query_touches(task: Task) -> None:
     def draw(plant: Planted) -> Iterator[tuple[User, set[str], list[set[str]]]]:

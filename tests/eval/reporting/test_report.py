@@ -192,6 +192,7 @@ def test_figures_without_adapters_show_the_comparison_alone(
     assert "no personal adapter was compared" in finding(results, "lamp_2m")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2])
 def test_few_users_make_a_whole_report(
     tagging: Task, users: list[User], predictions: dict[str, Any], count: int
@@ -344,6 +345,7 @@ def test_every_method_of_the_paper_is_described_in_plain_words() -> None:
     assert describe_method("my_idea") == "A method of this run."
 
 
+@pytest.mark.slow
 def test_importing_the_package_does_not_import_torch_or_matplotlib() -> None:
     import subprocess
     import sys

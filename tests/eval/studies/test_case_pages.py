@@ -262,7 +262,7 @@ def test_prompts_are_those_that_answering_sends(task_name: str, monkeypatch: pyt
     def generate_answers(_: Any, groups: Any, *arguments: Any, **settings: Any) -> list[list[str]]:
         return [list(group) for group in groups]  # the prompt itself as its answer
 
-    monkeypatch.setattr(inference, "write_answers", generate_answers)
+    monkeypatch.setattr(inference, "generate_answers", generate_answers)
     methods = ("non_personalized", "random_k1", "rag_k1", "recent_k2", "pag_k1", "oppu_k0", "oppu_pag_k1")
 
     def maker_of(method: str) -> PromptBuilder:
@@ -376,6 +376,7 @@ def test_page_is_well_formed_and_what_users_wrote_is_no_markup(study: Any) -> No
     assert '{"torch":"2"}' in parsed.below("dd")
 
 
+@pytest.mark.slow
 def test_same_cases_give_the_same_bytes(study: Any) -> None:
     assert cases_page(*study, FACTS) == cases_page(*study, FACTS)
     assert png_bytes(draw(study[0])) == png_bytes(draw(study[0]))

@@ -434,6 +434,7 @@ class Outline(HTMLParser):
         return [value for name, value in self.attributes if name == attribute]
 
 
+@pytest.mark.slow
 def test_report_has_every_study_in_the_order_of_the_paper(tmp_path: Path) -> None:
     assert tuple(study.name for study in NINE) == STUDIES
     for study in random.Random(0).sample(NINE, len(NINE)):
