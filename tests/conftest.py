@@ -11,7 +11,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is loaded, here and in w
 
 # Folders of which every test loads models, and fixtures that load, train or serve one.
 SLOW_FOLDERS = {"modeling", "training"}
-SLOW_FIXTURES = {"toy_folder", "family_folder", "tiny", "encoder", "run", "finished", "space"}
+SLOW_FIXTURES = {"toy_folder", "family_folder", "tiny", "encoder", "run", "finished"}
 
 
 def mark_of(item: pytest.Item) -> str:

@@ -32,6 +32,8 @@ from oppu_core.prompting.retrieval import BM25Retriever
 from oppu_core.storage.files import content_id
 from oppu_core.tasks.task import TASKS, Task
 
+pytestmark = pytest.mark.slow  # draws thousands of users
+
 EACH = pytest.mark.parametrize("task", [TASKS[name] for name in GRAMMARS], ids=lambda task: task.name)
 RANKED = pytest.mark.parametrize("name", ["lamp_2n", "lamp_2m"])
 
@@ -655,7 +657,6 @@ def test_an_inactive_user_keeps_the_latest_items_and_all_queries(task: Task) -> 
         )
 
 
-@pytest.mark.slow
 @EACH
 def test_irrelevant_items_are_about_what_no_query_touches(task: Task) -> None:
     def draw(plant: Planted) -> Iterator[tuple[User, set[str], list[set[str]]]]:

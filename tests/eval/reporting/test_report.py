@@ -22,6 +22,8 @@ from oppu_eval.reporting.table import p_text, render_table, signed
 from oppu_eval.scoring.evaluate import evaluate, results_dict
 from rich.console import Console
 
+pytestmark = pytest.mark.slow  # draws pictures and whole reports
+
 MakeUser = Callable[..., User]
 AnswerWith = Callable[..., dict[tuple[str, str], str]]
 
@@ -192,7 +194,6 @@ def test_figures_without_adapters_show_the_comparison_alone(
     assert "no personal adapter was compared" in finding(results, "lamp_2m")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2])
 def test_few_users_make_a_whole_report(
     tagging: Task, users: list[User], predictions: dict[str, Any], count: int
@@ -345,7 +346,6 @@ def test_every_method_of_the_paper_is_described_in_plain_words() -> None:
     assert describe_method("my_idea") == "A method of this run."
 
 
-@pytest.mark.slow
 def test_importing_the_package_does_not_import_torch_or_matplotlib() -> None:
     import subprocess
     import sys

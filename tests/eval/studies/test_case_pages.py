@@ -427,6 +427,7 @@ def test_page_without_cases_says_so(tagging: Task, make_user: MakeUser) -> None:
     assert "same score on every query" in svg_text(draw({"lamp_2m": cases}), "cases", "Cases")
 
 
+@pytest.mark.slow
 def test_picture_is_readable_without_colour_and_holds_any_text(study: Any) -> None:
     (cases,) = study[0].values()
     figure = draw(study[0])

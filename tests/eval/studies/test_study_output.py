@@ -57,6 +57,8 @@ from oppu_eval.studies.study import Study
 from PIL import Image
 from rich.console import Console
 
+pytestmark = pytest.mark.slow  # draws every picture
+
 EVIL = "<script>alert(1)</script>"
 # Of a run, and of what a study needs beside it.
 VERSIONS = [
@@ -434,7 +436,6 @@ class Outline(HTMLParser):
         return [value for name, value in self.attributes if name == attribute]
 
 
-@pytest.mark.slow
 def test_report_has_every_study_in_the_order_of_the_paper(tmp_path: Path) -> None:
     assert tuple(study.name for study in NINE) == STUDIES
     for study in random.Random(0).sample(NINE, len(NINE)):
