@@ -22,6 +22,8 @@ from oppu_demo import space as space_module
 from oppu_demo.prepare import TITLE
 from oppu_demo.space import ROOT, write_space
 
+pytestmark = pytest.mark.slow  # builds wheels
+
 # app.py with a quickstart of seconds.
 SMALL = """
 import app

@@ -9,6 +9,7 @@ import pytest
 from mutations import FORMATS, attempt
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format_", FORMATS)
 def test_a_spoiled_file_is_imported_or_refused_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format_: str

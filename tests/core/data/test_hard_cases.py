@@ -43,10 +43,12 @@ def test_gradient_checkpointing_changes_no_answer(toy_folder):
     )
 
 
+@pytest.mark.slow
 def test_lora_dropout_is_not_active_when_answering(toy_folder):
     assert answers(toy_folder, dataclasses.replace(CFG, dropout=0.3)) == answers(toy_folder, CFG)
 
 
+@pytest.mark.slow
 def test_style_profile_is_the_same_in_every_process():
     program = """
 from oppu_core.data import HistoryItem
@@ -68,6 +70,7 @@ print(style(TASKS["lamp_4"], [HistoryItem(str(i), {"text": "x", "title": title})
     assert len(said) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "setting", [{"repetition_penalty": 1.5}, {"no_repeat_ngram_size": 1}, {"num_beams": 3}], ids=str
 )

@@ -388,6 +388,7 @@ def test_records_survive_any_window(tmp_path: Path, monkeypatch: pytest.MonkeyPa
                 assert decode(content[entry.start : entry.start + entry.size]) == entry.value
 
 
+@pytest.mark.slow
 def test_an_import_holds_a_small_part_of_the_file(tmp_path: Path) -> None:
     folder = release(tmp_path / "r", record("t"))
     long = [item(0, description="word " * 4000)]
@@ -442,6 +443,7 @@ import_files(Path(sys.argv[1]), Path(sys.argv[2]), Release(Path(sys.argv[1])))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["while it streams", "before it appears", "between old and new"])
 def test_an_import_that_was_killed_ends_with_the_same_bytes(tmp_path: Path, moment: str) -> None:
     folder = release(tmp_path / "r", record("t"), others=[record(f"o{number}") for number in range(90)])

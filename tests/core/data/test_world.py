@@ -32,6 +32,8 @@ from oppu_core.prompting.retrieval import BM25Retriever
 from oppu_core.storage.files import content_id
 from oppu_core.tasks.task import TASKS, Task
 
+pytestmark = pytest.mark.slow  # draws thousands of users
+
 EACH = pytest.mark.parametrize("task", [TASKS[name] for name in GRAMMARS], ids=lambda task: task.name)
 RANKED = pytest.mark.parametrize("name", ["lamp_2n", "lamp_2m"])
 

@@ -363,6 +363,7 @@ class Rebuilt:
         return [visible[place] for place in top_k(index.get_scores(query.split(" ")), k)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["lamp_2m", "lamp_3", "lamp_4"])
 def test_prompts_are_those_of_the_obvious_loop_in_the_sample_world(name: str) -> None:
     task = TASKS[name]

@@ -72,6 +72,7 @@ def test_scores_are_rank_bm25s_on_odd_corpora(documents: list[str]) -> None:
             np.testing.assert_allclose(scores, okapi(query, documents[:t]), rtol=0, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_scores_have_the_bits_of_rank_bm25s_before_every_item_in_any_order() -> None:
     """The order among near scores, and so every prompt, hangs on the last bit."""
     rng = random.Random(0)

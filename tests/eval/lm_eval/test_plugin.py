@@ -17,6 +17,7 @@ from lm_eval.tasks import TaskManager
 from oppu_core.errors import ConfigError, DataError
 from oppu_eval.lm_eval import plugin
 
+pytestmark = pytest.mark.slow  # most start a Python
 TASK = "task: {}\ndataset_path: json\noutput_type: generate_until\ndoc_to_text: a\ndoc_to_target: b\n"
 
 

@@ -22,6 +22,8 @@ from oppu_eval.reporting.table import p_text, render_table, signed
 from oppu_eval.scoring.evaluate import evaluate, results_dict
 from rich.console import Console
 
+pytestmark = pytest.mark.slow  # draws pictures and whole reports
+
 MakeUser = Callable[..., User]
 AnswerWith = Callable[..., dict[tuple[str, str], str]]
 

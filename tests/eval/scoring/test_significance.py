@@ -37,6 +37,7 @@ def sklearn_value(name: str, users: Users, task: Task) -> float:
     return float(mean_absolute_error([float(gold) for gold in golds], [float(answer) for answer in answers]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["accuracy", "macro_f1", "mae"])
 def test_bootstrap_agrees_with_a_loop_over_resampled_users(tagging: Task, rating: Task, name: str) -> None:
     task = rating if name == "mae" else tagging
@@ -101,6 +102,7 @@ def test_known_difference_is_found_and_lies_in_the_interval(tagging: Task) -> No
     assert result.p_value < 0.01
 
 
+@pytest.mark.slow
 def test_intervals_cover_and_p_values_are_uniform_when_nothing_differs(tagging: Task) -> None:
     rng = np.random.default_rng(3)
     accuracy = metrics_for(tagging)[0]

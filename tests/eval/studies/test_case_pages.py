@@ -378,6 +378,7 @@ def test_page_is_well_formed_and_what_users_wrote_is_no_markup(study: Any) -> No
     assert '{"torch":"2"}' in parsed.below("dd")
 
 
+@pytest.mark.slow
 def test_same_cases_give_the_same_bytes(study: Any) -> None:
     assert cases_page(*study, FACTS) == cases_page(*study, FACTS)
     assert png_bytes(draw(study[0])) == png_bytes(draw(study[0]))
@@ -428,6 +429,7 @@ def test_page_without_cases_says_so(tagging: Task, make_user: MakeUser) -> None:
     assert "same score on every query" in svg_text(draw({"lamp_2m": cases}), "cases", "Cases")
 
 
+@pytest.mark.slow
 def test_picture_is_readable_without_colour_and_holds_any_text(study: Any) -> None:
     (cases,) = study[0].values()
     figure = draw(study[0])

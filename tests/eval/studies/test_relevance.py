@@ -82,6 +82,7 @@ def unit(hidden_Td: Any) -> Array:
     return vector
 
 
+@pytest.mark.slow
 def test_features_of_the_base_are_the_mean_of_its_last_hidden_states(tiny: Base) -> None:
     import torch
 
@@ -303,6 +304,7 @@ def test_an_encoder_with_a_decoder_is_refused(encoder: Path, tmp_path: Path) -> 
     assert "only encodes" in refusal(folder)
 
 
+@pytest.mark.slow
 def test_nothing_heavy_is_loaded_before_it_is_needed() -> None:
     code = (
         "import sys, oppu_eval.studies.relevance, oppu_eval.studies.histories;"

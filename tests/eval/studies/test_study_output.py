@@ -57,6 +57,8 @@ from oppu_eval.studies.study import Study
 from PIL import Image
 from rich.console import Console
 
+pytestmark = pytest.mark.slow  # draws every picture
+
 EVIL = "<script>alert(1)</script>"
 # Of a run, and of what a study needs beside it.
 VERSIONS = [

@@ -24,6 +24,7 @@ from oppu_eval.studies import training_times
 from oppu_eval.studies.cost_lines import draw, fit, merged, result
 from oppu_eval.studies.training_times import Point, data_words, measure, synthetic_user
 
+pytestmark = pytest.mark.slow  # most train
 VOCABULARY = [f"word{number}" for number in range(50)]
 
 

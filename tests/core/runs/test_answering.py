@@ -171,6 +171,7 @@ def test_without_adapters_it_is_the_plain_model(family: str, family_folder: Fold
 # --- bases whose padded batches give other answers --------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_base_that_padding_changes_is_asked_one_prompt_at_a_time(tmp_path: Path) -> None:
     config = AutoConfig.for_model("rwkv", hidden_size=32, num_hidden_layers=2, context_length=256)
     base = load_base(str(write_model(tmp_path / "rwkv", config)), device="cpu")
