@@ -60,9 +60,9 @@ def packed(content: bytes) -> str | None:
 
 def codec_of(head: bytes) -> str:
     """The codec of text that starts so: UTF-16 or UTF-32 by its mark or its NULs, else UTF-8."""
-    for bom, tokenizer in _BOMS.items():
+    for bom, codec in _BOMS.items():
         if head.startswith(bom):
-            return tokenizer
+            return codec
     even, odd = head[0::2], head[1::2]
     nuls = (even.count(0) / max(1, len(even)), odd.count(0) / max(1, len(odd)))
     if max(nuls) > 0.4 and min(nuls) < 0.05 and len(head) >= 4:
@@ -103,15 +103,15 @@ def decoded(content: bytes, where: str) -> str:
     """
     if kind := packed(content):
         raise DataError(f"{where} is {kind}, which is not unpacked. Save it as CSV or text (UTF-8).")
-    tokenizer = codec_of(content[:HEAD_BYTES])
+    codec = codec_of(content[:HEAD_BYTES])
     try:
-        text = content.decode(tokenizer, _errors(tokenizer) if tokenizer != "utf-8" else "strict")
+        text = content.decode(codec, _errors(codec) if codec != "utf-8" else "strict")
     except UnicodeDecodeError as error:
         problem = f"byte {error.start + 1:,} cannot be read"
         lines = (line for line in content.splitlines() if not _is_utf8(line))
-        if tokenizer == "utf-8" and all(map(looks_like_cp1252, lines)):
+        if codec == "utf-8" and all(map(looks_like_cp1252, lines)):
             problem += ", it looks like Windows-1252"
-        name = "UTF-8" if tokenizer == "utf-8" else tokenizer.upper()
+        name = "UTF-8" if codec == "utf-8" else codec.upper()
         raise DataError(f"{where} is no {name} text ({problem}). Save it as UTF-8.") from error
     if "\0" in text:
         raise DataError(f"{where} is no text (it holds NUL characters). Save it as UTF-8 text.")
@@ -155,10 +155,10 @@ class TextFile:
         if kind := packed(head):
             what = f"is {kind}" if stream is file else f"has {kind} in it, packed by gzip"
             raise DataError(f"{path} {what}, which is not read. Save it as CSV, JSON lines or Parquet.")
-        self._tokenizer = encoding or codec_of(head)
-        self._escapes = _errors(self._tokenizer) == _ESCAPE
-        self._text = io.TextIOWrapper(stream, self._tokenizer, _errors(self._tokenizer), newline="")
-        self.head = head.decode(self._tokenizer, "ignore").lstrip("\ufeff \t\r\n")
+        self._codec = encoding or codec_of(head)
+        self._escapes = _errors(self._codec) == _ESCAPE
+        self._text = io.TextIOWrapper(stream, self._codec, _errors(self._codec), newline="")
+        self.head = head.decode(self._codec, "ignore").lstrip("\ufeff \t\r\n")
         self.broken = self._whole = self._done = 0
 
     def lines(self) -> Iterator[str]:
@@ -197,7 +197,7 @@ class TextFile:
         """The next characters as UTF-8, for who reads bytes; bytes that are not text stay what they are."""
         text = self._text.read(size)
         self._report()
-        return text.encode("utf-8", _errors(self._tokenizer))
+        return text.encode("utf-8", _errors(self._codec))
 
     def _check(self, line: int, example: str) -> None:
         if self._encoding is not None or self.broken <= self._whole:
@@ -245,8 +245,8 @@ def open_text(
         raise DataError(f"{path} is damaged or not in the encoding it should be in ({error}).") from error
 
 
-def _errors(tokenizer: str) -> str:
-    return "surrogatepass" if tokenizer.startswith(("utf-16", "utf-32")) else _ESCAPE
+def _errors(codec: str) -> str:
+    return "surrogatepass" if codec.startswith(("utf-16", "utf-32")) else _ESCAPE
 
 
 def _is_utf8(line: bytes) -> bool:
