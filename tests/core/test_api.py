@@ -88,7 +88,7 @@ def test_events_that_cannot_be_used_are_told_and_kept(tmp_path: Path) -> None:
     assert dataset.source["rejected"] == 1 and "No answer." in (tmp_path / "data/rejected.jsonl").read_text()
     with pytest.raises(DataError, match="record 13, user 'ann', event: tag must be text"):
         oppu_core.build_dataset(bad, tmp_path / "strict", "lamp_2m", strict=True)
-    with pytest.raises(DataError, match="Item 2 cannot be used: a object is no text, number or date"):
+    with pytest.raises(DataError, match="Item 2 cannot be used: object is no text, number or date"):
         oppu_core.build_dataset([EVENTS[0], {"user_id": object()}], tmp_path / "no", "lamp_2m")
     with pytest.raises(DataError, match="mixed or unknown types"):
         frame = pd.DataFrame([*EVENTS[1:], {**EVENTS[0], "output": 3}])
@@ -100,7 +100,7 @@ def test_a_history_that_is_not_learned_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    with pytest.raises(DataError, match=r"no item to learn from. 1 items cannot be used \(item 1: tag"):
+    with pytest.raises(DataError, match=r"no item to learn from. Items that cannot be used: 1 \(item 1: tag"):
         oppu_core.personalize([{"description": "A ship.", "tag": "fun"}], "lamp_2m")
     with pytest.raises(ConfigError, match="Name the task"):
         oppu_core.personalize([{"description": "A ship.", "tag": "comedy"}])
@@ -109,6 +109,6 @@ def test_a_history_that_is_not_learned_leaves_nothing(
         raise DataError("No.")
 
     monkeypatch.setattr(own, "own_run", broken)
-    with pytest.raises(DataError, match="No"), pytest.warns(UserWarning, match="1 items cannot be used"):
+    with pytest.raises(DataError, match="No"), pytest.warns(UserWarning, match="cannot be used: 1"):
         oppu_core.personalize([{"input": "A ship.", "output": "comedy"}, {"input": "A cat."}], "lamp_2m")
     assert not any(tmp_path.iterdir())

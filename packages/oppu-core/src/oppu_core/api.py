@@ -98,7 +98,7 @@ def _json_lines(records: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     def date(value: Any) -> str:
         if isinstance(value, datetime.date):
             return value.isoformat()
-        raise TypeError(f"a {type(value).__name__} is no text, number or date")
+        raise TypeError(f"{type(value).__name__} is no text, number or date")
 
     for number, record in enumerate(records, 1):
         try:
@@ -220,7 +220,7 @@ def personalize(
             can learn habits. Items that cannot be used are left out with a warning.
         task: A task's name, or the path of its TOML file; may be left out if the run has only one.
         run: A run with personal methods, to learn on its base and with its settings.
-        folder: Where a run of the sample world is made; not with `run`.
+        folder: Where the run of the sample world is made, if there is no `run`.
         user_id: The person's name in the run. A changed history of the same name replaces the old one.
         device: Where to compute: ``auto``, ``cpu``, ``cuda`` …
         progress: Show what is being done on the standard error.
@@ -237,7 +237,7 @@ def personalize(
     rows = ((number, read_line(line)) for number, line in enumerate(_json_lines(items), 1))
     history = own.usable(Records("item", rows), chosen)
     if problems := "; ".join(history.problems[:3]):
-        problems = f"{len(history.problems)} items cannot be used ({problems})"
+        problems = f"Items that cannot be used: {len(history.problems)} ({problems})."
     if not history.items:
         raise DataError(f"There is no item to learn from. {problems}")
     if problems:

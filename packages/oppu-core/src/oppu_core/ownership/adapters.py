@@ -221,7 +221,7 @@ def _scores(run: Run, work: Variant, user_id: str) -> Iterator[Score]:
 
 
 def export_adapter(
-    run: Run, user_id: str, task: str | None = None, variant: str | None = None, with_user_id: bool = False
+    run: Run, user_id: str, task: str | None, variant: str | None, with_user_id: bool = False
 ) -> Bundle:
     """A user's adapter to take along, with the task LoRA that it stands on.
 
