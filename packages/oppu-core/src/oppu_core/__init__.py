@@ -1,8 +1,71 @@
 """oppu-core: everything that makes a personal language model.
 
-From left to right, as in the pipeline: :mod:`tasks`, :mod:`data`, :mod:`retrieval`, :mod:`profiles`,
-:mod:`prompts`, :mod:`packing`, :mod:`training`, :mod:`store`, :mod:`inference`; :mod:`models` and
-:mod:`generate` lie underneath. Importing this package imports no torch.
+What this package exports is the Python API (``docs/python.md``); what else lies in its modules may change.
+In the order of the pipeline the rooms are :mod:`tasks`, :mod:`data`, :mod:`prompting`, :mod:`modeling`,
+:mod:`training`, :mod:`storage`, :mod:`runs` and :mod:`ownership`. Names are loaded when they are used:
+importing this package imports no torch.
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from oppu_core.api import Personal, build_dataset, execute, personalize, predictions
+    from oppu_core.data.dataset import Dataset
+    from oppu_core.data.sample import sample_users
+    from oppu_core.errors import OppuError
+    from oppu_core.ownership.adapters import export_adapter
+    from oppu_core.ownership.base_export import export_base
+    from oppu_core.ownership.bundle import write_bundle
+    from oppu_core.runs.asking import ask
+    from oppu_core.runs.options import Compute, RunOptions
+    from oppu_core.runs.run import Run, open_run, start_run
+    from oppu_core.tasks.task import load_task
+
 __version__ = "0.1.0"
+__all__ = [
+    "Compute",
+    "Dataset",
+    "OppuError",
+    "Personal",
+    "Run",
+    "RunOptions",
+    "ask",
+    "build_dataset",
+    "execute",
+    "export_adapter",
+    "export_base",
+    "load_task",
+    "open_run",
+    "personalize",
+    "predictions",
+    "sample_users",
+    "start_run",
+    "write_bundle",
+]
+
+_ELSEWHERE = {  # than in `api`
+    "Compute": "runs.options",
+    "Dataset": "data.dataset",
+    "OppuError": "errors",
+    "Run": "runs.run",
+    "RunOptions": "runs.options",
+    "ask": "runs.asking",
+    "export_adapter": "ownership.adapters",
+    "export_base": "ownership.base_export",
+    "load_task": "tasks.task",
+    "open_run": "runs.run",
+    "sample_users": "data.sample",
+    "start_run": "runs.run",
+    "write_bundle": "ownership.bundle",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_ELSEWHERE.get(name, 'api')}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

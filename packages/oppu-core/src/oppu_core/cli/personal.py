@@ -161,20 +161,15 @@ def personalize(
     from rich.markup import escape
 
     from oppu_core.cli.shared import interruptible
-    from oppu_core.errors import ConfigError, DataError
-    from oppu_core.ownership.personalize import own_run, read_history
+    from oppu_core.errors import DataError
+    from oppu_core.ownership.personalize import own_run, read_history, task_of
     from oppu_core.ownership.personalize import personalize as train_own
     from oppu_core.runs.progress import ProgressReporter
     from oppu_core.runs.run import open_run
-    from oppu_core.tasks.task import load_task
 
     console = Console(stderr=True)
     opened = open_run(run) if run is not None else None
-    names = list(opened.config.data) if opened is not None else []
-    if task is None and len(names) != 1:
-        raise ConfigError(f"Name the task with --task{': ' + ', '.join(names) if names else ''}.")
-    task = task or names[0]
-    chosen = opened.dataset(task).task if opened is not None and task in names else load_task(task)
+    chosen = task_of(opened, task)
     read = read_history(history, chosen)
     if read.problems and strict:
         raise DataError(
@@ -197,8 +192,6 @@ def personalize(
             "real texts start a run with real data and a model (`oppu base train`) and name it with --run.",
             highlight=False,
         )
-    elif chosen.name not in names or opened.dataset(chosen.name).task.fingerprint != chosen.fingerprint:
-        raise ConfigError(f"{run} has no such task {chosen.name}; it has {', '.join(names)}.")
     with interruptible(), opened.lock():
         done = train_own(opened, chosen, user, read, ProgressReporter(console, opened.log_path), device)
     print_ = Console().print

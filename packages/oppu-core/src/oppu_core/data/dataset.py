@@ -188,13 +188,14 @@ class Dataset:
         self._index: dict[str, tuple[int, int, int]] | None = None
 
     @classmethod
-    def open(cls, path: Path) -> "Dataset":
+    def open(cls, path: str | Path) -> "Dataset":
         """Open a dataset folder.
 
         Raises:
             DataError: the folder is missing, is no dataset, was written by a newer oppu, is of an unknown
                 task, or lacks a shard.
         """
+        path = Path(path)
         file = path / MANIFEST
         if not file.is_file():
             problem = (

@@ -26,7 +26,7 @@ from oppu_core.runs.progress import ProgressReporter
 from oppu_core.runs.run import Run, open_run, start_run
 from oppu_core.runs.variants import Variant, variants_of
 from oppu_core.storage.store import Store
-from oppu_core.tasks.task import TASKS, Task
+from oppu_core.tasks.task import TASKS, Task, load_task
 
 # Of a run that is made for an own history: fewer variants than a comparison has, for a result in a minute.
 METHODS = ("non_personalized", "rag_k1", "oppu_k0", "oppu_rag_k1")
@@ -95,6 +95,30 @@ def _item(task: Task, record: Any, number: int) -> HistoryItem:
         raise Unusable(f"{task.output_field} is none of {', '.join(task.labels)}", answer)
     name = "date" if "date" in values else "time"
     return HistoryItem(as_id({"id": str(number), **values}, "id"), fields, as_date(values, name))
+
+
+def task_of(run: Run | None, name: str | None) -> Task:
+    """The task of an own history.
+
+    Args:
+        run: The run that it is for; None where one of the sample world will be made.
+        name: The task's name or TOML file; may be left out if the run has only one.
+
+    Raises:
+        ConfigError: it is unknown, has to be named, or is not the run's.
+    """
+    names = list(run.config.data) if run is not None else []
+    if name is None and len(names) != 1:
+        raise ConfigError(f"Name the task with --task{': ' + ', '.join(names) if names else ''}.")
+    name = name or names[0]
+    if run is not None and name in names:
+        return run.dataset(name).task
+    task = load_task(name)
+    if run is not None and (
+        task.name not in names or run.dataset(task.name).task.fingerprint != task.fingerprint
+    ):
+        raise ConfigError(f"{run.path} has no such task {task.name}; it has {', '.join(names)}.")
+    return task
 
 
 @dataclasses.dataclass(frozen=True)

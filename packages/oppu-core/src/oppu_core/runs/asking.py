@@ -34,7 +34,7 @@ def ask(
     run: Run,
     user_id: str | None,
     text: str,
-    task: str | None,
+    task: str | None = None,
     device: str = "auto",
     others: Mapping[str, str] | None = None,
 ) -> dict[str, str]:

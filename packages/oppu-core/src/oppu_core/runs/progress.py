@@ -44,10 +44,18 @@ class ProgressReporter:
         console: The terminal.
         log: A JSONL file that events are appended to; None keeps no log.
         tracker: Where losses go; None for nowhere.
+        bars: Whether progress is shown; what is printed on the console is not touched by it.
     """
 
-    def __init__(self, console: Console, log: Path | None = None, tracker: Tracker | None = None) -> None:
+    def __init__(
+        self,
+        console: Console,
+        log: Path | None = None,
+        tracker: Tracker | None = None,
+        bars: bool = True,
+    ) -> None:
         self.console = console
+        self._bars = bars
         self._log = log
         self._tracker = tracker
 
@@ -81,7 +89,7 @@ class ProgressReporter:
             TimeRemainingColumn(table_column=whole, compact=True),
             TextColumn("{task.fields[facts]}", style="dim", table_column=whole),
         )
-        with Progress(*columns, console=self.console) as bar:
+        with Progress(*columns, console=self.console, disable=not self._bars) as bar:
             task = bar.add_task(title, total=total, facts="")
             yield Stage(bar, task)
             bar.update(task, completed=total)

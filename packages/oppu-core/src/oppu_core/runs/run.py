@@ -154,12 +154,13 @@ class Run:
             yield
 
 
-def open_run(path: Path) -> Run:
+def open_run(path: str | Path) -> Run:
     """Open an existing run.
 
     Raises:
         ConfigError: there is none, or it was written by another version.
     """
+    path = Path(path)
     file = path / "run.json"
     if not file.is_file():
         raise ConfigError(f"{path} is no run (it has no run.json). Start one with `oppu run --run {path} …`.")
@@ -195,7 +196,7 @@ def _checksum(values: Mapping[str, Any]) -> str:
     return content_id({name: value for name, value in values.items() if name != "checksum"})
 
 
-def start_run(path: Path, asked: RunOptions | RunConfig, store: Path | None = None) -> Run:
+def start_run(path: str | Path, asked: RunOptions | RunConfig, store: Path | None = None) -> Run:
     """Start a run, or continue one that was asked for the same; one that has not begun may have been asked
     for anything.
 
@@ -207,6 +208,7 @@ def start_run(path: Path, asked: RunOptions | RunConfig, store: Path | None = No
     Raises:
         ConfigError: the folder holds a run with another configuration, or something else.
     """
+    path = Path(path)
     config, store = (resolve_config(asked), asked.store) if isinstance(asked, RunOptions) else (asked, store)
     datasets = {task: Dataset.open(Path(folder)) for task, folder in config.data.items()}
     for task, dataset in datasets.items():

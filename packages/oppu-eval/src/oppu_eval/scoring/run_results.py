@@ -1,7 +1,7 @@
 """A run's ``results.json``: scores of its predictions."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from oppu_core.errors import ConfigError, DataError
 from oppu_core.prompting.methods import parse_method
@@ -10,6 +10,9 @@ from oppu_core.storage.files import read_json, write_json
 
 from oppu_eval.files import RESULTS
 from oppu_eval.scoring.evaluate import evaluate, results_dict
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 def evaluate_run(run: Run) -> dict[str, Any]:
@@ -82,3 +85,18 @@ def read_results(run: Run) -> dict[str, Any]:
     ):
         raise DataError(f"{results_path(run)} is no results file. Run `oppu evaluate --run {run.path}`.")
     return values
+
+
+def results(run: Run) -> "DataFrame":
+    """The scores of an evaluated run (:func:`evaluate_run`) as a table; needs pandas.
+
+    Returns:
+        A row for each task, method and metric; the columns are the attributes of
+        :class:`oppu_eval.scoring.evaluate.Row`.
+
+    Raises:
+        ConfigError, DataError: as :func:`read_results`.
+    """
+    import pandas as pd
+
+    return pd.DataFrame(read_results(run)["rows"])

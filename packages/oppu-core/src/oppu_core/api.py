@@ -1,0 +1,255 @@
+"""What a Python program needs beside the functions of the rooms; :mod:`oppu_core` exports both.
+
+Values in memory take the road of files: the same readers, and so the same rules. Nothing here draws progress
+bars unless it is asked to; cautions go to the standard error, as on the command line.
+"""
+
+import contextlib
+import dataclasses
+import datetime
+import json
+import os
+import shutil
+import tempfile
+import warnings
+import weakref
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from oppu_core.data.dataset import Dataset
+from oppu_core.data.history_files import Records
+from oppu_core.data.importers.detect import import_files, open_reader
+from oppu_core.data.importers.json_lines import read_line
+from oppu_core.errors import DataError
+from oppu_core.ownership import personalize as own
+from oppu_core.runs import jobs as run_jobs
+from oppu_core.runs.asking import ask
+from oppu_core.runs.options import Compute
+from oppu_core.runs.predictions import read_answers
+from oppu_core.runs.progress import ProgressReporter
+from oppu_core.runs.run import Run
+from oppu_core.storage.files import scratch_dir
+from oppu_core.tasks.task import Task, load_task
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+
+def build_dataset(
+    events: "Iterable[Mapping[str, Any]] | DataFrame | str | Path",
+    out: str | Path,
+    task: Task | str | None = None,
+    *,
+    test_users: int | None = None,
+    queries: int | None = None,
+    strict: bool = False,
+) -> Dataset:
+    """Write events into a dataset folder, as ``oppu data import`` does.
+
+    Args:
+        events: What users did, in any order: dicts with ``user_id``, ``time``, ``input`` and ``output`` (or
+            the task's own fields in place of the latter two), a pandas DataFrame with such columns, or the
+            path of a file or folder that ``oppu data import`` takes.
+        out: The dataset folder to make; a dataset that is there is replaced.
+        task: The task, its name, or the path of its TOML file; told by the fields if left out.
+        test_users: How many users, those with the longest histories, get adapters; the others train the task
+            base. By default 100, at most half.
+        queries: How many of a test user's latest events are queries. By default a fifth, 1 to 20.
+        strict: Whether the first event that cannot be used is an error. Otherwise it is left out, counted in
+            a warning, and kept in the dataset's ``rejected.jsonl``.
+
+    Returns:
+        The dataset, open.
+
+    Raises:
+        ConfigError: the task is unknown, or an argument does not fit the files.
+        DataError: nothing can be used, a field is missing everywhere, or `strict`.
+    """
+    out = Path(out)
+    chosen = load_task(task) if isinstance(task, str) else task
+    with contextlib.ExitStack() as stack:
+        if isinstance(events, str | Path):
+            path = Path(events)
+        else:
+            path = _as_file(events, stack.enter_context(scratch_dir(Path(os.path.realpath(out)))))
+        done = import_files(path, out, open_reader(path, None, chosen, test_users, queries), strict)
+    for note in done.notes:
+        warnings.warn(note, stacklevel=2)
+    return done.dataset
+
+
+def _as_file(events: "Iterable[Mapping[str, Any]] | DataFrame", folder: Path) -> Path:
+    """Events in memory as a file in a folder."""
+    if hasattr(events, "to_parquet"):
+        try:
+            events.to_parquet(folder / "events.parquet", engine="pyarrow", index=False)
+        except (TypeError, ValueError) as error:  # pyarrow's are of these, too
+            raise DataError(f"The DataFrame has a column of mixed or unknown types: {error}.") from error
+        return folder / "events.parquet"
+    with (folder / "events.jsonl").open("w", encoding="utf-8") as file:
+        file.writelines(f"{line}\n" for line in _json_lines(events))
+    return folder / "events.jsonl"
+
+
+def _json_lines(records: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    def date(value: Any) -> str:
+        if isinstance(value, datetime.date):
+            return value.isoformat()
+        raise TypeError(f"{type(value).__name__} is no text, number or date")
+
+    for number, record in enumerate(records, 1):
+        try:
+            yield json.dumps(dict(record), default=date)
+        except (TypeError, ValueError) as error:
+            raise DataError(f"Item {number} cannot be used: {error}. Give a dict of texts.") from error
+
+
+def execute(
+    run: Run,
+    jobs: Sequence[run_jobs.Job] = run_jobs.JOBS,
+    compute: Compute | None = None,
+    *,
+    progress: bool = False,
+) -> None:
+    """Train and answer: do what is missing of a run's jobs, and nothing twice.
+
+    Start it again after an interruption, and it continues. Other processes have to wait.
+
+    Args:
+        run: The run.
+        jobs: ``bases`` (train the task LoRAs), ``personal`` (train the users' adapters), ``answers``.
+        compute: Where and how; by default on a GPU if there is one.
+        progress: Show what is being done on the standard error.
+
+    Raises:
+        ConfigError: another process works on the run.
+        OppuError: data or base are no longer those of the run, a task base cannot be trained, or adapters are
+            missing that answers need. A user whose adapter cannot be trained is named and set aside.
+    """
+    with run.lock():
+        run_jobs.execute(run, jobs, compute, _reporter(run, progress))
+
+
+def _reporter(run: Run, progress: bool) -> ProgressReporter:
+    # No widgets: without ipywidgets rich would warn of each of them, and a line a stage is enough.
+    return ProgressReporter(Console(stderr=True, force_jupyter=False), run.log_path, bars=progress)
+
+
+def predictions(run: Run) -> "DataFrame":
+    """A run's answers as a table; needs pandas.
+
+    Args:
+        run: A run; what it has not answered yet is left out.
+
+    Returns:
+        A row for each test query and method: ``task``, ``method``, ``user_id``, ``id`` (the query's),
+        ``answer``, ``gold`` (None where it is withheld).
+
+    Raises:
+        DataError: a prediction file is damaged.
+    """
+    import pandas as pd
+
+    rows = [
+        (task, method, one.user_id, one.id, one.answer, one.gold)
+        for task in run.config.data
+        for method in run.config.methods
+        if (path := run.predictions_path(task, method)).exists()
+        for one in read_answers(path).values()
+    ]
+    return pd.DataFrame(rows, columns=["task", "method", "user_id", "id", "answer", "gold"])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Personal:
+    """A person whose history was learned (:func:`personalize`).
+
+    Attributes:
+        run: The run whose task bases the adapters stand on; ``run.path.parent`` is the folder of everything.
+        task: What the history is for.
+        user_id: The person's name in the run.
+        history: The usable items, and what is wrong with each other one.
+    """
+
+    run: Run
+    task: Task
+    user_id: str
+    history: own.History
+
+    def ask(self, text: str, others: Mapping[str, str] | None = None, device: str = "auto") -> dict[str, str]:
+        """Answer a query as this person would.
+
+        Args:
+            text: The query's text, e.g. a movie's description.
+            others: The texts of the task's other input fields, where it has any.
+            device: Where to compute: ``auto``, ``cpu``, ``cuda`` …
+
+        Returns:
+            Answers by method; those that begin with ``oppu`` are by the person's own adapter, the others by
+            the prompt alone.
+
+        Raises:
+            ConfigError: a text is empty, missing or of no field.
+        """
+        return ask(self.run, self.user_id, text, self.task.name, device, others)
+
+
+def personalize(
+    items: Iterable[Mapping[str, Any]],
+    task: str | None = None,
+    *,
+    run: Run | None = None,
+    folder: str | Path | None = None,
+    user_id: str = "me",
+    device: str = "auto",
+    progress: bool = False,
+) -> Personal:
+    """Train adapters on one person's history, as ``oppu personalize`` does.
+
+    The history and the adapters are kept in the run, where ``oppu forget`` finds them. Without a run, one of
+    the sample world on the shipped base is made in `folder` (and found there the next time); that base knows
+    the sample world and nothing else. Without a folder as well, everything is in a temporary one, which
+    vanishes with the returned object, at the latest when Python ends. Nothing leaves this machine.
+
+    Args:
+        items: The history: dicts with the task's fields (of lamp_2m ``description`` and ``tag``), or
+            ``input`` and ``output``; ``id`` and ``date`` may be left out. From about ten items on, an adapter
+            can learn habits. Items that cannot be used are left out with a warning.
+        task: A task's name, or the path of its TOML file; may be left out if the run has only one.
+        run: A run with personal methods, to learn on its base and with its settings.
+        folder: Where the run of the sample world is made, if there is no `run`.
+        user_id: The person's name in the run. A changed history of the same name replaces the old one.
+        device: Where to compute: ``auto``, ``cpu``, ``cuda`` …
+        progress: Show what is being done on the standard error.
+
+    Returns:
+        The person, to be asked.
+
+    Raises:
+        ConfigError: the task is unknown or not the run's, or the name is taken.
+        DataError: no item can be used.
+        TrainingError: the history cannot be trained on.
+    """
+    chosen = own.task_of(run, task)
+    rows = ((number, read_line(line)) for number, line in enumerate(_json_lines(items), 1))
+    history = own.usable(Records("item", rows), chosen)
+    if problems := "; ".join(history.problems[:3]):
+        problems = f"Items that cannot be used: {len(history.problems)} ({problems})."
+    if not history.items:
+        raise DataError(f"There is no item to learn from. {problems}")
+    if problems:
+        warnings.warn(problems, stacklevel=2)
+    with contextlib.ExitStack() as stack:
+        if run is None:
+            if folder is None:
+                folder = tempfile.mkdtemp(prefix="oppu-")
+                stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            run = own.own_run(chosen, Path(folder))
+        with run.lock():
+            own.personalize(run, chosen, user_id, history, _reporter(run, progress), device)
+        person = Personal(run, chosen, user_id, history)
+        weakref.finalize(person, stack.pop_all().close)
+    return person
