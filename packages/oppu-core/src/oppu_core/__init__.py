@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from oppu_core.data.dataset import Dataset
     from oppu_core.data.sample import sample_users
     from oppu_core.errors import OppuError
-    from oppu_core.ownership.adapters import export_adapter
+    from oppu_core.ownership.adapter_export import export_adapter
     from oppu_core.ownership.base_export import export_base
     from oppu_core.ownership.bundle import write_bundle
     from oppu_core.runs.asking import ask
@@ -51,7 +51,7 @@ _ELSEWHERE = {  # than in `api`
     "Run": "runs.run",
     "RunOptions": "runs.options",
     "ask": "runs.asking",
-    "export_adapter": "ownership.adapters",
+    "export_adapter": "ownership.adapter_export",
     "export_base": "ownership.base_export",
     "load_task": "tasks.task",
     "open_run": "runs.run",
