@@ -5,11 +5,11 @@ from pathlib import Path
 from oppu_core.errors import DataError
 from oppu_core.storage.files import read_json
 
-# Of a run; all are made from all of its users at once.
 RESULTS = "results.json"
 REPORT = "report.html"
 FIGURES = "figures"
 LEADERBOARD = "leaderboard"
+OF_RUNS = (RESULTS, REPORT, FIGURES, LEADERBOARD)  # all are made from all users of a run at once
 
 STUDIES_FOLDER = "studies"  # of a run: its further experiments
 STUDIES_FILE = "studies.json"  # names what `oppu study` has made in a folder

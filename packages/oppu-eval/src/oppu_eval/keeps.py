@@ -12,17 +12,7 @@ from oppu_core.ownership.traces import Keeper, KeptFolder, Trace, counted
 from oppu_core.runs.run import Run, open_run
 from oppu_core.storage.files import remove
 
-from oppu_eval.files import (
-    FIGURES,
-    LEADERBOARD,
-    REPORT,
-    RESULTS,
-    STUDIES_FILE,
-    STUDIES_FOLDER,
-    STUDY_DATA,
-    STUDY_RUNS,
-    studies_made,
-)
+from oppu_eval import files
 from oppu_eval.studies.histories import made_of
 
 
@@ -35,15 +25,13 @@ class ResultsKeeper(Keeper):
 
     def folders(self, places: Sequence[Path], runs: Sequence[Run]) -> Iterator[KeptFolder]:
         """The folders of studies: `--out`, and those of runs."""
-        for path in (*places, *(run.path / STUDIES_FOLDER for run in runs)):
-            if (path / STUDIES_FILE).is_file():
-                yield KeptFolder(path, list(_runs_of(path)), path / STUDY_DATA)
+        for path in (*places, *(run.path / files.STUDIES_FOLDER for run in runs)):
+            if (path / files.STUDIES_FILE).is_file():
+                yield KeptFolder(path, list(_runs_of(path)), path / files.STUDY_DATA)
 
     def in_run(self, run: Run, user_id: str, involved: bool) -> Iterator[Trace]:
         """What was made of answers that know of the user."""
-        made = [
-            path for name in (RESULTS, REPORT, FIGURES, LEADERBOARD) if (path := run.path / name).exists()
-        ]
+        made = [run.path / name for name in files.OF_RUNS if (run.path / name).exists()]
         if made and involved:
             names = ", ".join(path.name for path in made)
             yield Trace(run.path, f"{names} (made from all users)", partial(remove, *made))
@@ -53,10 +41,10 @@ class ResultsKeeper(Keeper):
         inner = _run_files(folder.path)
         if involved or any(_stands_on(file, user_id) for file in inner):
             # The list of what is ours goes last: a killed call finds it again.
-            names = studies_made(folder.path)
+            names = files.studies_made(folder.path)
             made = [entry for entry in folder.path.iterdir() if entry.name in names]
             what = f"{counted(len(inner), 'run')} and the results of studies (made from all users)"
-            yield Trace(folder.path, what, partial(remove, *made, folder.path / STUDIES_FILE))
+            yield Trace(folder.path, what, partial(remove, *made, folder.path / files.STUDIES_FILE))
 
     def aliases(self, known: Iterable[str], user_id: str) -> list[str]:
         """Whom a study made of each of the user's queries."""
@@ -64,7 +52,7 @@ class ResultsKeeper(Keeper):
 
 
 def _run_files(studies: Path) -> list[Path]:
-    return sorted(studies.glob(f"{STUDY_RUNS}/*/run.json"))
+    return sorted(studies.glob(f"{files.STUDY_RUNS}/*/run.json"))
 
 
 def _runs_of(studies: Path) -> Iterator[Run]:

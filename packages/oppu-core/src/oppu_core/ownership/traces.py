@@ -9,18 +9,19 @@ users says so by an entry point of the group ``oppu.keeps``, which names a subcl
 A keeper that cannot be loaded or that fails is named and ends the command: nobody is forgotten by half.
 """
 
-import contextlib
 import dataclasses
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from oppu_core.errors import ConfigError, explained
 from oppu_core.ownership.plugins import ADVICE, installed
 from oppu_core.runs.run import Run
 from oppu_core.storage.files import write_bytes
+
+_T = TypeVar("_T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +99,7 @@ class Keeper:
 
 
 @dataclasses.dataclass(frozen=True)
-class NamedKeeper(Keeper):
+class NamedKeeper:
     """A keeper of another package; where it fails, the error says which.
 
     Attributes:
@@ -109,31 +110,22 @@ class NamedKeeper(Keeper):
     name: str
     keeper: Keeper
 
-    def folders(self, places: Sequence[Path], runs: Sequence[Run]) -> Sequence[KeptFolder]:
-        """See :class:`Keeper`."""
-        with self._asked():
-            return list(self.keeper.folders(places, runs))
+    def ask(self, question: Callable[[Keeper], Iterable[_T]]) -> list[_T]:
+        """What the keeper answers.
 
-    def in_run(self, run: Run, user_id: str, involved: bool) -> Sequence[Trace]:
-        """See :class:`Keeper`."""
-        with self._asked():
-            return self._named(self.keeper.in_run(run, user_id, involved))
+        Raises:
+            ConfigError: it fails.
+        """
+        with explained(f"Asking {self.name} what its package keeps of users", ConfigError, ADVICE):
+            return list(question(self.keeper))
 
-    def in_folder(self, folder: KeptFolder, user_id: str, involved: bool) -> Sequence[Trace]:
-        """See :class:`Keeper`."""
-        with self._asked():
-            return self._named(self.keeper.in_folder(folder, user_id, involved))
-
-    def aliases(self, known: Iterable[str], user_id: str) -> Sequence[str]:
-        """See :class:`Keeper`."""
-        with self._asked():
-            return list(self.keeper.aliases(known, user_id))
-
-    def _asked(self) -> contextlib.AbstractContextManager[None]:
-        return explained(f"Asking {self.name} what its package keeps of users", ConfigError, ADVICE)
-
-    def _named(self, traces: Iterable[Trace]) -> list[Trace]:
-        return [dataclasses.replace(trace, remove=partial(self._remove, trace)) for trace in traces]
+    def find(self, question: Callable[[Keeper], Iterable[Trace]]) -> list[Trace]:
+        """The traces that the keeper answers with; the error names it also where removing one fails."""
+        return self.ask(
+            lambda keeper: (
+                dataclasses.replace(trace, remove=partial(self._remove, trace)) for trace in question(keeper)
+            )
+        )
 
     def _remove(self, trace: Trace) -> None:
         with explained(f"Removing what {self.name} found in {trace.place}", ConfigError, ADVICE):

@@ -16,7 +16,7 @@ from oppu_core.data.types import SPLITS
 from oppu_core.errors import ConfigError, DataError
 from oppu_core.ownership.forget.pending import Pending, id_hash, read_forgotten, read_pending
 from oppu_core.ownership.forget.workspace import Workspace, distinct, full_name
-from oppu_core.ownership.traces import Trace, counted, in_lines
+from oppu_core.ownership.traces import KeptFolder, NamedKeeper, Trace, counted, in_lines
 from oppu_core.runs.run import Run
 from oppu_core.storage.files import remove, strays_below, strays_of
 from oppu_core.storage.store import Store
@@ -89,11 +89,7 @@ def find_traces(space: Workspace, user_id: str, task_bases: bool) -> Traces:
         found += traces
         kept += bases
     for keeper, folder in space.kept:  # the last: they tell a killed call of their data and stores
-        name = [keeper.name, full_name(folder.path)]
-        theirs = keeper.in_folder(folder, user_id, name in pending.kept)
-        if theirs and name not in pending.kept:
-            pending.kept.append(name)
-        found += theirs
+        found += _in_folder(keeper, folder, pending)
     if strays := list(_strays(space)):
         what = counted(len(strays), "temporary file or folder") + " that killed processes left"
         found.append(Trace(space.folder, what, partial(remove, *strays), personal=False))
@@ -161,7 +157,7 @@ def _in_run(space: Workspace, run: Run, pending: Pending, of_user: About) -> Ite
     stands = any(name == full_name(run.path) for name, *_ in pending.runs)
     involved = stands or any(trace.personal for trace in predictions)
     for keeper in space.keepers:
-        yield from keeper.in_run(run, pending.user_id, involved)
+        yield from keeper.find(lambda one: one.in_run(run, pending.user_id, involved))
     yield from predictions
     for task in run.config.data:
         yield from in_lines([run.profiles_path(task), run.plan_path(task)], of_user)
@@ -181,7 +177,8 @@ def _in_store(
 
     traces = []
     known = {entry.user_id for entry in entries if entry.user_id is not None}
-    theirs = {pending.user_id, *(a for k in space.keepers for a in k.aliases(known, pending.user_id))}
+    made_up = [a for k in space.keepers for a in k.ask(lambda one: one.aliases(known, pending.user_id))]
+    theirs = {pending.user_id, *made_up}
     own = [entry for entry in entries if entry.user_id in theirs]
     if own:
         failed = sum(entry.status != "ok" for entry in own)
@@ -211,6 +208,16 @@ def _in_store(
         what = counted(len(unlisted), "folder") + " of weights that killed processes left"
         traces.append(Trace(path, what, partial(take_out, unlisted), personal=False))
     return traces, [] if task_bases else [(path / base.folder, len(on[base.config_id])) for base in bases]
+
+
+def _in_folder(keeper: NamedKeeper, folder: KeptFolder, pending: Pending) -> list[Trace]:
+    """The traces in another package's folder; that there are any is noted."""
+    name = [keeper.name, full_name(folder.path)]
+    involved = name in pending.kept
+    traces = keeper.find(lambda one: one.in_folder(folder, pending.user_id, involved))
+    if traces and not involved:
+        pending.kept.append(name)
+    return traces
 
 
 def _strays(space: Workspace) -> Iterator[Path]:

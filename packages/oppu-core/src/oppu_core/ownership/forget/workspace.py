@@ -57,7 +57,7 @@ def open_workspace(folder: Path, data: Sequence[Path] = (), stores: Sequence[Pat
     _restore_datasets(folder)
     folders = [folder, *_folders(folder)]
     runs = [open_run(path) for path in folders if (path / "run.json").is_file()]
-    kept = [(keeper, one) for keeper in asked for one in keeper.folders(folders, runs)]
+    kept = [(keeper, one) for keeper in asked for one in keeper.ask(lambda k: k.folders(folders, runs))]
     kept = list({(keeper.name, one.path.resolve()): (keeper, one) for keeper, one in kept}.values())
     all_runs = [*runs, *(run for _, one in kept for run in one.runs)]
     named = [Path(path) for run in all_runs for path in run.config.data.values()]
