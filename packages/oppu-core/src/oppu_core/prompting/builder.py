@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Literal, Protocol
+from typing import Protocol
 
 from oppu_core.data.types import HistoryItem, Query, User
 from oppu_core.errors import DataError
@@ -18,9 +18,6 @@ from oppu_core.prompting.profiles import compute_profile
 from oppu_core.prompting.retrieval import Retriever
 from oppu_core.tasks.task import Task
 from oppu_core.texts import normal
-
-# What of the others a task LoRA learns from: their queries, as in the paper, or their histories as well.
-Examples = Literal["queries", "queries+history"]
 
 
 class TokenCounter(Protocol):

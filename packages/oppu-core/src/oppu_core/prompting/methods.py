@@ -11,6 +11,8 @@ PROMPT_METHODS = "non_personalized, random_kN, rag_kN, recent_kN, pag_kN"
 METHODS = f"{PROMPT_METHODS}, oppu_k0, oppu_rag_kN, oppu_recent_kN, oppu_pag_kN"
 Retrieval = Literal["bm25", "recent", "random"]
 
+# What of the others a task LoRA learns from: their queries, as in the paper, or their histories as well.
+Examples = Literal["queries", "queries+history"]
 DEFAULT_METHODS = (
     "non_personalized",
     "random_k1",

@@ -11,7 +11,7 @@ from oppu_core.errors import ConfigError
 from oppu_core.modeling.base import base_folder, base_skeleton, projection_names, shared_projections
 from oppu_core.modeling.dtypes import Dtype, Quantize
 from oppu_core.modeling.families import check_targets
-from oppu_core.prompting.builder import Examples
+from oppu_core.prompting.methods import Examples
 from oppu_core.runs.options import RunOptions
 from oppu_core.training.config import (
     ONLY_OF,

@@ -12,8 +12,7 @@ import typer
 
 from oppu_core.errors import ConfigError
 from oppu_core.modeling.dtypes import Dtype, Quantize
-from oppu_core.prompting.builder import Examples
-from oppu_core.prompting.methods import DEFAULT_METHODS, METHODS, parse_method
+from oppu_core.prompting.methods import DEFAULT_METHODS, METHODS, Examples, parse_method
 from oppu_core.training.config import Peft, Preset
 
 METHODS_HELP = (

@@ -13,8 +13,8 @@ from oppu_core.errors import TrainingError
 from oppu_core.modeling.adapters import adapter_config_json, merge, stack
 from oppu_core.modeling.base import Base, BaseIdentity
 from oppu_core.modeling.packing import tokenize
-from oppu_core.prompting.builder import Example, Examples, PromptBuilder
-from oppu_core.prompting.methods import variant_method
+from oppu_core.prompting.builder import Example, PromptBuilder
+from oppu_core.prompting.methods import Examples, variant_method
 from oppu_core.storage.store import Key, Store, task_lora_key
 from oppu_core.training.config import TrainConfig
 from oppu_core.training.loop import Progress
