@@ -58,7 +58,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace after `oppu run`; a run knows its data by absolute paths, so the tests take turns in it."""
     import os
 
-    from oppu_core.cli import main as cli
+    from oppu_core.runs.jobs import JOBS, execute_visibly
+    from oppu_core.runs.options import Compute, RunOptions
+    from oppu_core.runs.run import start_run
     from oppu_eval.reporting.run_report import write_report
     from oppu_eval.scoring.run_results import evaluate_run, read_results
 
@@ -66,20 +68,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("forget") / "workspace"
     sample_dataset(place / "data" / "movies")
     settings = [setting for setting in QUICK if setting != "--set"]
-    run = cli.start(
-        place / "runs" / "movies",
-        [place / "data" / "movies"],
-        "tiny",
-        METHODS,
-        "auto",
-        settings,
-        "float32",
-        0,
-        None,
-        False,
-        None,
-    )
-    cli.work(run, ["bases", "personal", "answers"], "cpu", 32)
+    options = RunOptions(data=[place / "data" / "movies"], methods=METHODS, settings=settings)
+    run = start_run(place / "runs" / "movies", options)
+    execute_visibly(run, JOBS, Compute(device="cpu", batch_size=32))
     evaluate_run(run)
     write_report(run, read_results(run), False)
     litter(place, Dataset.open(place / "data" / "movies").user(USER))

@@ -12,6 +12,7 @@ import torch
 from oppu_core.modeling.adapters import attach, load_state, merge
 from oppu_core.ownership.adapter_export import export_adapter
 from oppu_core.ownership.bundle import Bundle, read_bundle, seal, write_bundle
+from oppu_core.runs.jobs import VariantJobs
 from oppu_core.runs.run import open_run
 from oppu_core.runs.variants import find_variant
 from oppu_core.storage.files import canonical_json
@@ -134,7 +135,7 @@ def test_an_exported_adapter_on_the_exported_base_is_the_run_s_model(oppu, run: 
     opened = open_run(run)
     store = Store(opened.store_path)
     work = find_variant(opened, None, "base", personal=True)
-    base = work.load_base()
+    base = VariantJobs(work, store).load_base()
     ids = torch.tensor([base.tokenizer.prompt_ids("description: A dragon sleeps under the castle. tag:")])
     ours = attach(merge(base.model, work.task_config, store.load(work.task_lora)), work.personal_config)
     with torch.no_grad():

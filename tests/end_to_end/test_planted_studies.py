@@ -7,7 +7,7 @@ import pytest
 from oppu_core.data.dataset import write_dataset
 from oppu_core.data.sample import Planted, sample_users
 from oppu_core.runs.config import RunConfig, resolve_config
-from oppu_core.runs.options import RunOptions
+from oppu_core.runs.options import Compute, RunOptions
 from oppu_core.tasks.task import get_task
 from oppu_core.training.config import Peft
 from oppu_eval.studies import activity, shift, study
@@ -65,7 +65,7 @@ def row_of(context: StudyContext, one: study.Study, **wanted: str) -> dict:
     """The only shown row with these values of a study's table."""
     import json
 
-    folder = carry_out(one, context, 64, "auto")
+    folder = carry_out(one, context, Compute(device="cpu"))
     rows = json.loads((folder / "study.json").read_text())["table"]["rows"]
     (row,) = [row for row in rows if row["shown"] and all(row[name] == wanted[name] for name in wanted)]
     return row
@@ -110,7 +110,7 @@ def gains(context: StudyContext) -> list[tuple[float, Interval]]:
     """What the adapter adds to users with short and with long histories."""
     import json
 
-    folder = carry_out(activity.Activity(groups=2), context, 64, "auto")
+    folder = carry_out(activity.Activity(groups=2), context, Compute(device="cpu"))
     rows = json.loads((folder / "study.json").read_text())["table"]["rows"]
     personal = [row for row in rows if row["shown"] and row["method"] == "oppu_k0"]
     return [(row["adapter"], row["adapter_ci95"]) for row in personal]
