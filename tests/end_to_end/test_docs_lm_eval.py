@@ -291,7 +291,7 @@ def test_the_tasks_without_the_hook() -> None:
     start = re.search(r"`(from oppu_eval\S* import register; register\(\))`", PAGE)
     assert start
     exec(start[1], {})
-    assert plugin.TASKS.as_posix().endswith("oppu_eval/lm_eval/tasks") and "`oppu_eval/harness/tasks`" in PAGE
+    assert plugin.TASKS.as_posix().endswith("oppu_eval/lm_eval/tasks") and "`oppu_eval/lm_eval/tasks`" in PAGE
     manager = TaskManager(include_path=str(plugin.TASKS), include_defaults=False)
     assert {*TASKS, "lamp", "lamp_classification", "lamp_generation"} <= set(manager.all_tasks)
     generation = {name for name in TASKS if get_task(name).kind == "generation"}
