@@ -61,7 +61,9 @@ class _Handlers:
 
     def choose_task(self, task: str, content: str) -> list[Any]:
         """Say how items of another task are written."""
-        return [gr.update(info=how_to(self._page.task(task))), self.check(task, content)]
+        # What is pasted meanwhile has its own answer, which may be there before this one.
+        preview = self.check(task, content) if content.strip() else gr.skip()
+        return [gr.update(info=how_to(self._page.task(task))), preview]
 
     def fill(self, task: str) -> str:
         """Items to try."""
