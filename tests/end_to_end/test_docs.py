@@ -44,7 +44,7 @@ def test_an_own_task_from_file_to_report(oppu, tmp_path: Path, monkeypatch: pyte
     quick = ["--users", "2", "--methods", "non_personalized,oppu_k0", "--examples", "queries", *QUICK]
     assert (result := oppu(*run, *quick)).returncode == 0, result.stderr
     assert Path("runs/watch/report.html").stat().st_size > 10_000
-    assert "ProgressReporter or skip" in Path("runs/watch/report.html").read_text()
+    assert "Watch or skip" in Path("runs/watch/report.html").read_text()
     rows = Path("runs/watch/watch/predictions/oppu_k0.jsonl").read_text().splitlines()
     assert len({json.loads(row)["user_id"] for row in rows}) == 2
 
