@@ -27,7 +27,7 @@ from oppu_core.runs.jobs import VariantJobs
 from oppu_core.runs.options import Compute
 from oppu_core.runs.run import Run
 from oppu_core.runs.variants import Variant, prompt_builder, variants_of
-from oppu_core.storage.store import Key, Store
+from oppu_core.storage.store import Key, Store, is_store
 from oppu_core.tasks.task import Task
 from oppu_core.training.loop import Outcome, Progress, Trained
 from oppu_core.training.trainer import Trainer
@@ -110,7 +110,7 @@ class Engine:
         self._turns = Turns()
         self._prompting = threading.Lock()  # retrievers and tokenizers keep what they met
         self._methods = {name: parse_method(name) for name in run.config.methods}
-        if not (run.store_path / "manifest.sqlite").is_file():
+        if not is_store(run.store_path):
             raise StoreError(f"The weights of {run.path} are not at {run.store_path}; put the store back.")
         with contextlib.closing(Store(run.store_path)) as store:
             self._stages = {

@@ -17,7 +17,7 @@ from oppu_core.ownership.card import Score
 from oppu_core.ownership.plugins import ADVICE, installed
 from oppu_core.runs.run import Run
 from oppu_core.runs.variants import Variant, find_variant, variants_of
-from oppu_core.storage.store import WEIGHTS_FILE, Entry, Key, Store
+from oppu_core.storage.store import WEIGHTS_FILE, Entry, Key, Store, is_store
 from oppu_core.tasks.task import TASKS
 
 
@@ -89,7 +89,7 @@ def open_store(path: Path) -> Iterator[Store]:
     Raises:
         ConfigError: there is none.
     """
-    if not (path / "manifest.sqlite").is_file():
+    if not is_store(path):
         raise ConfigError(f"{path} is no store (it has no manifest.sqlite); nothing has been trained there.")
     with contextlib.closing(Store(path)) as store:
         yield store

@@ -2,8 +2,6 @@
 
 import contextlib
 import dataclasses
-import difflib
-import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -13,7 +11,7 @@ from typing import Any
 from oppu_core.data.dataset import PROFILES, REJECTED, Dataset, rewrite_dataset
 from oppu_core.data.schema import shown
 from oppu_core.data.types import SPLITS
-from oppu_core.errors import ConfigError, DataError
+from oppu_core.errors import ConfigError, DataError, did_you_mean
 from oppu_core.ownership.forget.pending import Pending, id_hash, read_forgotten, read_pending
 from oppu_core.ownership.forget.workspace import Workspace, distinct, full_name
 from oppu_core.ownership.traces import KeptFolder, NamedKeeper, Trace, counted, in_lines
@@ -233,7 +231,5 @@ def _unknown(space: Workspace, user_id: str) -> str:
     for path in space.stores:
         with contextlib.closing(Store(path)) as store:
             ids |= {entry.user_id for entry in store.entries() if entry.user_id is not None}
-    candidates = itertools.islice((known for known in sorted(ids) if len(known) < 100), 20_000)
-    close = difflib.get_close_matches(user_id[:100], list(candidates), n=3)
-    hint = f" Did you mean {' or '.join(shown(known) for known in close)}?" if close else ""
+    hint = did_you_mean(user_id, sorted(ids), shown, most=3)
     return f"No dataset, run or store of {space.folder} has anything of a user {shown(user_id)}.{hint}"

@@ -11,6 +11,7 @@ from oppu_core.ownership.forget.pending import read_pending
 from oppu_core.ownership.traces import KeptFolder, NamedKeeper, keepers
 from oppu_core.runs.run import Run, open_run
 from oppu_core.storage.files import remove_strays, strays_of
+from oppu_core.storage.store import is_store
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +52,7 @@ def open_workspace(folder: Path, data: Sequence[Path] = (), stores: Sequence[Pat
     if not folder.is_dir():
         raise ConfigError(f"There is no folder of runs at {folder}; name one with --runs.")
     for path in stores:
-        if not (path / "manifest.sqlite").is_file():
+        if not is_store(path):
             raise ConfigError(f"{path} is not a store (it has no manifest.sqlite).")
     asked = keepers()
     _restore_datasets(folder)
@@ -64,7 +65,7 @@ def open_workspace(folder: Path, data: Sequence[Path] = (), stores: Sequence[Pat
     inside = [path for one in folders for path in (*_folders(one), *_folders(one / "own"))]
     datasets = [path for path in (*named, *inside) if (path / MANIFEST).is_file()]
     known = [path for path in (*(run.store_path for run in all_runs), *folders)
-             if (path / "manifest.sqlite").is_file()]  # fmt: skip
+             if is_store(path)]  # fmt: skip
     opened = [Dataset.open(path) for path in distinct([*data, *datasets])]
     inner = [one.data.resolve() for _, one in kept if one.data is not None]
     derived = [dataset for dataset in opened if dataset.path.resolve().parent in inner]
