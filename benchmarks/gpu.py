@@ -83,7 +83,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--json", type=Path, help="write all figures there as well, after every part")
     parser.add_argument("--limit", type=float, default=420, help="begin no part later than this, in seconds")
-    parser.add_argument("--repeats", type=int, default=3, help="of each measurement")
+    parser.add_argument("--repeats", type=int, default=4, help="of each measurement")
     args = parser.parse_args()
     transformers.logging.set_verbosity_error()
     console, start = Console(width=110), time.monotonic()
