@@ -12,7 +12,7 @@ from rich.console import Console
 
 from oppu_eval.cli import harness
 from oppu_eval.cli import study as studies
-from oppu_eval.reporting.describe import describe
+from oppu_eval.cli.describe import describe
 
 if TYPE_CHECKING:
     from oppu_core.runs.run import Run
