@@ -1,7 +1,7 @@
 """The commands that this package adds to ``oppu``: run, quickstart, evaluate, report."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from oppu_core.cli.data import app as data_app
@@ -16,6 +16,8 @@ from oppu_eval.cli.describe import describe
 
 if TYPE_CHECKING:
     from oppu_core.runs.run import Run
+
+    from oppu_eval.scoring.results import Results
 
 PaperOption = Annotated[
     bool, typer.Option("--paper", help="Show the paper's numbers (Llama-2-7B, official LaMP) beside ours.")
@@ -181,7 +183,7 @@ def _finish(run: "Run", paper: bool) -> None:
     Console().print(f"Report: {write_report(run, read_results(run), paper)}")
 
 
-def _show(results: dict[str, Any], paper: bool) -> None:
+def _show(results: "Results", paper: bool) -> None:
     from oppu_eval.reporting.table import render_table
 
     Console().print(render_table(results, paper))
