@@ -18,12 +18,16 @@ from oppu_eval.reporting.figures import comparison, draw_figures
 from oppu_eval.reporting.report import render_report
 from oppu_eval.reporting.study_views import study_views
 from oppu_eval.scoring.results import Results, TaskResults
-from oppu_eval.scoring.run_results import read_results
+from oppu_eval.scoring.run_results import RunPredictions, read_results, run_predictions
 from oppu_eval.scoring.significance import RESAMPLES
 
 
 def write_report(
-    run: Run, results: Results, paper: bool, harness: Mapping[str, HarnessRows] | None = None
+    run: Run,
+    results: Results,
+    paper: bool,
+    harness: Mapping[str, HarnessRows] | None = None,
+    predictions: RunPredictions | None = None,
 ) -> Path:
     """Write ``report.html`` and its pictures as single files in ``figures/``.
 
@@ -32,12 +36,13 @@ def write_report(
         results: Its results, with the rows of `harness`, if any.
         paper: Show the paper's numbers.
         harness: Results of lm-evaluation-harness, by task.
+        predictions: What :func:`~oppu_eval.scoring.run_results.run_predictions` read, where that has been
+            done already.
     """
     harness = harness or {}
     examples = []
-    for task in run.config.data:
+    for task, own in (predictions or run_predictions(run)).items():
         dataset = run.dataset(task)
-        own = {name: run.predictions(task, name) for name in run.config.methods}
         answers = {**own, **harness[task].answers} if task in harness else own
         examples += pick_examples(dataset.task, run.test_users(dataset), answers, results.tasks[task])
     files = dict.fromkeys(file for made in harness.values() for file in made.files.values())

@@ -1,6 +1,7 @@
 """A run's ``results.json``: scores of its predictions."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,15 +11,33 @@ from oppu_core.runs.run import Run
 from oppu_core.storage.files import read_json, write_json
 
 from oppu_eval.files import RESULTS
-from oppu_eval.scoring.evaluate import evaluate
+from oppu_eval.scoring.evaluate import Predictions, evaluate
 from oppu_eval.scoring.results import Results, TaskResults
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+RunPredictions = Mapping[str, Predictions]  # by task
 
-def evaluate_run(run: Run) -> Results:
+
+def run_predictions(run: Run) -> RunPredictions:
+    """What a run has answered: {task: {method: {(user id, query id): answer}}}.
+
+    A command that needs it more than once reads it here and hands it on.
+
+    Raises:
+        DataError: a file is damaged.
+    """
+    methods = run.config.methods
+    return {task: {name: run.predictions(task, name) for name in methods} for task in run.config.data}
+
+
+def evaluate_run(run: Run, predictions: RunPredictions | None = None) -> Results:
     """Score a run's predictions and write ``results.json``.
+
+    Args:
+        run: The run.
+        predictions: What :func:`run_predictions` read, where that has been done already.
 
     Returns:
         What stands in the file.
@@ -27,13 +46,14 @@ def evaluate_run(run: Run) -> Results:
         ConfigError: nothing has been answered yet.
         DataError: predictions do not fit the data.
     """
-    tasks = {task: _evaluate_task(run, task) for task in run.config.data}
+    predictions = predictions or run_predictions(run)
+    tasks = {task: _evaluate_task(run, task, predictions[task]) for task in run.config.data}
     results = Results(tasks, {"config": run.config.to_json(), **run.provenance})
     write_json(results_path(run), results.to_json())
     return results
 
 
-def _evaluate_task(run: Run, task: str) -> TaskResults:
+def _evaluate_task(run: Run, task: str, everything: Predictions) -> TaskResults:
     dataset = run.dataset(task)
     missing = [name for name in run.config.methods if not run.predictions_path(task, name).exists()]
     if missing:
@@ -42,7 +62,6 @@ def _evaluate_task(run: Run, task: str) -> TaskResults:
             f"Run `oppu answer --run {run.path}`."
         )
     users = run.test_users(dataset)
-    everything = {name: run.predictions(task, name) for name in run.config.methods}
     asked = {user.user_id for user in users if user.queries}
     for name, answers in everything.items():
         lost = asked - {user_id for user_id, _ in answers}
