@@ -17,6 +17,8 @@ from oppu_core.tasks.task import Task
 from oppu_eval.cli import main as cli
 from oppu_eval.scoring.run_results import evaluate_run, read_results
 
+pytestmark = pytest.mark.slow  # draws whole reports
+
 METHODS = ["non_personalized", "rag_k1", "oppu_k0"]
 
 
