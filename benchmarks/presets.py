@@ -72,7 +72,7 @@ def main() -> None:
                 for entry in Store(run.store_path).entries()
                 if entry.kind == "adapter" and entry.folder not in before and entry.status == "ok"
             ]
-            scores = {row["method"]: row["value"] for row in reversed(evaluate_run(run)["rows"])}
+            scores = {row.method: row.value for row in reversed(evaluate_run(run).rows)}
             row = {**varied, "plain": scores[plain], "personal": scores[personal]}
             row["seconds_per_user"] = sum(seconds) / max(1, len(seconds))
             rows.append(row)

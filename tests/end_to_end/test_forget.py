@@ -62,7 +62,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from oppu_core.runs.options import Compute, RunOptions
     from oppu_core.runs.run import start_run
     from oppu_eval.reporting.run_report import write_report
-    from oppu_eval.scoring.run_results import evaluate_run, read_results
+    from oppu_eval.scoring.run_results import evaluate_run
 
     os.environ["NO_COLOR"] = "1"
     place = tmp_path_factory.mktemp("forget") / "workspace"
@@ -71,8 +71,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     options = RunOptions(data=[place / "data" / "movies"], methods=METHODS, settings=settings)
     run = start_run(place / "runs" / "movies", options)
     execute_visibly(run, JOBS, Compute(device="cpu", batch_size=32))
-    evaluate_run(run)
-    write_report(run, read_results(run), False)
+    write_report(run, evaluate_run(run), False)
     litter(place, Dataset.open(place / "data" / "movies").user(USER))
     shutil.copytree(place, place.parent / "as-built")
     return place

@@ -355,9 +355,9 @@ def test_users_whose_training_failed_are_set_aside_as_in_evaluate(
     (copied / "lamp_2m" / "predictions" / "oppu_k0.jsonl").unlink()
     execute(open_run(copied), ["answers"], Compute(device="cpu"))
     ours = {
-        row["metric"]: row["value"]
-        for row in evaluate_run(open_run(copied))["rows"]
-        if (row["task"], row["method"]) == ("lamp_2m", "oppu_k0")
+        row.metric: row.value
+        for row in evaluate_run(open_run(copied)).rows
+        if (row.task, row.method) == ("lamp_2m", "oppu_k0")
     }
     asking = {"run": str(copied), "method": "oppu_k0"}
     results = ask(asking, ["lamp_2m"])
@@ -641,12 +641,10 @@ def test_the_real_command_writes_what_was_asked(run: Path, tmp_path: Path) -> No
     assert done.returncode == 0, done.stderr
     (file,) = (tmp_path / "out").rglob("results_*.json")
     results = read_json(file)
-    rows = evaluate_run(open_run(copy_run(run, tmp_path / "copied")))["rows"]
+    rows = evaluate_run(open_run(copy_run(run, tmp_path / "copied"))).rows
     for task in ("lamp_2m", "lamp_4"):
         assert metrics(results, task) == {
-            row["metric"]: row["value"]
-            for row in rows
-            if (row["task"], row["method"]) == (task, "oppu_rag_k1")
+            row.metric: row.value for row in rows if (row.task, row.method) == (task, "oppu_rag_k1")
         }
         (logged,) = (tmp_path / "out").rglob(f"samples_{task}_*.jsonl")
         found = {

@@ -13,7 +13,7 @@ from oppu_core.runs.progress import ProgressReporter, Stage
 from oppu_core.runs.run import Run, open_run
 from oppu_eval.quickstart import DEFAULT_TASKS, quickstart_run
 from oppu_eval.reporting.run_report import write_report
-from oppu_eval.scoring.run_results import evaluate_run, results_path
+from oppu_eval.scoring.run_results import evaluate_run, results_path, run_predictions
 from rich.console import Console
 
 from oppu_demo.templating import render
@@ -99,7 +99,8 @@ def prepare(path: Path, device: str, status: Status) -> Run:
     with run.lock():
         execute(run, JOBS, Compute(device=device), reporter)
     status.title = "Scoring, with intervals over users"
-    write_report(run, evaluate_run(run), paper=False)
+    predictions = run_predictions(run)
+    write_report(run, evaluate_run(run, predictions), paper=False, predictions=predictions)
     status.share = 1.0
     return run
 

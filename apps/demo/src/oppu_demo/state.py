@@ -17,7 +17,8 @@ from oppu_core.tasks.task import Task
 from oppu_eval.reporting.examples import shorten
 from oppu_eval.reporting.habits import Habits, habits
 from oppu_eval.scoring.metrics import metrics_for
-from oppu_eval.scoring.run_results import read_results, results_path
+from oppu_eval.scoring.results import Results
+from oppu_eval.scoring.run_results import known_results
 
 from oppu_demo.engine import Engine
 from oppu_demo.sessions import Session, Sessions
@@ -284,9 +285,9 @@ class Page:
     def _everybody(self, task: str) -> Habits:
         return habits(self.task(task), self.engine.users(task).values())
 
-    def results(self) -> dict[str, Any] | None:
+    def results(self) -> Results | None:
         """The run's results, if it has been evaluated."""
-        return read_results(self.engine.run) if results_path(self.engine.run).exists() else None
+        return known_results(self.engine.run)
 
 
 def _bytes(state: Any) -> int:

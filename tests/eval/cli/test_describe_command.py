@@ -11,7 +11,8 @@ from oppu_core.data.sample import sample_users
 from oppu_core.data.statistics import describe as count
 from oppu_core.data.types import HistoryItem, User
 from oppu_core.tasks.task import TASKS
-from oppu_eval.reporting.describe import describe, picture
+from oppu_eval.cli.describe import describe
+from oppu_eval.reporting.describe import picture
 from oppu_eval.reporting.paper import paper_statistics
 from typer.testing import CliRunner
 
