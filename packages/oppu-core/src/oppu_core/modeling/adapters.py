@@ -126,8 +126,8 @@ def soft_prompt(model: Any) -> torch.Tensor | None:
     """The embeddings [V, d] that prompt tuning puts in front of every prompt; None with other adapters."""
     if not isinstance(model, PeftModel) or not model.active_peft_config.is_prompt_learning:
         return None
-    prompt_Vd: torch.Tensor = model.get_prompt(batch_size=1)[0]
-    return prompt_Vd
+    prompt_vd: torch.Tensor = model.get_prompt(batch_size=1)[0]
+    return prompt_vd
 
 
 @contextlib.contextmanager

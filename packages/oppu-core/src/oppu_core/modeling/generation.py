@@ -94,8 +94,8 @@ def answer_groups(
     plain = model.get_base_model() if stacked else model
     if stacked and states:
         stacked.weights = stack_states(states, plain.device)
-    prompt_UVd = stacked.soft_prompt if stacked else None
-    packed = pack(rows, tokenizer.pad_id, virtual=0 if prompt_UVd is None else prompt_UVd.shape[1])
+    prompt_Uvd = stacked.soft_prompt if stacked else None
+    packed = pack(rows, tokenizer.pad_id, virtual=0 if prompt_Uvd is None else prompt_Uvd.shape[1])
     with contextlib.ExitStack() as stack:
         packed_model = stack.enter_context(PackedModel(plain))
         if stacked:
@@ -104,7 +104,7 @@ def answer_groups(
             packed.to(plain.device),
             max(max_new_tokens, answers.longest) if answers else max_new_tokens,
             tokenizer.stop_ids,
-            prompt_UVd,
+            prompt_Uvd,
             answers.allow if answers else None,
         )
     return [
@@ -138,8 +138,8 @@ def generate(
         sampling: None is greedy.
         answers: The only answers there are, for greedy ones; None for any.
     """
-    prefix_Vd = soft_prompt(model)
-    prefix = 0 if prefix_Vd is None else len(prefix_Vd)
+    prefix_vd = soft_prompt(model)
+    prefix = 0 if prefix_vd is None else len(prefix_vd)
     rows = [[tokenizer.pad_id] * prefix + tokenizer.prompt_ids(prompt) for prompt in prompts]
     texts = [""] * len(rows)
     for batch in plan_batches([len(row) for row in rows], 1 if sampling else batch_size):
@@ -147,12 +147,12 @@ def generate(
         width = ids_BT.shape[1]
         inputs = {"input_ids": ids_BT.to(model.device)}
         carrier, start = model, width
-        if prefix_Vd is not None:
+        if prefix_vd is not None:
             carrier, start = model.get_base_model(), 0  # asked with embeddings, it returns new tokens alone
             embeddings_BTd = carrier.get_input_embeddings()(ids_BT.to(model.device)).detach().clone()
             for b, index in enumerate(batch):
                 first = width - len(rows[index])
-                embeddings_BTd[b, first : first + prefix] = prefix_Vd.detach()
+                embeddings_BTd[b, first : first + prefix] = prefix_vd.detach()
             inputs = {"inputs_embeds": embeddings_BTd}
         settings: dict[str, Any] = {"do_sample": False}
         if answers:

@@ -5,7 +5,8 @@ tokens look at the prefix and at themselves alone; the last layer's feed-forward
 where a target is predicted; a soft prompt takes its place in front. Everything else is the model's own code,
 so that any family works whose attention can be exchanged; :mod:`oppu_core.modeling.trial` tries it.
 
-Axes: see :mod:`oppu_core.modeling.packing`; H heads, D the size of a head, V vocabulary, d hidden.
+Axes: those of :mod:`oppu_core.modeling.packing`; V vocabulary, v virtual tokens of a soft prompt, d hidden
+size, e tokens that end an answer.
 """
 
 import contextlib
@@ -53,7 +54,7 @@ class PackedModel:
     def __init__(self, model: Any) -> None:
         self._model = model
         self._attention = ""
-        self._soft_prompt_UVd: torch.Tensor | None = None
+        self._soft_prompt_Uvd: torch.Tensor | None = None
         self._undo = contextlib.ExitStack()
 
     def __enter__(self) -> "PackedModel":
@@ -80,21 +81,21 @@ class PackedModel:
         PackedModel.reading = None
         self._undo.close()
 
-    def logits(self, packed: Packed, soft_prompt_UVd: torch.Tensor | None = None) -> torch.Tensor:
+    def logits(self, packed: Packed, soft_prompt_Uvd: torch.Tensor | None = None) -> torch.Tensor:
         """The logits [U, N, V] at the positions of which a target is predicted.
 
         Args:
             packed: The rows, on the model's device.
-            soft_prompt_UVd: The embeddings that take the place of each prefix's first tokens.
+            soft_prompt_Uvd: The embeddings that take the place of each prefix's first tokens.
         """
-        return self._read(Reading(packed, self._attention), soft_prompt_UVd)
+        return self._read(Reading(packed, self._attention), soft_prompt_Uvd)
 
     def greedy(
         self,
         packed: Packed,
         max_new_tokens: int,
         stop_ids: Collection[int],
-        soft_prompt_UVd: torch.Tensor | None = None,
+        soft_prompt_Uvd: torch.Tensor | None = None,
         allow: Callable[[torch.Tensor, list[list[list[int]]]], torch.Tensor] | None = None,
     ) -> list[list[list[int]]]:
         """Continue every example: the tokens by user and example, up to the first of `stop_ids`.
@@ -103,22 +104,22 @@ class PackedModel:
             packed: Prompts, each with one token to be predicted (:func:`prompts`).
             max_new_tokens: The most tokens to write.
             stop_ids: Tokens that end an answer.
-            soft_prompt_UVd: See :meth:`logits`.
+            soft_prompt_Uvd: See :meth:`logits`.
             allow: Changes logits [U, B, V], given what has been written; to keep answers to a set of them.
         """
         users, rows = packed.own_UB.shape
         reading = Reading(packed, self._attention, room=max_new_tokens)
-        stop_S = torch.tensor(sorted(stop_ids), device=packed.ids_UT.device)
+        stop_e = torch.tensor(sorted(stop_ids), device=packed.ids_UT.device)
         done_UB = packed.own_UB == 0
         written: list[list[list[int]]] = [[[] for _ in range(rows)] for _ in range(users)]
         with torch.inference_mode():
-            logits_UBV = self._read(reading, soft_prompt_UVd)
+            logits_UBV = self._read(reading, soft_prompt_Uvd)
             for step in range(max_new_tokens):
                 next_UB = (allow(logits_UBV, written) if allow else logits_UBV).argmax(-1)
                 tokens = next_UB.tolist()
                 for u, b in (~done_UB).nonzero().tolist():
                     written[u][b].append(tokens[u][b])
-                done_UB |= torch.isin(next_UB, stop_S)
+                done_UB |= torch.isin(next_UB, stop_e)
                 if bool(done_UB.all()) or step + 1 == max_new_tokens:
                     break
                 logits_UBV = self._read(dataclasses.replace(reading, step=step, masks={}), None, next_UB)
@@ -127,10 +128,10 @@ class PackedModel:
     def _read(
         self,
         reading: Reading,
-        soft_prompt_UVd: torch.Tensor | None,
+        soft_prompt_Uvd: torch.Tensor | None,
         next_UB: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        PackedModel.reading, self._soft_prompt_UVd = reading, soft_prompt_UVd
+        PackedModel.reading, self._soft_prompt_Uvd = reading, soft_prompt_Uvd
         packed = reading.packed
         ids_UT, positions_UT = packed.ids_UT, packed.positions_UT
         if next_UB is not None:
@@ -142,10 +143,10 @@ class PackedModel:
         return logits
 
     def _put_soft_prompt(self, _module: Any, _args: Any, embeddings_UTd: torch.Tensor) -> torch.Tensor:
-        if (prompt_UVd := self._soft_prompt_UVd) is None:
+        if (prompt_Uvd := self._soft_prompt_Uvd) is None:
             return embeddings_UTd
-        behind_UTd = embeddings_UTd[:, prompt_UVd.shape[1] :]
-        return torch.cat([prompt_UVd.to(embeddings_UTd.dtype), behind_UTd], dim=1)
+        behind_UTd = embeddings_UTd[:, prompt_Uvd.shape[1] :]
+        return torch.cat([prompt_Uvd.to(embeddings_UTd.dtype), behind_UTd], dim=1)
 
     def _keep_targets(self, _module: Any, _args: Any, output: Any) -> Any:
         reading = PackedModel.reading
@@ -161,8 +162,8 @@ class PackedModel:
         # Where a user has fewer targets, that user's padding stands in; its label is ignored.
         users, width = reading.packed.ids_UT.shape
         last_U = torch.arange(1, users + 1, device=targets_UN.device) * width - 1
-        tokens_N = targets_UN.minimum(last_U[:, None]).flatten()
-        return x_UTd.flatten(0, 1).index_select(0, tokens_N).view(*targets_UN.shape, -1)
+        tokens = targets_UN.minimum(last_U[:, None]).flatten()
+        return x_UTd.flatten(0, 1).index_select(0, tokens).view(*targets_UN.shape, -1)
 
     def _enter_last(self, _module: Any, args: Any) -> Any:
         reading = PackedModel.reading
@@ -175,9 +176,9 @@ class PackedModel:
         if reading.step is not None:
             return None
         packed = reading.packed
-        y_Td = y_UNd.new_zeros(packed.ids_UT.numel() + 1, y_UNd.shape[-1])
-        y_Td = y_Td.index_copy(0, packed.targets_UN.flatten(), y_UNd.flatten(0, 1))
-        return y_Td[:-1].view(*packed.ids_UT.shape, -1)
+        y_td = y_UNd.new_zeros(packed.ids_UT.numel() + 1, y_UNd.shape[-1])
+        y_td = y_td.index_copy(0, packed.targets_UN.flatten(), y_UNd.flatten(0, 1))
+        return y_td[:-1].view(*packed.ids_UT.shape, -1)
 
 
 AttentionInterface.register(_NAME, _attention)

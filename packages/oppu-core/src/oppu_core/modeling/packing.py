@@ -4,8 +4,8 @@ Two forms. *Padded*: one row an example, what every causal language model reads.
 prefix that their examples share once and each example's own tokens behind it, without padding in between
 (docs/performance.md).
 
-Axes: U users, B rows (examples) of a user's batch, T tokens of a row, N targets of a user, P tokens of a
-shared prefix, Q own tokens of an example, K tokens that a query may look at.
+Axes: U users, B rows (examples) of a user's batch, T tokens of a row, t tokens of all rows, N targets of a
+user, p tokens of a shared prefix, o own tokens of an example, s slots.
 """
 
 import dataclasses
@@ -101,7 +101,7 @@ def epoch_order(
 class Packed:
     """Users' batches, one row a user; the same things padded are :class:`Batch` for every user.
 
-    Attention runs on *slots*: P for the shared prefix of every user, then Q for each of their examples, and
+    Attention runs on *slots*: p for the shared prefix of every user, then o for each of their examples, and
     a last one. Every token has its slot; slots without a token pad attention alone. Padding points at
     padding, so that no gradient goes astray, and at the same user's, so that weights that are not numbers
     any more harm nobody else: at the end of every row there is always some.
@@ -111,13 +111,13 @@ class Packed:
         positions_UT: Positions [U, T]; they restart behind the prefix for every example.
         prefix_U: Tokens of each user's prefix [U].
         own_UB: Tokens of each example behind the prefix [U, B]; 0 where a user has fewer examples.
-        prefix: P, the longest prefix.
-        own: Q, the most own tokens.
-        token_of_slot_S: The token (an index into [U * T]) that each slot takes.
-        slot_of_token_T: The slot of each token [U * T].
-        targets_UN: Positions whose next token is a target, as indices into [U * T]; U * T where a user has
-            fewer targets.
-        labels_UN: That next token, or :data:`IGNORED`.
+        prefix: p, the length of the longest prefix.
+        own: o, the most own tokens of an example.
+        token_of_slot_s: The token (an index into t = U * T) that each slot takes [s].
+        slot_of_token_t: The slot of each token [t].
+        targets_UN: Positions whose next token is a target, as indices into t [U, N]; t itself where a user
+            has fewer targets.
+        labels_UN: That next token, or :data:`IGNORED` [U, N].
     """
 
     ids_UT: torch.Tensor
@@ -126,8 +126,8 @@ class Packed:
     own_UB: torch.Tensor
     prefix: int
     own: int
-    token_of_slot_S: torch.Tensor
-    slot_of_token_T: torch.Tensor
+    token_of_slot_s: torch.Tensor
+    slot_of_token_t: torch.Tensor
     targets_UN: torch.Tensor
     labels_UN: torch.Tensor
 
@@ -171,7 +171,7 @@ def pack(
     positions_UT = np.zeros((len(users), width), dtype=np.int64)
     slots = len(users) * (prefix + rows * own)
     last_U = np.arange(len(users), dtype=np.int64) * width + width - 1
-    token_of_slot_S = np.concatenate([last_U.repeat(prefix), last_U.repeat(rows * own), last_U[:1]])
+    token_of_slot_s = np.concatenate([last_U.repeat(prefix), last_U.repeat(rows * own), last_U[:1]])
     slot_of_token_UT = np.full((len(users), width), slots, dtype=np.int64)
     targets: list[np.ndarray] = []
     labels: list[list[int]] = []
@@ -196,7 +196,7 @@ def pack(
         targets.append(np.concatenate(marked))
         labels.append(wanted)
     real = slot_of_token_UT.reshape(-1) < slots
-    token_of_slot_S[slot_of_token_UT.reshape(-1)[real]] = np.flatnonzero(real)
+    token_of_slot_s[slot_of_token_UT.reshape(-1)[real]] = np.flatnonzero(real)
     most = max(len(marked) for marked in targets)
     targets_UN = np.full((len(users), most), len(users) * width, dtype=np.int64)
     labels_UN = np.full((len(users), most), IGNORED, dtype=np.int64)
@@ -210,7 +210,7 @@ def pack(
         torch.from_numpy(own_UB),
         prefix,
         own,
-        torch.from_numpy(token_of_slot_S),
+        torch.from_numpy(token_of_slot_s),
         torch.from_numpy(slot_of_token_UT.reshape(-1)),
         torch.from_numpy(targets_UN),
         torch.from_numpy(labels_UN),

@@ -3,7 +3,7 @@
 Weights are stacked along a leading user axis and applied by batched products, next to a model whose own
 adapter is switched off. LoRA, (IA)³ and prompt tuning; what is stacked are PEFT's tensors, under its names.
 
-Axes: U users, T tokens, r rank, d sizes of a projection, V tokens of a soft prompt.
+Axes: U users, T tokens, r rank, d sizes of a projection, v virtual tokens of a soft prompt.
 """
 
 import contextlib
@@ -42,7 +42,7 @@ class StackedAdapters:
 
     @property
     def soft_prompt(self) -> torch.Tensor | None:
-        """The users' soft prompts [U, V, d], where that is what they have."""
+        """The users' soft prompts [U, v, d], where that is what they have."""
         return self.weights.get(SOFT_PROMPT)
 
     @contextlib.contextmanager

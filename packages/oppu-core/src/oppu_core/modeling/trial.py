@@ -128,7 +128,7 @@ def _fault(model: Any, alone: Logits, how: str, way: Callable[[], Logits]) -> st
 
 
 def _generated(model: Any, rows: Rows, written: Sequence[int], pad_id: int) -> Logits:
-    """The logits [_NEW, V] by the model's own ``generate`` (see :mod:`oppu_core.modeling.generation`)."""
+    """The logits [w, V] by the model's own ``generate`` (see :mod:`oppu_core.modeling.generation`)."""
     ids_BT, mask_BT = pad_left(rows, pad_id)
     width = ids_BT.shape[1]
     output = model.generate(
@@ -145,7 +145,7 @@ def _generated(model: Any, rows: Rows, written: Sequence[int], pad_id: int) -> L
 
 
 def _packed(model: Any, rows: Rows, written: Sequence[int]) -> Logits:
-    """The logits [_NEW, V] in packed rows, of which the first holds the first two prompts."""
+    """The logits [w, V] in packed rows, of which the first holds the first two prompts."""
     seen: list[torch.Tensor] = []
 
     def allow(logits_UBV: torch.Tensor, _: Any) -> torch.Tensor:
@@ -161,18 +161,18 @@ def _packed(model: Any, rows: Rows, written: Sequence[int]) -> Logits:
     layers = getattr(model.config.get_text_config(decoder=True), "num_hidden_layers", asked)
     if not 0 < asked == layers:
         raise ModelError(f"has {layers} layers, of which {asked} take another attention")
-    logits_UBNV = torch.stack(seen, dim=2)
-    return [logits_UBNV[0, 0], logits_UBNV[0, 1], *logits_UBNV[1:, 0]]
+    logits_UBwV = torch.stack(seen, dim=2)
+    return [logits_UBwV[0, 0], logits_UBwV[0, 1], *logits_UBwV[1:, 0]]
 
 
 def _right_padded(model: Any, rows: Rows, pad_id: int) -> Logits:
     """The logits [V] behind each row, asked as :mod:`oppu_core.training.loop` does."""
     batch = collate([TokenizedExample(tuple(row), len(row)) for row in rows], pad_id).to(model.device)
     ends = sorted({len(row) - 1 for row in rows})
-    logits_BPV = model(
+    logits_BcV = model(
         input_ids=batch.ids_BT,
         attention_mask=batch.mask_BT,
         use_cache=False,
         logits_to_keep=torch.tensor(ends, device=model.device),
     ).logits.float()
-    return [logits_BPV[b, ends.index(len(row) - 1)] for b, row in enumerate(rows)]
+    return [logits_BcV[b, ends.index(len(row) - 1)] for b, row in enumerate(rows)]

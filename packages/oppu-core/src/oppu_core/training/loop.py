@@ -68,16 +68,16 @@ def target_loss(model: Any, batch: Batch) -> torch.Tensor:
     shifts them.
     """
     next_BT = batch.labels_BT[:, 1:]
-    positions_P = (next_BT != IGNORED).any(dim=0).nonzero().squeeze(1)
-    prefix_Vd = soft_prompt(model)
-    logits_BPV = model(
+    positions_c = (next_BT != IGNORED).any(dim=0).nonzero().squeeze(1)
+    prefix_vd = soft_prompt(model)
+    logits_BcV = model(
         input_ids=batch.ids_BT,
         attention_mask=batch.mask_BT,
         use_cache=False,
-        logits_to_keep=positions_P if prefix_Vd is None else positions_P + len(prefix_Vd),
+        logits_to_keep=positions_c if prefix_vd is None else positions_c + len(prefix_vd),
     ).logits
     return torch.nn.functional.cross_entropy(
-        at_least_float32(logits_BPV).flatten(0, 1), next_BT[:, positions_P].flatten(), ignore_index=IGNORED
+        at_least_float32(logits_BcV).flatten(0, 1), next_BT[:, positions_c].flatten(), ignore_index=IGNORED
     )
 
 

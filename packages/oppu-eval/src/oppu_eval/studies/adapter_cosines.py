@@ -198,8 +198,8 @@ def habit_likeness(task: Task, users: Sequence[User]) -> tuple[Array, str]:
     texts = ["\n".join(own) for own in of_users]
     if not any(texts):
         return np.full((len(users), len(users)), np.nan), phrase
-    vectors_UN = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5)).fit_transform(texts)
-    return _cosines((vectors_UN @ vectors_UN.T).toarray()), phrase
+    vectors_Uf = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5)).fit_transform(texts)
+    return _cosines((vectors_Uf @ vectors_Uf.T).toarray()), phrase
 
 
 def _names(states: Sequence[State]) -> list[str]:

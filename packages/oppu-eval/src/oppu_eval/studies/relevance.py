@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from oppu_core.modeling.base import Base
 
 Features = Callable[[Sequence[str]], Array]
-"""Texts to vectors [N, d] of length one; of zeros for a text in which there is nothing."""
+"""Texts to vectors [I, d] of length one; of zeros for a text in which there is nothing."""
 
 BATCH = 16
 WORDS = 10_000  # of TF-IDF: a history of 1,000 items takes 80 MB
@@ -81,12 +81,12 @@ def relevance(task: Task, user: User, queries: Sequence[Query], features: Featur
 
     Args:
         task: Renders an item as retrieval sees it; of a query its input fields are compared.
-        user: The user, with N training items.
+        user: The user, with I training items.
         queries: The queries that matter.
         features: Sentence features.
 
     Returns:
-        [N] values from -1 to 1.
+        [I] values from -1 to 1.
 
     Raises:
         DataError: there is no query to compare with.
@@ -187,7 +187,7 @@ def _pooled(model: Any, ids_of: Callable[[str], list[int]], pad_id: int) -> Feat
 
     def features(texts: Sequence[str]) -> Array:
         rows = [ids_of(text) for text in texts]
-        vectors_Nd = np.zeros((len(rows), _width(model)))
+        vectors_Id = np.zeros((len(rows), _width(model)))
         filled = [index for index, row in enumerate(rows) if row]
         for places in plan_batches([len(rows[index]) for index in filled], BATCH):
             batch = [filled[place] for place in places]
@@ -202,7 +202,7 @@ def _pooled(model: Any, ids_of: Callable[[str], list[int]], pad_id: int) -> Feat
                 output = model(input_ids=ids_BT.to(model.device), attention_mask=mask_BT)
             hidden_BTd = output.last_hidden_state.float() * mask_BT[:, :, None]
             mean_Bd = hidden_BTd.sum(1) / mask_BT.sum(1, keepdim=True)
-            vectors_Nd[batch] = torch.nn.functional.normalize(mean_Bd.double(), dim=1).cpu().numpy()
-        return vectors_Nd
+            vectors_Id[batch] = torch.nn.functional.normalize(mean_Bd.double(), dim=1).cpu().numpy()
+        return vectors_Id
 
     return features
