@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from oppu_core.cli import look as look_commands
+from oppu_core.cli.audit import audit
+from oppu_core.cli.download import download
 from oppu_core.runs.options import PlantOption
 
 if TYPE_CHECKING:
@@ -181,4 +182,7 @@ def _print_counts(dataset: "Dataset") -> None:
     Console().print(table)
 
 
-look_commands.register(app)
+app.command(epilog="Example: [bold]oppu data download lamp_2m --split time --out downloads/movies[/bold]")(
+    download
+)
+app.command(epilog="Example: [bold]oppu data audit data/movies --strict[/bold]")(audit)

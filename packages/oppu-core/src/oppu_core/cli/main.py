@@ -15,9 +15,10 @@ from rich.markup import escape
 
 from oppu_core import __version__
 from oppu_core.cli import adapters as ownership
-from oppu_core.cli import personal as personal_commands
 from oppu_core.cli.data import app as data_app
+from oppu_core.cli.forget import forget
 from oppu_core.cli.options import ReportToOption, RunOption, with_options
+from oppu_core.cli.personalize import personalize
 from oppu_core.cli.shared import ASK, DATA, OWN, TRAIN, Grouped, interruptible, work
 from oppu_core.errors import ConfigError, Interrupted, OppuError, reason
 from oppu_core.process import tune_process
@@ -204,7 +205,14 @@ def profiles(
     Console().print(f"Profiles: {out}", highlight=False)
 
 
-personal_commands.register(app)
+app.command(rich_help_panel=OWN, epilog="Example: [bold]oppu forget test-003 --runs runs --dry-run[/bold]")(
+    forget
+)
+app.command(
+    rich_help_panel=OWN,
+    epilog="Example: [bold]oppu personalize --history my.jsonl --task lamp_2m --run runs/movies --user me"
+    "[/bold]",
+)(personalize)
 
 
 def register_plugins() -> None:
