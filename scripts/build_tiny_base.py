@@ -57,7 +57,7 @@ def documents(seed: int) -> Iterator[list[tuple[str, str]]]:
     instructions (many answers for few tokens). Half are one prompt with its answer.
     """
     rng = random.Random(f"tiny base/{seed}")
-    makers = {
+    builders = {
         name: PromptBuilder(TASKS[name], _Unlimited(), {"bm25": BM25Retriever(TASKS[name])})
         for name in GRAMMARS
     }
@@ -71,7 +71,7 @@ def documents(seed: int) -> Iterator[list[tuple[str, str]]]:
         else:
             variant = rng.choices(variants, weights)[0]
             user = world_texts(task, rng, 0 if variant == "base" else rng.randrange(4, 16))
-            for example in makers[task.name].query_examples(variant, user):
+            for example in builders[task.name].query_examples(variant, user):
                 yield [(example.prompt, example.answer)]
 
 

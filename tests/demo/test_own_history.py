@@ -631,11 +631,11 @@ def test_plain_peft_opens_it_and_gives_the_engine_s_logits(
     with zipfile.ZipFile(write_zip(engine, trained, "base")) as archive:
         archive.extractall(tmp_path)
     plain = AutoModelForCausalLM.from_pretrained(base_folder("tiny"), dtype=torch.float32)
-    grounded = PeftModel.from_pretrained(plain, tmp_path / "task_lora").merge_and_unload()
+    task_base = PeftModel.from_pretrained(plain, tmp_path / "task_lora").merge_and_unload()
     ids = torch.tensor([engine.base.tokenizer.prompt_ids("description: The jokes never stop. tag:")])
     with torch.no_grad():
-        ground = grounded(input_ids=ids).logits
-        found = PeftModel.from_pretrained(grounded, tmp_path).eval()(input_ids=ids).logits
+        unadapted = task_base(input_ids=ids).logits
+        found = PeftModel.from_pretrained(task_base, tmp_path).eval()(input_ids=ids).logits
     own = trained.own
     assert own is not None
     engine.answer("lamp_2m", "oppu_k0", own.user, QUERY, own.adapters)  # puts its task LoRA there
@@ -643,7 +643,7 @@ def test_plain_peft_opens_it_and_gives_the_engine_s_logits(
     with torch.no_grad():
         expected = engine._model(input_ids=ids).logits
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
-    assert not torch.allclose(ground, expected, atol=1e-3), "the adapter does nothing"
+    assert not torch.allclose(unadapted, expected, atol=1e-3), "the adapter does nothing"
 
 
 def test_whoever_has_the_history_can_import_it(

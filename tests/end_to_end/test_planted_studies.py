@@ -34,7 +34,7 @@ def without_retrieval() -> None:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    """world(task, …): the ground of a small planted world, made once."""
+    """world(task, …): what studies need of a small planted world, made once."""
     place = tmp_path_factory.mktemp("planted")
 
     @functools.cache

@@ -248,9 +248,7 @@ def test_a_folder_or_nothing_is_one_error(tmp_path: Path) -> None:
         open_reader(tmp_path / "e.csv", "events", MOVIES)
 
 
-def test_a_spill_of_many_parts_loses_nothing_and_changes_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_many_parts_lose_nothing_and_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [event(f"user {n % 50}", n, f"Film {n}.") for n in range(500)]
     path = table(tmp_path / "e.jsonl", rows)
     whole = imported(path)

@@ -51,7 +51,7 @@ class Words:
         return [*map(len, text.split()), 2]
 
 
-def maker_of(task: Task, context: int = 100_000) -> PromptBuilder:
+def builder_of(task: Task, context: int = 100_000) -> PromptBuilder:
     return PromptBuilder(task, Words(context), {"bm25": BM25Retriever(task), "recent": RecentRetriever()})
 
 
@@ -193,7 +193,7 @@ def test_a_one_sided_dataset_is_stored_and_gives_prompts_and_examples(
     dataset = Dataset.open(tmp_path / "data")
     assert dataset.task == one_sided(task, side)
 
-    plain, builder = maker_of(task), maker_of(dataset.task)
+    plain, builder = builder_of(task), builder_of(dataset.task)
     for user, stored in zip(users, dataset.users(), strict=True):
         assert stored == one_sided_user(task, user, side)
         assert all(set(item.fields) == set(fields) for item in stored.history)
@@ -239,12 +239,12 @@ def test_a_one_sided_prompt_is_cut_at_the_item_first(name: str, side: Side) -> N
     asked = f"{task.instruction}\n{task.query_text(fields)}"
     room = len(Words().prompt_ids(asked)) + task.max_answer_tokens
     for words, end in ((7, "six"), (6, "five"), (3, "two")):
-        prompt = maker_of(sided, room + words).query_prompt(parse_method("rag_k1"), user, query, "")
+        prompt = builder_of(sided, room + words).query_prompt(parse_method("rag_k1"), user, query, "")
         line, _, rest = prompt.text.partition("\n")
         assert rest == asked
         text = item.fields[field]
         assert line == f"{word} {text[: text.index(end) + len(end)]}"
-    assert maker_of(sided, room).query_prompt(parse_method("rag_k1"), user, query, "").text == asked
+    assert builder_of(sided, room).query_prompt(parse_method("rag_k1"), user, query, "").text == asked
 
 
 OWN = Task(
@@ -279,7 +279,7 @@ def test_an_item_without_its_optional_field_is_still_read() -> None:
     user = User("u", "test", items, ())
     sides: tuple[Side, Side] = ("input", "output")
     given, answers = (
-        list(maker_of(one_sided(OWN, side)).history_examples("base", one_sided_user(OWN, user, side)))
+        list(builder_of(one_sided(OWN, side)).history_examples("base", one_sided_user(OWN, user, side)))
         for side in sides
     )
     assert given == [

@@ -81,15 +81,15 @@ def _bundle(
     """What is exported: the adapter's two files (`own`), the task LoRA's, a card and a manifest."""
     store.load(work.task_lora)
     folder = store.path / work.task_lora.folder
-    ground = next(store.entries(work.task_lora.config_id))
+    task_lora = next(store.entries(work.task_lora.config_id))
     shared = [(folder / name).read_bytes() for name in (CONFIG_FILE, WEIGHTS_FILE)]
     facts = {
         "task": work.dataset.task.name,
         "variant": work.name,
-        "task_lora": dict(ground.identity),
+        "task_lora": dict(task_lora.identity),
         "adapter": dict(key.identity["config"]),
         "history": key.identity["history"],
-        "facts": {"adapter": dict(own_facts), "task_lora": dict(ground.facts)},
+        "facts": {"adapter": dict(own_facts), "task_lora": dict(task_lora.facts)},
         **named,
     }
     files = dict(zip(WEIGHT_FILES, (*own, *shared), strict=True))

@@ -70,7 +70,7 @@ def import_adapter(run: Run, bundle: Bundle, where: str, user_id: str | None = N
         user = _owner(work, history, user_id if user_id is not None else named, where)
         key = work.key_of(user)
         _check_same(key.identity["config"], config, f"{where} was trained otherwise than {run.path} asks")
-        ground_config, ground = _weights(run, work.task_config, bundle, f"task_lora/{WEIGHTS_FILE}", where)
+        lora_config, lora = _weights(run, work.task_config, bundle, f"task_lora/{WEIGHTS_FILE}", where)
         own_config, own = _weights(run, work.personal_config, bundle, WEIGHTS_FILE, where)
         had = store.intact(key)
         if had and not _equal(store.load(key), own):
@@ -80,8 +80,8 @@ def import_adapter(run: Run, bundle: Bundle, where: str, user_id: str | None = N
             )
         notes = ["The store had it already."] if had else []
         if not store.intact(work.task_lora):
-            store.put(work.task_lora, ground_config, ground, counted[0])
-        elif not _equal(store.load(work.task_lora), ground):
+            store.put(work.task_lora, lora_config, lora, counted[0])
+        elif not _equal(store.load(work.task_lora), lora):
             notes.append(
                 "The task LoRA in the store has the same settings but other weights (trained on another "
                 "machine?); the adapter will stand on the store's."

@@ -74,11 +74,11 @@ def list_store(path: Path) -> Iterator[AdapterRow]:
     names = {task.fingerprint: name for name, task in TASKS.items()}
     with open_store(path) as store:
         entries = list(store.entries())
-        grounds = {entry.config_id: entry.identity for entry in entries if entry.kind == "task_lora"}
+        task_loras = {entry.config_id: entry.identity for entry in entries if entry.kind == "task_lora"}
         for entry in entries:
             if entry.kind == "adapter":
                 config = entry.identity["config"]
-                variant = grounds.get(config["task_lora"], {}).get("variant", "?")
+                variant = task_loras.get(config["task_lora"], {}).get("variant", "?")
                 yield _row(store, entry, names.get(config["task"], f"own {config['task'][:8]}"), variant)
 
 

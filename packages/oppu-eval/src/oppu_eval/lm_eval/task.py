@@ -247,13 +247,13 @@ class LampTask(ConfigurableTask):
         key = doc["user_id"], doc["id"]
         if key not in self._prompts:
             if self._builder is None:
-                self._builder = self._prompt_maker()
+                self._builder = self._prompt_builder()
             user, query = self._asked[key]
             profile = self._builder.profile_for(self.method, user)
             self._prompts[key] = self._builder.query_prompt(self.method, user, query, profile).text
         return self._prompts[key]
 
-    def _prompt_maker(self) -> PromptBuilder:
+    def _prompt_builder(self) -> PromptBuilder:
         """What leaves room in the context for the answer and for what stands around a prompt."""
         source, settings = self.source, self.config.generation_kwargs
         builder = prompt_builder(source.dataset, self._counter, source.profiles, [self.method], source.seed)

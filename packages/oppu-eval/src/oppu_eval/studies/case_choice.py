@@ -265,7 +265,7 @@ def build(
     task: Task,
     users: Sequence[User],
     predictions: Predictions,
-    maker_of: Callable[[str], PromptBuilder],
+    builder_of: Callable[[str], PromptBuilder],
     profile_of: Callable[[User], str],
     *,
     cases: int = 8,
@@ -276,7 +276,7 @@ def build(
         task: The task that was answered.
         users: Whose queries.
         predictions: {method: {(user id, query id): answer}}.
-        maker_of: What made a method's prompts. A personal prompt may have to leave room for the adapter's
+        builder_of: What made a method's prompts. A personal prompt may have to leave room for the adapter's
             own tokens (:meth:`oppu_core.runs.jobs.VariantJobs.with_adapter`).
         profile_of: A user's profile text.
         cases: How many, at most.
@@ -286,14 +286,14 @@ def build(
         DataError: the queries cannot be scored.
     """
     chosen, counts = choose(task, users, predictions, cases=cases)
-    return [_case(task, one, predictions, maker_of, profile_of, counts.metric) for one in chosen], counts
+    return [_case(task, one, predictions, builder_of, profile_of, counts.metric) for one in chosen], counts
 
 
 def _case(
     task: Task,
     one: Chosen,
     predictions: Predictions,
-    maker_of: Callable[[str], PromptBuilder],
+    builder_of: Callable[[str], PromptBuilder],
     profile_of: Callable[[User], str],
     metric: str,
 ) -> Case:
@@ -301,7 +301,7 @@ def _case(
     user_profile = profile_of(user)
     asked = []
     for method, score in one.scores.items():
-        prompt = maker_of(method).query_prompt(parse_method(method), user, query, user_profile)
+        prompt = builder_of(method).query_prompt(parse_method(method), user, query, user_profile)
         retrieved = tuple(_line(task, item) for item in prompt.retrieved)
         answer = predictions[method][user.user_id, query.id]
         if task.labels:

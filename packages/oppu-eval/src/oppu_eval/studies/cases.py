@@ -52,9 +52,9 @@ class Cases(Plain):
             dataset = run.dataset(task)
             profiles = run.profiles(dataset)
             answers = {m: found for m in FOUR if (found := run.predictions(task, m))}
-            maker_of = functools.cache(functools.partial(_builder, run, task, tokenizer))
+            builder_of = functools.cache(functools.partial(_builder, run, task, tokenizer))
             cases[task], counts[task] = build(
-                dataset.task, run.test_users(dataset), answers, maker_of, profiles, cases=self.cases
+                dataset.task, run.test_users(dataset), answers, builder_of, profiles, cases=self.cases
             )
         facts = {
             "base": run.config.model,

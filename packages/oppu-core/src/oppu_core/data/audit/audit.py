@@ -32,7 +32,7 @@ SHINGLE, NEAR, NEAR_WORDS = 3, 0.8, 5
 
 
 @dataclasses.dataclass(frozen=True)
-class Example:
+class Occurrence:
     """One case: whose, which item or query, and an excerpt on one line."""
 
     user_id: str
@@ -64,7 +64,7 @@ class Finding:
     total: int | None
     unit: str
     users: int
-    examples: tuple[Example, ...]
+    examples: tuple[Occurrence, ...]
 
 
 def audit(
@@ -104,7 +104,7 @@ def audit(
     cases.counts["gold_disagreement"] = disagreements if isinstance(disagreements, int) else 0
     for reason, count in rejections(dataset).most_common():
         cases.counts["rejected_at_import"] += count
-        cases.example("rejected_at_import", Example("", "", f"{count:,} × {shown(reason)}"))
+        cases.example("rejected_at_import", Occurrence("", "", f"{count:,} × {shown(reason)}"))
     return cases.findings(_totals(dataset.counts))
 
 
@@ -155,16 +155,16 @@ class _Cases:
         self.counts: collections.Counter[str] = collections.Counter()
         self.users: collections.Counter[str] = collections.Counter()
         self.last: dict[str, str] = {}
-        self.examples: dict[str, list[Example]] = collections.defaultdict(list)
+        self.examples: dict[str, list[Occurrence]] = collections.defaultdict(list)
 
     def add(self, kind: str, user: User, place: HistoryItem | Query | None = None, text: str = "") -> None:
         self.counts[kind] += 1
         if self.last.get(kind) != user.user_id:
             self.last[kind] = user.user_id
             self.users[kind] += 1
-        self.example(kind, Example(user.user_id, place.id if place else "", shown(text) if text else ""))
+        self.example(kind, Occurrence(user.user_id, place.id if place else "", shown(text) if text else ""))
 
-    def example(self, kind: str, example: Example) -> None:
+    def example(self, kind: str, example: Occurrence) -> None:
         if len(self.examples[kind]) < self.most:
             self.examples[kind].append(example)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from oppu_core.data.importers.event_rows import SUFFIXES, OnBytes, kind_of, read_rows, suffix_of
-from oppu_core.data.importers.group_by_user import Spill, longest
+from oppu_core.data.importers.group_by_user import RowsByUser, longest
 from oppu_core.data.importers.lamp_files import detect_task
 from oppu_core.data.importers.text_files import check_encoding
 from oppu_core.data.moments import Moment, is_counter, is_grouped, moment, unix_time, unix_unit, why_no_time
@@ -256,7 +256,7 @@ class Events:
         if self._decimal_ids:
             yield f"{self._decimal_ids:,} rows have a user_id such as 123.0, which is read as 123."
 
-    def _gather(self, scratch: Path, rejects: Rejects, on_progress: OnProgress) -> Spill:
+    def _gather(self, scratch: Path, rejects: Rejects, on_progress: OnProgress) -> RowsByUser:
         """Rows by user: (number, key to sort by, date, fields, gold)."""
         total, done = sum(file.stat().st_size for file in self._files), 0
 
@@ -267,7 +267,7 @@ class Events:
 
         # Twice the files' size: keys are written out in every row, and Parquet is compressed; gzip much more.
         packed = 5 if any(file.suffix.lower() == ".gz" for file in self._files) else 1
-        rows = Spill(scratch / "events", 2 * packed * total)
+        rows = RowsByUser(scratch / "events", 2 * packed * total)
         for place, number, row in self._rows(count):
             try:
                 if isinstance(row, Unusable):

@@ -21,7 +21,7 @@ _USER_BYTES = 64 << 20
 _MOST_PARTS = 4096
 
 
-class Spill:
+class RowsByUser:
     """A folder of rows (JSON values)."""
 
     def __init__(self, folder: Path, expected_bytes: int) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-from oppu_core.data.importers.group_by_user import Spill, longest
+from oppu_core.data.importers.group_by_user import RowsByUser, longest
 from oppu_core.data.importers.json_stream import decode, read_records
 from oppu_core.data.importers.lamp_files import (
     detect_task,
@@ -170,7 +170,7 @@ class RawLamp:
             )
         self.notes += intake.notes()
 
-    def _users_of(self, test_split: TestSplit, places: Spill) -> set[str]:
+    def _users_of(self, test_split: TestSplit, places: RowsByUser) -> set[str]:
         """The users with a question in a split. Their other questions would be a leak in the task base."""
         chosen: set[str] = set()
         others = left_out = 0
@@ -196,10 +196,10 @@ class RawLamp:
             )
         return chosen
 
-    def _find(self, scratch: Path, rejects: Rejects, on_progress: OnProgress) -> Spill:
+    def _find(self, scratch: Path, rejects: Rejects, on_progress: OnProgress) -> RowsByUser:
         """Where each user's questions stand: (split, number, start, size, query id, length of profile)."""
         total = sum(file.stat().st_size for file in self._questions.values())
-        places, done, earlier = Spill(scratch / "questions", total // 100), 0, set[bytes]()
+        places, done, earlier = RowsByUser(scratch / "questions", total // 100), 0, set[bytes]()
 
         def count(size: int) -> None:
             nonlocal done
