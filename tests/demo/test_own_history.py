@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from oppu_core.data.dataset import write_dataset
+from oppu_core.data.dataset_writer import write_dataset
 from oppu_core.data.sample import GRAMMARS
 from oppu_core.data.types import HistoryItem, Query, User
 from oppu_core.errors import ConfigError, DataError, TrainingError
@@ -24,10 +24,11 @@ from oppu_core.modeling.base import base_folder
 from oppu_core.ownership.adapter_export import export_adapter
 from oppu_core.ownership.adapter_import import import_adapter
 from oppu_core.ownership.bundle import NAMES, manifest_of, read_bundle
-from oppu_core.runs.jobs import execute
+from oppu_core.runs.execute import execute
 from oppu_core.runs.options import Compute
 from oppu_core.runs.run import Run, open_run
-from oppu_core.tasks.task import TASKS, Task, get_task
+from oppu_core.tasks.task import Task
+from oppu_core.tasks.task_files import TASKS, get_task
 from oppu_demo import own_history
 from oppu_demo.engine import Engine
 from oppu_demo.export import write_zip

@@ -14,7 +14,8 @@ from oppu_core.data import User
 from oppu_core.data.importers.detect import import_files, open_reader
 from oppu_core.errors import DataError
 from oppu_core.storage.files import read_jsonl
-from oppu_core.tasks.task import Task, get_task
+from oppu_core.tasks.task import Task
+from oppu_core.tasks.task_files import get_task
 
 MOVIES = get_task("lamp_2m")
 

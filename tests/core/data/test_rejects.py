@@ -9,13 +9,14 @@ from unittest import mock
 import pytest
 from mutations import FORMATS, name
 from oppu_core.cli.data import app
-from oppu_core.data.dataset import Dataset, rewrite_dataset
+from oppu_core.data.dataset import Dataset
+from oppu_core.data.dataset_writer import rewrite_dataset
 from oppu_core.data.importers import group_by_user
 from oppu_core.data.importers.detect import import_files, open_reader, tell_format
 from oppu_core.data.rejected import Place, Rejects, Unusable
 from oppu_core.errors import ConfigError, DataError
 from oppu_core.storage.files import read_jsonl
-from oppu_core.tasks.task import get_task
+from oppu_core.tasks.task_files import get_task
 from typer.testing import CliRunner
 
 

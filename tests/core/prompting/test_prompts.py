@@ -17,7 +17,8 @@ from oppu_core.prompting.builder import PromptBuilder, answer_tokens
 from oppu_core.prompting.methods import DEFAULT_METHODS, Method, parse_method, variant_method
 from oppu_core.prompting.profiles import compute_profile
 from oppu_core.prompting.retrieval import BM25Retriever, RandomRetriever, RecentRetriever, top_k
-from oppu_core.tasks.task import TASKS, PersonalFormat, Task
+from oppu_core.tasks.task import PersonalFormat, Task
+from oppu_core.tasks.task_files import TASKS
 from rank_bm25 import BM25Okapi
 
 MOVIE, NEWS = TASKS["lamp_2m"], TASKS["lamp_4"]

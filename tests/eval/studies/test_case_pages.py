@@ -17,9 +17,11 @@ from oppu_core.prompting.builder import PromptBuilder
 from oppu_core.prompting.methods import parse_method
 from oppu_core.prompting.retrieval import BM25Retriever, RandomRetriever, RecentRetriever
 from oppu_core.runs import answering as inference
-from oppu_core.tasks.task import Task, get_task
+from oppu_core.tasks.task import Task
+from oppu_core.tasks.task_files import get_task
 from oppu_eval.reporting.drawing import png_bytes, svg_text
-from oppu_eval.studies.case_choice import Case, Counts, Pair, about_user, build, choose, verdict
+from oppu_eval.studies.case_choice import Counts, Pair, choose
+from oppu_eval.studies.case_content import Case, about_user, build, verdict
 from oppu_eval.studies.case_pages import cases_page, table
 from oppu_eval.studies.case_picture import draw
 

@@ -7,14 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from oppu_core.data import HistoryItem, Query, User
-from oppu_core.data.dataset import Dataset, write_dataset
+from oppu_core.data.dataset import Dataset
+from oppu_core.data.dataset_writer import write_dataset
 from oppu_core.data.sample import sample_users
 from oppu_core.errors import ConfigError
 from oppu_core.prompting.builder import Example, PromptBuilder
 from oppu_core.prompting.methods import parse_method
 from oppu_core.prompting.profiles import compute_profile
 from oppu_core.prompting.retrieval import BM25Retriever, RecentRetriever
-from oppu_core.tasks.task import TASKS, PersonalFormat, Task
+from oppu_core.tasks.task import PersonalFormat, Task
+from oppu_core.tasks.task_files import TASKS
 from oppu_eval.studies.histories import (
     Side,
     drawn,

@@ -16,7 +16,8 @@ from oppu_core.modeling.adapters import attach
 from oppu_core.modeling.base import Base, load_base
 from oppu_core.modeling.packing import tokenize
 from oppu_core.prompting.builder import PromptBuilder
-from oppu_core.tasks.task import TASKS, Task, get_task
+from oppu_core.tasks.task import Task
+from oppu_core.tasks.task_files import TASKS, get_task
 from oppu_core.training.config import TrainConfig, personal_config
 from oppu_core.training.loop import train
 from oppu_eval.reporting.drawing import png_bytes, svg_text

@@ -5,13 +5,12 @@ stacked on top. Their sum is the function of `oppu answer`, where the task LoRA 
 model takes a turn; a training gives its turn away between two steps.
 """
 
-import collections
 import contextlib
 import dataclasses
 import functools
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
 from oppu_core.data.types import Query, User
 from oppu_core.errors import ConfigError, ModelError, StoreError, TrainingError, explained
@@ -32,43 +31,9 @@ from oppu_core.tasks.task import Task
 from oppu_core.training.loop import Outcome, Progress, Trained
 from oppu_core.training.trainer import Trainer
 
+from oppu_demo.turns import Turns
+
 CACHED_ADAPTERS = 64
-
-
-class Turns:
-    """A lock that goes to whoever has waited longest."""
-
-    def __init__(self) -> None:
-        self._guard = threading.Lock()
-        self._waiting: collections.deque[threading.Event] = collections.deque()
-
-    @contextlib.contextmanager
-    def turn(self) -> Iterator[None]:
-        """Wait for a turn, and have it for the block."""
-        self._wait()
-        try:
-            yield
-        finally:
-            self._leave()
-
-    def pass_on(self) -> None:
-        """Within a turn: let those who wait go first."""
-        self._leave()
-        self._wait()
-
-    def _wait(self) -> None:
-        mine = threading.Event()
-        with self._guard:
-            self._waiting.append(mine)
-            if len(self._waiting) == 1:
-                mine.set()
-        mine.wait()
-
-    def _leave(self) -> None:
-        with self._guard:
-            self._waiting.popleft()
-            if self._waiting:
-                self._waiting[0].set()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from oppu_core.ownership.bundle import write_bundle
     from oppu_core.runs.asking import ask
     from oppu_core.runs.options import Compute, RunOptions
-    from oppu_core.runs.run import Run, open_run, start_run
-    from oppu_core.tasks.task import load_task
+    from oppu_core.runs.run import Run, open_run
+    from oppu_core.runs.start import start_run
+    from oppu_core.tasks.task_files import load_task
 
 __version__ = "0.1.0"
 __all__ = [
@@ -53,10 +54,10 @@ _ELSEWHERE = {  # than in `api`
     "ask": "runs.asking",
     "export_adapter": "ownership.adapter_export",
     "export_base": "ownership.base_export",
-    "load_task": "tasks.task",
+    "load_task": "tasks.task_files",
     "open_run": "runs.run",
     "sample_users": "data.sample",
-    "start_run": "runs.run",
+    "start_run": "runs.start",
     "write_bundle": "ownership.bundle",
 }
 

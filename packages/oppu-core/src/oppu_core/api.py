@@ -32,7 +32,8 @@ from oppu_core.runs.predictions import read_answers
 from oppu_core.runs.progress import ProgressReporter
 from oppu_core.runs.run import Run
 from oppu_core.storage.files import scratch_dir
-from oppu_core.tasks.task import Task, load_task
+from oppu_core.tasks.task import Task
+from oppu_core.tasks.task_files import load_task
 
 if TYPE_CHECKING:
     from pandas import DataFrame

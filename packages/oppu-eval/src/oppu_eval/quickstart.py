@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from oppu_core.data.dataset import MANIFEST, write_dataset
+from oppu_core.data.dataset import MANIFEST
+from oppu_core.data.dataset_writer import write_dataset
 from oppu_core.data.sample import GRAMMARS, sample_users
 from oppu_core.errors import ConfigError
-from oppu_core.tasks.task import get_task
+from oppu_core.tasks.task_files import get_task
 
 if TYPE_CHECKING:
     from oppu_core.runs.run import Run
@@ -58,7 +59,7 @@ def quickstart_data(folder: Path, tasks: Sequence[str]) -> list[Path]:
 def quickstart_run(path: Path, tasks: Sequence[str]) -> "Run":
     """Start a quickstart, or continue one that was asked for the same."""
     from oppu_core.runs.options import RunOptions
-    from oppu_core.runs.run import start_run
+    from oppu_core.runs.start import start_run
 
     data = quickstart_data(path.parent / f"{path.name}-data", tasks)
     return start_run(path, RunOptions(data=data, settings=SETTINGS))

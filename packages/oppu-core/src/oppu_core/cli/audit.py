@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 
 if TYPE_CHECKING:
-    from oppu_core.data.audit.audit import Finding
+    from oppu_core.data.audit.findings import Finding
     from oppu_core.data.dataset import Dataset
 
 _COLOURS = {"error": "bold red", "warning": "yellow", "info": "cyan"}

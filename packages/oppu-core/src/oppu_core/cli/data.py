@@ -101,7 +101,7 @@ def import_(
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
     from oppu_core.data.importers.detect import import_files, open_reader
-    from oppu_core.tasks.task import load_task
+    from oppu_core.tasks.task_files import load_task
 
     chosen = load_task(task) if task else None
     reader = open_reader(path, format_, chosen, test_users, queries, test_split, encoding)
@@ -140,10 +140,10 @@ def sample(
 
     Their preferences are known, so the best reachable score is too (the row "oracle" of a comparison).
     """
-    from oppu_core.data.dataset import write_dataset
+    from oppu_core.data.dataset_writer import write_dataset
     from oppu_core.data.sample import GRAMMARS, Planted, sample_users
     from oppu_core.errors import ConfigError
-    from oppu_core.tasks.task import get_task
+    from oppu_core.tasks.task_files import get_task
 
     chosen = get_task(task)
     if chosen.name not in GRAMMARS:

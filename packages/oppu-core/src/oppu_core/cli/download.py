@@ -33,7 +33,7 @@ def download(
 
     from oppu_core.data import download as downloading
     from oppu_core.errors import Interrupted
-    from oppu_core.tasks.task import get_task
+    from oppu_core.tasks.task_files import get_task
 
     console = Console(stderr=True)
     columns = (

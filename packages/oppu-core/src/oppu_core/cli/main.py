@@ -89,7 +89,7 @@ def base_train(
 
     The others' queries are what it is trained on (see --examples); test users have no part in it.
     """
-    from oppu_core.runs.run import start_run
+    from oppu_core.runs.start import start_run
 
     work(start_run(run, options), ["bases"], Compute(device=device), report_to)
 

@@ -48,7 +48,7 @@ def interruptible() -> Iterator[None]:
 
 def work(run: "Run", jobs: Sequence["Job"], compute: Compute, report_to: ReportTo = "none") -> None:
     """Do a run's jobs with live progress."""
-    from oppu_core.runs.jobs import execute_visibly
+    from oppu_core.runs.execute import execute_visibly
 
     with interruptible():
         execute_visibly(run, jobs, compute, report_to)

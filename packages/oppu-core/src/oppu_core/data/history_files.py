@@ -1,6 +1,7 @@
 """A person's own history as text: JSON, a table, tweets of an X archive, or one item a line.
 
-Text that has a structure is understood or refused, never taken for plain lines. Knows nothing of limits.
+Text that has a structure is understood or refused, never taken for plain lines. The formats share one module
+because each is told apart from the others. Knows nothing of limits.
 """
 
 import dataclasses

@@ -23,7 +23,8 @@ from oppu_core.modeling.adapters import adapter_config_json, adapter_shapes, att
 from oppu_core.modeling.base import base_folder, base_skeleton
 from oppu_core.ownership.adapters import adapter_user
 from oppu_core.ownership.bundle import Bundle, manifest_of
-from oppu_core.runs.run import Run, differences
+from oppu_core.runs.run import Run
+from oppu_core.runs.start import differences
 from oppu_core.runs.variants import Variant, find_variant
 from oppu_core.storage.files import canonical_json
 from oppu_core.storage.store import WEIGHTS_FILE, Store

@@ -18,7 +18,7 @@ from oppu_core.ownership.plugins import ADVICE, installed
 from oppu_core.runs.run import Run
 from oppu_core.runs.variants import Variant, find_variant, variants_of
 from oppu_core.storage.store import WEIGHTS_FILE, Entry, Key, Store, is_store
-from oppu_core.tasks.task import TASKS
+from oppu_core.tasks.task_files import TASKS
 
 
 @dataclasses.dataclass(frozen=True)

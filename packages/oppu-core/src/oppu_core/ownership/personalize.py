@@ -10,11 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from oppu_core.data.dataset import MANIFEST, write_dataset
+from oppu_core.data.dataset import MANIFEST
+from oppu_core.data.dataset_writer import write_dataset
 from oppu_core.data.history_files import Records, history_records, how_to
 from oppu_core.data.importers.event_rows import suffix_of
 from oppu_core.data.importers.text_files import decoded, read_unpacked
-from oppu_core.data.parsing import as_date, as_history, as_id, as_object, as_text, in_order
+from oppu_core.data.intake import in_order
+from oppu_core.data.parsing import as_date, as_history, as_id, as_object, as_text
 from oppu_core.data.rejected import Unusable
 from oppu_core.data.sample import GRAMMARS, sample_users
 from oppu_core.data.schema import shown
@@ -23,10 +25,12 @@ from oppu_core.errors import ConfigError, DataError, TrainingError
 from oppu_core.runs.jobs import VariantJobs
 from oppu_core.runs.options import Compute, RunOptions
 from oppu_core.runs.progress import ProgressReporter
-from oppu_core.runs.run import Run, open_run, start_run
+from oppu_core.runs.run import Run, open_run
+from oppu_core.runs.start import start_run
 from oppu_core.runs.variants import Variant, variants_of
 from oppu_core.storage.store import Store
-from oppu_core.tasks.task import TASKS, Task, load_task
+from oppu_core.tasks.task import Task
+from oppu_core.tasks.task_files import TASKS, load_task
 
 # Of a run that is made for an own history: fewer variants than a comparison has, for a result in a minute.
 METHODS = ("non_personalized", "rag_k1", "oppu_k0", "oppu_rag_k1")

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
-from oppu_core.data.parsing import outside_labels
+from oppu_core.data.intake import outside_labels
 from oppu_core.data.schema import shown
 from oppu_core.data.types import User
 from oppu_core.prompting.builder import TokenCounter

@@ -3,7 +3,6 @@
 Everything that stands on one task base is done while that base is loaded.
 """
 
-import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,19 +13,15 @@ from rich.markup import escape
 
 from oppu_core.data.types import Query, User
 from oppu_core.errors import ModelError, StoreError, TrainingError, explained
-from oppu_core.modeling.base import Base, base_tokenizer, load_base
+from oppu_core.modeling.base import Base, load_base
 from oppu_core.modeling.packing import tokenize
 from oppu_core.prompting.builder import PromptBuilder
 from oppu_core.prompting.methods import Method
 from oppu_core.runs.answering import answer, answer_rules, load_adapter
-from oppu_core.runs.cautions import scoring_warnings, tokenizer_warnings, version_warnings
 from oppu_core.runs.options import Compute
 from oppu_core.runs.predictions import Journal
 from oppu_core.runs.progress import ProgressReporter, Stage
-from oppu_core.runs.run import Run, versions
-from oppu_core.runs.tracking import ReportTo, reporting
-from oppu_core.runs.variants import Variant, variants_of
-from oppu_core.storage.files import write_jsonl
+from oppu_core.runs.variants import Variant
 from oppu_core.storage.store import Store
 from oppu_core.training import personal, task_base
 from oppu_core.training.loop import Progress
@@ -249,66 +244,3 @@ def _on_step(
         report(step)
 
     return on_step
-
-
-def execute(
-    run: Run,
-    jobs: Sequence[Job] = JOBS,
-    compute: Compute | None = None,
-    reporter: ProgressReporter | None = None,
-) -> None:
-    """Do what is missing of a run's jobs.
-
-    Args:
-        run: The run.
-        jobs: Which of task bases, personal adapters and answers.
-        compute: Where and how.
-        reporter: Shows progress and logs events; by default nothing is shown.
-
-    Raises:
-        OppuError: see :meth:`VariantJobs.do`.
-    """
-    reporter = reporter or quiet()
-    with contextlib.closing(Store(run.store_path)) as store:
-        for warning in version_warnings(run.provenance.get("versions", {}), versions()):
-            reporter.console.print(f"[yellow]{escape(warning)}[/]", highlight=False, soft_wrap=True)
-            reporter.event("warning", text=warning)
-        warned: set[str] = set()
-        for variant in variants_of(run):
-            task = variant.task.name
-            if task not in warned:
-                warned.add(task)
-                _warn(variant, reporter)
-            VariantJobs(variant, store, compute, reporter).do(jobs)
-            if "answers" in jobs and not run.profiles_path(task).exists():
-                rows = [
-                    {"task": task, "user_id": user.user_id, "profile": variant.profiles(user)}
-                    for user in variant.users
-                ]
-                write_jsonl(run.profiles_path(task), rows)
-
-
-def execute_visibly(
-    run: Run, jobs: Sequence[Job], compute: Compute | None = None, report_to: ReportTo = "none"
-) -> None:
-    """Do a run's jobs with live progress on the terminal and a log in its folder; others have to wait.
-
-    Args:
-        run: The run.
-        jobs: Which of task bases, personal adapters and answers.
-        compute: Where and how.
-        report_to: Where training losses are sent as well.
-    """
-    with run.lock(), reporting(report_to, run) as tracker:
-        execute(run, jobs, compute, ProgressReporter(Console(stderr=True), run.log_path, tracker))
-
-
-def _warn(variant: Variant, reporter: ProgressReporter) -> None:
-    """Say beforehand what no training can mend."""
-    task = variant.task
-    warnings = scoring_warnings(task, variant.users)
-    if task.labels:
-        warnings += tokenizer_warnings(task, base_tokenizer(variant.run.config.model))
-    for warning in warnings:
-        reporter.console.print(f"[yellow]{task.name}: {escape(warning)}[/]", highlight=False, soft_wrap=True)
-        reporter.event("warning", task=task.name, text=warning)

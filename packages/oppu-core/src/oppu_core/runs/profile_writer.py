@@ -23,7 +23,7 @@ from oppu_core.errors import ConfigError, ModelError
 from oppu_core.modeling.base import Base, base_folder
 from oppu_core.modeling.chat import THOUGHTS, decode_marked, render_chat, without_thoughts
 from oppu_core.runs.progress import ProgressReporter
-from oppu_core.runs.run import differences
+from oppu_core.runs.start import differences
 from oppu_core.storage.files import (
     append_jsonl,
     content_id,

@@ -1,7 +1,6 @@
-"""The tasks, as data: one frozen :class:`Task` each, and no code that knows a task by its name.
+"""A task, as data: one frozen :class:`Task` each, and no code that knows a task by its name.
 
-A task is a TOML file. The seven of LaMP lie in ``lamp/`` (prompts of the paper's Appendix H, history lines
-of the authors' code); a person's own task is a file of the same form (docs/own-task.md).
+:mod:`oppu_core.tasks.task_files` reads them from TOML files.
 """
 
 import dataclasses
@@ -9,12 +8,10 @@ import decimal
 import functools
 import re
 import string
-import tomllib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args
 
-from oppu_core.errors import ConfigError, did_you_mean
+from oppu_core.errors import ConfigError
 from oppu_core.storage.files import content_id
 from oppu_core.texts import as_number, label_key, normal
 
@@ -268,93 +265,3 @@ def _fields_of(template: str) -> set[str]:
     if any(form or conversion for _, _, form, conversion in parts):
         raise ValueError("between the braces stands the name of a field alone")
     return {str(name) for _, name, _, _ in parts}
-
-
-def task_from(values: Mapping[str, Any], where: str) -> Task:
-    """A task out of the values of a TOML or JSON file.
-
-    Raises:
-        ConfigError: a setting is missing, unknown, of a wrong type, or contradicts another one; the message
-            starts with `where`.
-    """
-    fields = {field.name: field for field in dataclasses.fields(Task)}
-    if unknown := sorted(set(values) - set(fields)):
-        hint = did_you_mean(unknown[0], fields) or f" Settings: {', '.join(fields)}."
-        raise ConfigError(f"{where}: there is no setting {unknown[0]!r}.{hint}")
-    for name, field in fields.items():
-        if name not in values and field.default is dataclasses.MISSING:
-            raise ConfigError(f"{where}: the setting {name!r} is missing.")
-    try:
-        return Task(**{name: _setting(name, fields[name].type, value) for name, value in values.items()})
-    except (ConfigError, TypeError) as error:
-        raise ConfigError(f"{where}: {error}") from error
-
-
-def _setting(name: str, kind: Any, value: Any) -> Any:
-    """A value of a task file as the dataclass wants it; lists become tuples."""
-    listed = isinstance(value, list | tuple)
-    if kind == tuple[PersonalFormat, ...]:
-        shape = "a list of tables, each with prompt and target"
-        if listed and all(isinstance(v, dict) and v.keys() == {"prompt", "target"} for v in value):
-            return tuple(PersonalFormat(**{k: str(text) for k, text in v.items()}) for v in value)
-    elif kind == tuple[str, ...]:
-        shape = "a list of texts"
-        if listed and all(isinstance(entry, str) for entry in value):
-            return tuple(value)
-    elif kind is int:
-        shape = "a whole number"
-        if type(value) is int:
-            return value
-    else:
-        shape = "text"
-        if isinstance(value, str) or (value is None and name == "output_field"):
-            return value
-    raise ConfigError(f"{name} must be {shape}.")
-
-
-@functools.cache
-def _lamp_tasks() -> dict[str, Task]:
-    files = sorted((Path(__file__).parent / "lamp").glob("*.toml"))
-    return {
-        file.stem: task_from(tomllib.loads(file.read_text(encoding="utf-8")), file.name) for file in files
-    }
-
-
-TASKS: dict[str, Task] = {
-    name: _lamp_tasks()[name]
-    for name in ("lamp_1", "lamp_2n", "lamp_2m", "lamp_3", "lamp_4", "lamp_5", "lamp_7")
-}
-
-
-def get_task(name: str) -> Task:
-    """The LaMP task called `name`.
-
-    Raises:
-        ConfigError: no such task; the message lists the names.
-    """
-    if name in TASKS:
-        return TASKS[name]
-    raise ConfigError(
-        f"There is no task {name!r}; known tasks: {', '.join(TASKS)}, or the .toml file of an own one."
-        + did_you_mean(name, TASKS)
-    )
-
-
-def load_task(name: str) -> Task:
-    """A task by its name, or an own one by the path of its TOML file.
-
-    Raises:
-        ConfigError: no such task, or the file is not a task's; it may not take the name of a LaMP task.
-    """
-    if not name.endswith(".toml"):
-        return get_task(name)
-    try:
-        values = tomllib.loads(Path(name).read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{name}: not TOML: {error}.") from error
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"The task file {name} cannot be read: {error}.") from error
-    task = task_from(values, name)
-    if task.name in TASKS and task != TASKS[task.name]:
-        raise ConfigError(f"{name}: {task.name} is a task of LaMP; give your own task another name.")
-    return task

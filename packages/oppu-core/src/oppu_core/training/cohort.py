@@ -24,46 +24,9 @@ from oppu_core.modeling.stacked_adapters import Drop, StackedAdapters
 from oppu_core.storage.files import content_id
 from oppu_core.training.config import TrainConfig
 from oppu_core.training.loop import NOTHING, Outcome, Progress, Trained, at_least_float32
+from oppu_core.training.row_adamw import RowAdamW
 
 Batches = Sequence[Sequence[TokenizedExample]]  # each user's
-
-
-class _AdamW:
-    """AdamW (Loshchilov & Hutter, 2019) for adapters in rows, each with a learning rate of its own.
-
-    The arithmetic is that of :class:`torch.optim.AdamW`, which has one learning rate for a whole tensor; all
-    rows have done the same number of steps.
-
-    Args:
-        weights_UP: Changed in place.
-        weight_decay: As in the loop.
-    """
-
-    BETAS, EPS = (0.9, 0.999), 1e-8
-
-    def __init__(self, weights_UP: torch.Tensor, weight_decay: float) -> None:
-        self.weights_UP = weights_UP
-        self._decay = weight_decay
-        self._mean_UP = torch.zeros_like(weights_UP)
-        self._square_UP = torch.zeros_like(weights_UP)
-        self.steps = 0
-
-    def step(self, grads_UP: torch.Tensor, rate_U: torch.Tensor) -> None:
-        """One step down the gradients."""
-        self.steps += 1
-        (beta1, beta2), rate_U1 = self.BETAS, rate_U[:, None]
-        self._mean_UP.lerp_(grads_UP, 1 - beta1)
-        self._square_UP.mul_(beta2).addcmul_(grads_UP, grads_UP, value=1 - beta2)
-        scale_UP = (self._square_UP.sqrt() / math.sqrt(1 - beta2**self.steps)).add_(self.EPS)
-        self.weights_UP.mul_(1 - rate_U1 * self._decay)
-        self.weights_UP.sub_(self._mean_UP / scale_UP * (rate_U1 / (1 - beta1**self.steps)))
-
-    def keep(self, rows: Sequence[int]) -> None:
-        """Go on with these rows alone."""
-        index = torch.tensor(rows, dtype=torch.long, device=self.weights_UP.device)
-        self.weights_UP, self._mean_UP, self._square_UP = (
-            x.index_select(0, index) for x in (self.weights_UP, self._mean_UP, self._square_UP)
-        )
 
 
 @dataclasses.dataclass
@@ -190,7 +153,7 @@ class Cohort:
         if not members:
             return
         flat_P = torch.cat([tensor.flatten() for tensor in self._fresh.values()]).to(self.device)
-        optimizer = _AdamW(flat_P.repeat(len(members), 1), self._config.weight_decay)
+        optimizer = RowAdamW(flat_P.repeat(len(members), 1), self._config.weight_decay)
         while members:
             start, leaving = time.monotonic(), dict[int, Outcome]()
             rate_U = torch.tensor([member.rate for member in members], dtype=torch.float64).to(flat_P)
@@ -215,7 +178,7 @@ class Cohort:
                 optimizer.keep(staying)
                 members = [members[u] for u in staying]
 
-    def _step(self, batches: Batches, optimizer: _AdamW, rate_U: torch.Tensor) -> torch.Tensor:
+    def _step(self, batches: Batches, optimizer: RowAdamW, rate_U: torch.Tensor) -> torch.Tensor:
         """One step of every user; their losses [U] before it."""
         leaves = [tensor.requires_grad_() for tensor in self._views(optimizer.weights_UP)]
         with self._ready() as packed_model:

@@ -14,7 +14,8 @@ from oppu_core.errors import ConfigError, DataError
 from oppu_core.prompting.methods import parse_method
 from oppu_core.runs.predictions import QueryId
 from oppu_core.storage.files import read_json, read_jsonl
-from oppu_core.tasks.task import Task, get_task
+from oppu_core.tasks.task import Task
+from oppu_core.tasks.task_files import get_task
 
 _DATE = re.compile(r"_(\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d(?:\.\d+)?)\.json")
 _NAMED_BY = ("peft", "delta", "pretrained", "model", "path", "engine")  # as the harness names its folders

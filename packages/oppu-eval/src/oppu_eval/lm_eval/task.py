@@ -18,7 +18,7 @@ from oppu_core.prompting.builder import PromptBuilder, TokenCounter
 from oppu_core.prompting.methods import PROMPT_METHODS, Method, parse_method
 from oppu_core.runs.variants import prompt_builder
 from oppu_core.storage.files import content_id
-from oppu_core.tasks.task import get_task
+from oppu_core.tasks.task_files import get_task
 
 from oppu_eval.lm_eval.source import Source, Uncounted, counter_of, open_source
 from oppu_eval.scoring.metrics import Metric, metrics_for

@@ -9,7 +9,8 @@ from oppu_eval.reporting.examples import shorten
 from oppu_eval.reporting.findings import describe_method
 from oppu_eval.reporting.templating import render_page
 from oppu_eval.scoring.evaluate import method_order
-from oppu_eval.studies.case_choice import Asked, Case, Counts, verdict
+from oppu_eval.studies.case_choice import Counts
+from oppu_eval.studies.case_content import Asked, Case, verdict
 from oppu_eval.studies.result import Column, Table
 
 _QUERY_CHARS = 900  # the prompts below have the whole text

@@ -9,7 +9,7 @@ from oppu_eval.reporting.drawing import ACCENT, GRID, INK, MUTED, WIDTH, heading
 from oppu_eval.reporting.examples import shorten
 from oppu_eval.reporting.table import number
 from oppu_eval.scoring.evaluate import method_order
-from oppu_eval.studies.case_choice import Asked, Case, verdict
+from oppu_eval.studies.case_content import Asked, Case, verdict
 
 _CELL, _SLANT = 0.5, 0.95  # inches: a method's column in the picture, and the room of its slanted name
 _KEYS = {

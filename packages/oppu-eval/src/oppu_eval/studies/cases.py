@@ -12,7 +12,8 @@ from oppu_core.prompting.methods import parse_method
 from oppu_core.runs.run import Run
 from oppu_core.runs.variants import prompt_builder
 
-from oppu_eval.studies.case_choice import Case, Counts, build
+from oppu_eval.studies.case_choice import Counts
+from oppu_eval.studies.case_content import Case, build
 from oppu_eval.studies.case_pages import cases_page, table
 from oppu_eval.studies.case_picture import draw
 from oppu_eval.studies.context import Done, StudyContext, Work

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from oppu_core.data.dataset import MANIFEST, Dataset, write_dataset
+from oppu_core.data.dataset import MANIFEST, Dataset
+from oppu_core.data.dataset_writer import write_dataset
 from oppu_core.data.sample import GRAMMARS, Planted, sample_users
 from oppu_core.data.types import User
 from oppu_core.errors import ConfigError
@@ -20,7 +21,8 @@ from oppu_core.runs.jobs import JOBS, Job
 from oppu_core.runs.predictions import QueryId
 from oppu_core.runs.run import Run
 from oppu_core.storage.files import content_id
-from oppu_core.tasks.task import Task, get_task
+from oppu_core.tasks.task import Task
+from oppu_core.tasks.task_files import get_task
 from oppu_core.training.config import Peft
 
 from oppu_eval.files import STUDY_DATA

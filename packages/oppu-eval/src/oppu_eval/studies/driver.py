@@ -11,9 +11,10 @@ from oppu_core.data.sample import Planted
 from oppu_core.errors import ConfigError, DataError
 from oppu_core.modeling.base import base_tokenizer
 from oppu_core.runs.config import RunConfig, resolve_config
-from oppu_core.runs.jobs import execute_visibly
+from oppu_core.runs.execute import execute_visibly
 from oppu_core.runs.options import Compute, RunOptions
-from oppu_core.runs.run import Run, open_run, start_run
+from oppu_core.runs.run import Run, open_run
+from oppu_core.runs.start import start_run
 from oppu_core.storage.files import read_json, write_bytes, write_json
 from oppu_core.tasks.task import Task
 from oppu_core.training.config import ONLY_OF, Peft

@@ -13,7 +13,8 @@ from typing import Literal
 import numpy as np
 from oppu_core.data.types import HistoryItem, User
 from oppu_core.errors import ConfigError
-from oppu_core.tasks.task import TASKS, PersonalFormat, Task
+from oppu_core.tasks.task import PersonalFormat, Task
+from oppu_core.tasks.task_files import TASKS
 
 from oppu_eval.scoring.metrics import Array
 

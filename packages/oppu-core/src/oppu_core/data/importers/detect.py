@@ -7,11 +7,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal, get_args
 
-from oppu_core.data.dataset import Dataset, write_dataset
-from oppu_core.data.importers.events import Events, looks_like_parts
+from oppu_core.data.dataset import Dataset
+from oppu_core.data.dataset_writer import write_dataset
+from oppu_core.data.importers.event_files import looks_like_parts
+from oppu_core.data.importers.events import Events
 from oppu_core.data.importers.raw_lamp import RawLamp, TestSplit, question_files
 from oppu_core.data.importers.release import OTHERS_FILE, TEST_FILES, Release
-from oppu_core.data.parsing import OnProgress, Reader
+from oppu_core.data.intake import OnProgress, Reader
 from oppu_core.data.rejected import Rejects
 from oppu_core.data.types import User
 from oppu_core.errors import ConfigError, DataError

@@ -13,23 +13,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from oppu_core.data.importers.event_rows import SUFFIXES, OnBytes, kind_of, read_rows, suffix_of
+from oppu_core.data.importers.event_files import event_files
+from oppu_core.data.importers.event_rows import OnBytes, kind_of, read_rows
 from oppu_core.data.importers.group_by_user import RowsByUser, longest
 from oppu_core.data.importers.lamp_files import detect_task
 from oppu_core.data.importers.text_files import check_encoding
+from oppu_core.data.intake import Intake, OnProgress, described, newest_first
 from oppu_core.data.moments import Moment, is_counter, is_grouped, moment, unix_time, unix_unit, why_no_time
-from oppu_core.data.parsing import (
-    MISSING,
-    Intake,
-    OnProgress,
-    as_answer,
-    as_fields,
-    as_history,
-    as_text,
-    as_user_id,
-    described,
-    newest_first,
-)
+from oppu_core.data.parsing import MISSING, as_answer, as_fields, as_history, as_text, as_user_id
 from oppu_core.data.rejected import Place, Rejects, Unusable
 from oppu_core.data.schema import shown
 from oppu_core.data.types import HistoryItem, Query, Split, User
@@ -54,46 +45,8 @@ _DAY = 86_400 * 10**6
 _LARGEST = 10**30  # of the numbers that say an order
 
 
-def event_files(path: Path) -> list[Path]:
-    """The file itself, or the parts in a folder, by name; hidden ones, ``_SUCCESS`` and the like are none.
-
-    Raises:
-        DataError: there is none, or the folder cannot be taken as parts of one table.
-    """
-    try:
-        if not path.is_dir():
-            return [path]
-        names = {entry.name: entry for entry in path.iterdir()}
-        parts = [names[name] for name in sorted(names) if not name.startswith((".", "_"))]
-        folder = next((part for part in parts if part.is_dir()), None)
-        files = [part for part in parts if part.stat().st_size]  # who writes in parallel leaves empty ones
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error}.") from error
-    if "_delta_log" in names:
-        raise DataError(
-            f"{path} is a Delta table, whose files may be out of date. Export it as plain Parquet or CSV."
-        )
-    if folder is not None:
-        raise DataError(
-            f"{path} has a folder in it, {shown(folder.name)}, where events are files of one folder. Import "
-            "the inner one, or put all files together."
-        )
-    if not files:
-        raise DataError(f"{path} is a folder without files of events ({', '.join(SUFFIXES)}).")
-    return files
-
-
-def looks_like_parts(path: Path) -> bool:
-    """Whether a folder's files, which nobody has named, are parts of a table by their names."""
-    try:
-        suffixes = {suffix_of(file) for file in event_files(path)}
-    except DataError:
-        return False
-    return len(suffixes) == 1 and suffixes <= set(SUFFIXES)
-
-
 class Events:
-    """A table of events, in one file or in parts; a :class:`oppu_core.data.parsing.Reader`."""
+    """A table of events, in one file or in parts; a :class:`oppu_core.data.intake.Reader`."""
 
     def __init__(
         self,

@@ -11,7 +11,8 @@ from oppu_core.data.parsing import as_answer, as_id, as_list, as_object, as_text
 from oppu_core.data.rejected import Place, Rejects, Unusable
 from oppu_core.data.schema import shown
 from oppu_core.errors import DataError
-from oppu_core.tasks.task import TASKS, Task
+from oppu_core.tasks.task import Task
+from oppu_core.tasks.task_files import TASKS
 
 # A task is told by so many items and inputs, of so many records at most.
 _LOOKED_AT, _SAMPLED = 20, 1_000

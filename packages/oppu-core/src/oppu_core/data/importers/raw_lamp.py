@@ -8,7 +8,7 @@ reads them again, user by user.
 import contextlib
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -21,19 +21,9 @@ from oppu_core.data.importers.lamp_files import (
     read_lamp_id,
     sample_records,
 )
-from oppu_core.data.parsing import (
-    Intake,
-    OnProgress,
-    as_id,
-    as_list,
-    as_object,
-    as_user_id,
-    at_of,
-    described,
-    digest,
-    id_of,
-    newest_first,
-)
+from oppu_core.data.importers.merge_profiles import merge
+from oppu_core.data.intake import Intake, OnProgress, described, digest, id_of, newest_first
+from oppu_core.data.parsing import as_id, as_list, as_object, as_user_id
 from oppu_core.data.rejected import Place, Rejects, Unusable
 from oppu_core.data.types import HistoryItem, Query, User
 from oppu_core.errors import DataError
@@ -64,7 +54,7 @@ def question_files(path: Path) -> dict[str, Path]:
 
 
 class RawLamp:
-    """Files in LaMP's layout; a :class:`oppu_core.data.parsing.Reader`."""
+    """Files in LaMP's layout; a :class:`oppu_core.data.intake.Reader`."""
 
     def __init__(
         self,
@@ -300,31 +290,3 @@ class RawLamp:
         except (OSError, ValueError, Unusable):
             pass
         raise DataError(f"{place}: the file changed while it was read. Import it again.")
-
-
-def merge(profiles: Sequence[Sequence[int]], dates: Sequence[str | None]) -> tuple[list[int], list[int]]:
-    """One history out of the profiles of a user's questions, and how much of it each question sees.
-
-    A question sees the longest prefix of which every item is in its own profile: never one that it did not
-    have. The history is sorted by date when all items have one; for the rest (ties, or no dates) the items of
-    the shortest profile come first, then what the next one adds, each in its own order. Profiles that only
-    grow, or that are the same, are thus seen as a whole.
-
-    Args:
-        profiles: The different items of each question's profile, as indices into `dates`.
-        dates: The items' dates.
-
-    Returns:
-        The indices in order, and the number of items that each question sees.
-    """
-    first: dict[int, tuple[int, int]] = {}
-    for rank, profile in enumerate(sorted(profiles, key=len)):
-        for place, index in enumerate(profile):
-            first.setdefault(index, (rank, place))
-    dated = all(dates[index] for index in first)
-    order = sorted(first, key=lambda index: (at_of(dates[index] or "") if dated else 0, *first[index]))
-    visible = []
-    for profile in profiles:
-        own = set(profile)
-        visible.append(next((n for n, index in enumerate(order) if index not in own), len(order)))
-    return order, visible

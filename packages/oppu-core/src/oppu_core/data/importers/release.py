@@ -20,21 +20,14 @@ from oppu_core.data.importers.lamp_files import (
     read_lamp_id,
     sample_records,
 )
-from oppu_core.data.parsing import (
-    Intake,
-    OnProgress,
-    as_id,
-    as_list,
-    as_object,
-    as_text,
-    as_user_id,
-    described,
-)
+from oppu_core.data.intake import Intake, OnProgress, described
+from oppu_core.data.parsing import as_id, as_list, as_object, as_text, as_user_id
 from oppu_core.data.rejected import Place, Rejects, Unusable
 from oppu_core.data.types import Query, Split, User
 from oppu_core.errors import DataError
 from oppu_core.storage.files import canonical_json
-from oppu_core.tasks.task import TASKS, Task
+from oppu_core.tasks.task import Task
+from oppu_core.tasks.task_files import TASKS
 
 OTHERS_FILE = "user_others.json"
 TEST_FILES = ("user_top_100_history.json", "user_more_100_history.json")
@@ -42,7 +35,7 @@ PROFILE_FILES = ("profile_user_others.json", "profile_user_100.json")
 
 
 class Release:
-    """A folder in the release's layout; a :class:`oppu_core.data.parsing.Reader`."""
+    """A folder in the release's layout; a :class:`oppu_core.data.intake.Reader`."""
 
     def __init__(self, folder: Path, task: Task | None = None) -> None:
         """Find the files and, unless it is given, the task.

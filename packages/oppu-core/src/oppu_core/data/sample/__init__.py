@@ -3,9 +3,9 @@
 :mod:`world` is the mechanism; the grammars of the tasks plug into it.
 """
 
+from oppu_core.data.sample.planted import Planted
 from oppu_core.data.sample.world import (
     GRAMMARS,
-    Planted,
     planted_likeness,
     planted_preferences,
     sample_users,

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from oppu_core.data.sample.likeness import same_order
 from oppu_core.data.sample.words import NAMES, TOWNS
-from oppu_core.tasks.task import TASKS
+from oppu_core.tasks.task_files import TASKS
 
 NOISE = 0.04  # how often an author cites against the own order
 TOUCHED = 3

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from oppu_core.data.sample.likeness import same_parts
 from oppu_core.data.sample.words import NAMES, TOWNS, WHEN
-from oppu_core.tasks.task import TASKS
+from oppu_core.tasks.task_files import TASKS
 
 NOISE = 0.03  # how often a part of a headline falls out of the user's style
 

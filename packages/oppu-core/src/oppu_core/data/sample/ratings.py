@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from oppu_core.data.sample.likeness import same_parts
 from oppu_core.data.sample.words import TOWNS
-from oppu_core.tasks.task import TASKS
+from oppu_core.tasks.task_files import TASKS
 
 NOISE = 0.05  # how often a score is one star beside the user's own scale
 MENTIONED = 3

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from oppu_core.data.sample.headlines import CASINGS, own_or_slip
 from oppu_core.data.sample.likeness import same_parts
 from oppu_core.data.sample.words import TOWNS
-from oppu_core.tasks.task import TASKS
+from oppu_core.tasks.task_files import TASKS
 
 HOOKS: dict[bool, tuple[str, ...]] = {
     True: (

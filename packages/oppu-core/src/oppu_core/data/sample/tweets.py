@@ -13,7 +13,7 @@ from typing import NamedTuple
 from oppu_core.data.sample.headlines import own_or_slip
 from oppu_core.data.sample.likeness import same_parts
 from oppu_core.data.sample.words import TOWNS, WHEN
-from oppu_core.tasks.task import TASKS
+from oppu_core.tasks.task_files import TASKS
 
 OPENERS: dict[bool, tuple[str, ...]] = {
     True: ("guys,", "ok so", "woohoo,", "big news:", "dream day:", "plot twist:"),

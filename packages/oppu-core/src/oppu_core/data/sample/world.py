@@ -10,7 +10,6 @@ What a study looks for can be planted into the test users' data (:class:`Planted
 those of the plain world, so that only what is planted differs from it.
 """
 
-import dataclasses
 import datetime
 import hashlib
 import math
@@ -21,6 +20,7 @@ from typing import Any, Literal, Protocol
 from oppu_core.data.sample.categories import CATEGORIES
 from oppu_core.data.sample.citations import CitationGrammar
 from oppu_core.data.sample.headlines import HeadlineGrammar
+from oppu_core.data.sample.planted import NOTHING, Planted
 from oppu_core.data.sample.ratings import RatingGrammar
 from oppu_core.data.sample.tagging import TAGGING
 from oppu_core.data.sample.titles import TitleGrammar
@@ -33,55 +33,6 @@ Audience = Literal["others", "test", "pretraining"]
 _SHARE: Mapping[Audience, range] = {"test": range(0, 8), "others": range(8, 12), "pretraining": range(12, 16)}
 _FIRST_DAY = datetime.date(2020, 1, 1)
 _INACTIVE = (2, 6)
-
-
-@dataclasses.dataclass(frozen=True)
-class Planted:
-    """What is planted into the test users' data for a study to find; by default nothing.
-
-    Attributes:
-        shift: The share of each history, its oldest items, that was answered with other preferences; in
-            [0, 1). Texts, dates and queries stay as they are.
-        inactive: The share of the users who keep only their latest 2 to 6 history items; in [0, 1]. Their
-            queries stay as they are.
-        irrelevant: The share of each history's items that are about subjects that the user's queries never
-            touch; in [0, 1). All other items, and the queries, are about the other half of the subjects.
-
-    Raises:
-        ConfigError: If a share is out of its range.
-    """
-
-    shift: float = 0.0
-    inactive: float = 0.0
-    irrelevant: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name in ("shift", "irrelevant"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"planted {name} is {getattr(self, name)}; give a share in [0, 1).")
-        if not 0 <= self.inactive <= 1:
-            raise ConfigError(f"planted inactive is {self.inactive}; give a share in [0, 1].")
-
-    @classmethod
-    def read(cls, texts: Sequence[str]) -> "Planted":
-        """Read what a person asked for: ``["shift=0.5", "inactive=0.3"]``.
-
-        Raises:
-            ConfigError: it is not understood, or out of its range.
-        """
-        names = [field.name for field in dataclasses.fields(cls)]
-        shares: dict[str, float] = {}
-        for text in texts:
-            name, _, share = text.partition("=")
-            try:
-                shares[names[names.index(name.strip())]] = float(share)
-            except ValueError as error:
-                known = ", ".join(f"{one}=0.5" for one in names)
-                raise ConfigError(f"--plant {text!r} is not understood; write one of {known}.") from error
-        return cls(**shares)
-
-
-NOTHING = Planted()
 
 
 class Grammar(Protocol):

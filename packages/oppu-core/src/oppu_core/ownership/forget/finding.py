@@ -8,7 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from oppu_core.data.dataset import PROFILES, REJECTED, Dataset, rewrite_dataset
+from oppu_core.data.dataset import PROFILES, REJECTED, Dataset
+from oppu_core.data.dataset_writer import rewrite_dataset
 from oppu_core.data.schema import shown
 from oppu_core.data.types import SPLITS
 from oppu_core.errors import ConfigError, DataError, did_you_mean

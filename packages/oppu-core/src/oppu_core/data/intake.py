@@ -1,0 +1,248 @@
+"""What every importer shares: the protocol of a reader, and the way of its users into a dataset."""
+
+import collections
+import dataclasses
+import hashlib
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from oppu_core.data.moments import moment
+from oppu_core.data.parsing import as_item, as_query
+from oppu_core.data.rejected import Place, Rejects, Unusable
+from oppu_core.data.schema import shown
+from oppu_core.data.types import HistoryItem, Query, Split, User
+from oppu_core.errors import DataError
+from oppu_core.storage.files import file_sha256
+from oppu_core.tasks.task import Task
+from oppu_core.texts import unseen
+
+T = TypeVar("T")
+OnProgress = Callable[[int, int], object]
+_DIFFERENT = 1_000  # answers that are counted one by one: memory stays bounded
+_LOOKED_AT = 10_000  # texts, and characters of each, that tell a script
+
+
+class Reader(Protocol):
+    """Files of one format, found and understood; the constructors raise what makes them unusable.
+
+    Attributes:
+        task: The given or detected task.
+        source: Where the data comes from, for :func:`oppu_core.data.dataset_writer.write_dataset`: `kind`,
+            `files` and what the reader counts. Complete when :meth:`users` has run to its end.
+        notes: What a person should know of, once :meth:`users` has run to its end.
+        intake: Saw the users, from the start of :meth:`users` on.
+    """
+
+    task: Task
+    source: dict[str, Any]
+    notes: list[str]
+    intake: "Intake"
+
+    def users(self, scratch: Path, rejects: Rejects, on_progress: OnProgress) -> Iterator[User]:
+        """Yield every usable user, in little memory.
+
+        Args:
+            scratch: A folder for what is needed on the way; ``profiles.jsonl`` in it is kept.
+            rejects: Where refused records go.
+            on_progress: Called with the bytes read so far and in all.
+
+        Raises:
+            DataError: a whole file cannot be used, or `rejects` is strict.
+        """
+        ...
+
+
+def id_of(value: Any) -> str:
+    """How a unit is called in a message: by its id, where it has one."""
+    return f" {shown(value['id'])}" if isinstance(value, dict) and isinstance(value.get("id"), str) else ""
+
+
+class Intake:
+    """Users on their way into a dataset: a user id and a test query's id may occur once.
+
+    Attributes:
+        outside: How often golds, and answers of the history, occur that are none of the task's labels.
+        texts: Of the first texts, how many (``all``) and how many that the official scorer does not see
+            (``unseen``).
+        turned: How many histories came with the newest item first and were turned round.
+        undated: How many have a date for some items alone.
+    """
+
+    def __init__(self, task: Task, rejects: Rejects) -> None:
+        self.task, self.rejects = task, rejects
+        self.outside: dict[str, collections.Counter[str]] = {"gold": collections.Counter()}
+        self.texts: collections.Counter[str] = collections.Counter()
+        self.turned = self.undated = 0
+        self._users: dict[bytes, tuple[Path, int | None]] = {}
+        self._queries: dict[str, Place] = {}
+
+    def keep(self, place: Place, unit: str, value: Any, check: Callable[[Any], T]) -> T | None:
+        """What `check` makes of the value, or None: then it is refused."""
+        try:
+            return check(value)
+        except Unusable as problem:
+            self.rejects.add(place, unit, problem, value)
+            return None
+
+    def items(self, place: Place, values: list[Any]) -> list[HistoryItem]:
+        """The usable history items, sorted by date, stably, when all of them have one."""
+        checked = (self.item(place, value) for value in values)
+        return self.in_order([item for item in checked if item is not None])
+
+    def in_order(self, items: list[HistoryItem]) -> list[HistoryItem]:
+        """:func:`in_order`, counting what was turned round."""
+        dates = [item.date for item in items]
+        self.turned += newest_first(dates)
+        self.undated += 0 < dates.count(None) < len(dates)
+        return in_order(items)
+
+    def item(self, place: Place, value: Any) -> HistoryItem | None:
+        """A usable history item."""
+        unit = f"history item{id_of(value)}"
+        return self.keep(place, unit, value, lambda value: as_item(self.task, value))
+
+    def query(self, place: Place, value: Any, history_len: int) -> Query | None:
+        """A usable query."""
+        return self.keep(
+            place, f"query{id_of(value)}", value, lambda value: as_query(self.task, value, history_len)
+        )
+
+    def has(self, user_id: str) -> bool:
+        """Whether there is a user of this id by now."""
+        return digest(user_id) in self._users
+
+    def new_user(self, place: Place) -> None:
+        """Refuse a user whose id has come before."""
+        first = self._users.get(digest(place.user_id or ""))
+        if first is not None:
+            raise Unusable("user_id occurs twice", f"first in {first[0].name}, record {first[1]}")
+
+    def user(
+        self, place: Place, split: Split, items: Iterable[HistoryItem], queries: Iterable[Query]
+    ) -> User:
+        """A user who is used: test users need history, others history or queries.
+
+        Raises:
+            Unusable: nothing is left to use.
+            DataError: another test user has a query of the same id.
+        """
+        assert place.user_id is not None
+        own: dict[str, Query] = {}
+        for query in queries:
+            if own.setdefault(query.id, query) is not query:
+                problem = Unusable("its id occurs twice with this user")
+                self.rejects.add(place, f"query {shown(query.id)}", problem, dataclasses.asdict(query))
+        user = User(place.user_id, split, tuple(items), tuple(own.values()))
+        if not user.history and (split == "test" or not user.queries):
+            raise Unusable("has no usable history" if split == "test" else "has nothing usable")
+        self._look(place, user)
+        for query in user.queries if split == "test" else ():
+            first = self._queries.setdefault(query.id, place)
+            if first != place:
+                raise DataError(
+                    f"{place}: query {shown(query.id)} has the id of a query of {first}. Rename one of them."
+                )
+        self._users[digest(place.user_id)] = (place.file, place.record)
+        return user
+
+    def _look(self, place: Place, user: User) -> None:
+        """Count what is no label, and texts in scripts that the official scorer does not see."""
+        output, labels = self.task.output_field, self.task.labels
+        answers = [("gold", query.gold) for query in user.queries if query.gold is not None]
+        if output is not None:
+            answers += [(f"{output} of the history", item.fields[output]) for item in user.history]
+        for what, answer in answers if labels else ():
+            if self.task.label_of(answer) is None:
+                counts = self.outside.setdefault(what, collections.Counter())
+                counts[shown(answer) if len(counts) < _DIFFERENT else "others"] += 1
+                if what == "gold" and self.rejects.strict:
+                    raise DataError(
+                        f"{place}: the gold {shown(answer)} is none of the labels {', '.join(labels)}. "
+                        "Correct it, or import without --strict."
+                    )
+        if self.texts["all"] < _LOOKED_AT:
+            texts = [
+                text
+                for item in user.history
+                for name, text in item.fields.items()
+                if name != output or not labels
+            ]
+            texts += [text for query in user.queries for text in query.fields.values()]
+            self.texts["all"] += len(texts)
+            self.texts["unseen"] += sum(unseen(text[:_LOOKED_AT]) for text in texts)
+
+    def notes(self) -> list[str]:
+        """What a person should know of the users that came in."""
+        notes = []
+        for what, counts in self.outside.items():
+            if counts:
+                some = ", ".join(f"{answer} ({count:,})" for answer, count in counts.most_common(3))
+                more = ", …" if len(counts) > 3 else ""
+                so = outside_labels(self.task) if what == "gold" else "adapters learn them all the same"
+                notes.append(f"{counts.total():,} × {what} is none of the task's labels: {some}{more}; {so}.")
+        if self.turned:
+            notes.append(
+                f"{self.turned:,} histories stand newest first in the file; items of one day, or without a "
+                "date, were put in the opposite order, as all the others."
+            )
+        if self.undated:
+            notes.append(
+                f"{self.undated:,} histories have dates for some items alone and keep the file's order; is "
+                "it the order of time?"
+            )
+        return notes
+
+
+def outside_labels(task: Task) -> str:
+    """What comes of golds that are no labels."""
+    return "they are scored by distance" if task.kind == "rating" else "no answer to them can be right"
+
+
+def in_order(items: list[HistoryItem]) -> list[HistoryItem]:
+    """Sorted by date, stably, when all items have one: "what came before" has to be a prefix.
+
+    Where the newest stand first, all are turned round: those of one day, and those without a date.
+    """
+    dates = [item.date for item in items]
+    ordered = items[::-1] if newest_first(dates) else items
+    return ordered if None in dates else sorted(ordered, key=when)
+
+
+def newest_first(dates: Sequence[str | None]) -> bool:
+    """Whether dates fall from first to last, but some are the same or missing."""
+    known = [at_of(date) for date in dates if date is not None]
+    if len(set(known)) < 2 or len(set(known)) == len(dates):
+        return False
+    return all(one >= other for one, other in itertools.pairwise(known))
+
+
+def when(item: HistoryItem) -> int:
+    """What an item with a date is sorted by."""
+    return at_of(item.date or "")
+
+
+def at_of(date: str) -> int:
+    """Microseconds since 1970; 0 for what is no date."""
+    read = moment(date)
+    return read.at if read else 0
+
+
+def described(files: Iterable[Path]) -> list[dict[str, Any]]:
+    """Name, size and sha256 of files, for a source.
+
+    Raises:
+        DataError: one cannot be read.
+    """
+    try:
+        return [
+            {"file": file.name, "bytes": file.stat().st_size, "sha256": file_sha256(file)} for file in files
+        ]
+    except OSError as error:
+        raise DataError(f"{error.filename} cannot be read: {error}.") from error
+
+
+def digest(text: str) -> bytes:
+    """What stands for an id where very many have to be remembered."""
+    return hashlib.sha256(text.encode()).digest()[:16]
