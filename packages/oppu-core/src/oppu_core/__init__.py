@@ -1,9 +1,9 @@
 """oppu-core: everything that makes a personal language model.
 
-What this package exports is the Python API (``docs/python.md``); what else lies in its modules may change.
-In the order of the pipeline the rooms are :mod:`tasks`, :mod:`data`, :mod:`prompting`, :mod:`modeling`,
-:mod:`training`, :mod:`storage`, :mod:`runs` and :mod:`ownership`. Names are loaded when they are used:
-importing this package imports no torch.
+The names exported here are the Python API (``docs/python.md``); everything else in the modules may change.
+In pipeline order the rooms are :mod:`tasks`, :mod:`data`, :mod:`prompting`, :mod:`modeling`, :mod:`training`,
+:mod:`storage`, :mod:`runs` and :mod:`ownership`. Names are loaded on first use: importing this package does
+not import torch.
 """
 
 import importlib
@@ -45,7 +45,7 @@ __all__ = [
     "write_bundle",
 ]
 
-_ELSEWHERE = {  # than in `api`
+_ELSEWHERE = {  # names that are not in `api`, and their modules
     "Compute": "runs.options",
     "Dataset": "data.dataset",
     "OppuError": "errors",

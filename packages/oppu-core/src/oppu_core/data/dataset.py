@@ -1,8 +1,8 @@
 """The dataset on disk: a folder of Parquet shards, one row per user, described by ``dataset.json``.
 
-Read user by user. A test user is a row group of its own, so that one user is read without the others. Every
-page carries a checksum, every shard a sha256, and every split the sha256 of what it says (``content``), which
-does not depend on how Parquet wrote it. :mod:`oppu_core.data.dataset_writer` writes it.
+It is read user by user. Each test user has a row group, so that one user is read without the others. Every
+page has a checksum, every shard a sha256, and every split the sha256 of its contents (``content``), which
+does not depend on how Parquet wrote it. :mod:`oppu_core.data.dataset_writer` writes datasets.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from oppu_core.tasks.task_files import get_task, task_from
 FORMAT = 1
 MANIFEST = "dataset.json"
 
-# Beside the users: texts about them, and what was refused at import.
+# Files beside the users: their profile texts, and the records refused at import.
 PROFILES, REJECTED = "profiles.jsonl", "rejected.jsonl"
 
 SHARD = re.compile(r"(others|test)-\d{5,}\.parquet")
@@ -38,7 +38,7 @@ class Dataset:
         task: Its task.
         source: Where the users come from.
         counts: ``users``, ``queries`` and ``history_items`` of each split.
-        fingerprint: The sha256 of ``dataset.json``, and so of all users (not of what lies beside them).
+        fingerprint: The sha256 of ``dataset.json``, which covers all users (but not the files beside them).
 
     Example:
         >>> dataset = Dataset.open(Path("data/movies"))  # doctest: +SKIP
@@ -61,7 +61,7 @@ class Dataset:
         """Open a dataset folder.
 
         Raises:
-            DataError: the folder is missing, is no dataset, was written by a newer oppu, is of an unknown
+            DataError: the folder is missing, is not a dataset, was written by a newer oppu, has an unknown
                 task, or lacks a shard.
         """
         path = Path(path)
@@ -90,11 +90,11 @@ class Dataset:
         return cls(path, task, manifest, file_sha256(file))
 
     def content(self, split: Split) -> str:
-        """The sha256 of what the split's users say, in order; independent of how Parquet wrote it."""
+        """The sha256 of the split's users, in order; independent of how Parquet wrote them."""
         return self._content[split]
 
     def users(self, split: Split | None = None) -> Iterator[User]:
-        """Users in order, row group by row group; the others before the test users when `split` is None.
+        """Yield users in order, one row group at a time; for `split` None the others before the test users.
 
         Raises:
             DataError: a shard is damaged.
@@ -107,7 +107,7 @@ class Dataset:
                             yield from_row(row)
 
     def user(self, user_id: str) -> User:
-        """One user, read without the others: the column of user ids (once), then one row group.
+        """One user, read without the others: the column of user ids (once), then a single row group.
 
         Raises:
             DataError: there is no such user, or the shard is damaged.
@@ -121,7 +121,7 @@ class Dataset:
             return from_row(parquet.read_row_group(group, use_threads=False).slice(place, 1).to_pylist()[0])
 
     def user_ids(self, split: Split) -> list[str]:
-        """The ids of a split's users, in order, without reading anything else.
+        """The ids of a split's users, in order; nothing else is read.
 
         Raises:
             DataError: a shard is damaged.
@@ -130,7 +130,7 @@ class Dataset:
         return [user_id for user_id, (number, _, _) in index if self._shards[number]["split"] == split]
 
     def verify(self) -> None:
-        """Compare every shard with the checksum it was written with.
+        """Compare every shard with its checksum.
 
         Raises:
             DataError: a shard has changed or cannot be read.
@@ -144,7 +144,7 @@ class Dataset:
                 raise DataError(_damaged(self.path / shard["file"], "its checksum differs"))
 
     def _users_index(self) -> dict[str, tuple[int, int, int]]:
-        """Shard, row group and row of every user id."""
+        """{user id: (shard, row group, row)}."""
         if self._index is None:
             index = {}
             for number, shard in enumerate(self._shards):
@@ -158,7 +158,7 @@ class Dataset:
 
     @contextlib.contextmanager
     def _reading(self, shard: Mapping[str, Any]) -> Iterator[Any]:
-        """An open shard; whatever Parquet stumbles over inside the block becomes one DataError."""
+        """An open shard; any failure of Parquet inside the block becomes a DataError."""
         file = self.path / shard["file"]
         try:
             with pq.ParquetFile(file, page_checksum_verification=True) as parquet:
@@ -177,7 +177,7 @@ def _damaged(file: Path, problem: str) -> str:
 
 
 def _is_manifest(manifest: Mapping[str, Any]) -> bool:
-    """Whether ``dataset.json`` has everything that a reader relies on."""
+    """Whether ``dataset.json`` has everything that reading relies on."""
     try:
         return (
             isinstance(manifest["task"], str)
@@ -185,7 +185,7 @@ def _is_manifest(manifest: Mapping[str, Any]) -> bool:
             and isinstance(manifest["source"], dict)
             and all(type(manifest["counts"][split][name]) is int for split in SPLITS for name in NUMBERS)
             and all(isinstance(manifest["content"][split], str) for split in SPLITS)
-            # A name that leads out of the folder is no shard of ours.
+            # A shard's name must not lead out of the folder.
             and all(
                 SHARD.fullmatch(shard["file"])
                 and shard["split"] in SPLITS

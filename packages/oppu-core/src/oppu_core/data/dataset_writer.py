@@ -1,4 +1,4 @@
-"""A dataset folder written, or written again without some users: as a stream, whole or not at all."""
+"""Writing a dataset folder, or rewriting it without some users: as a stream, all or nothing."""
 
 import contextlib
 import dataclasses
@@ -21,7 +21,7 @@ _OURS = {MANIFEST, PROFILES, REJECTED}
 
 
 def _refuse_strangers(path: Path) -> None:
-    """Only what writers of datasets leave behind may be replaced: never a person's other files."""
+    """Refuse to replace a folder that holds anything but a dataset: a person's other files are safe."""
     if not path.exists():
         return
     if not path.is_dir():
@@ -47,26 +47,29 @@ def write_dataset(
     beside: Path | None = None,
     words: Callable[[], Words] | None = None,
 ) -> "Dataset":
-    """Write users as a dataset folder, as a stream, whole or not at all.
+    """Write users as a dataset folder, as a stream, all or nothing.
 
     The same users give the same bytes, however the two splits are interleaved. A dataset at `path` is
     replaced.
 
     Args:
-        path: The folder to be made.
+        path: The folder to make.
         task: Decides which fields history items and queries have.
         users: Users of both splits in any order; the order within a split is kept.
-        source: Where the users come from (JSON values, no absolute path). Looked at after the last user, so
-            that a reader can complete it on the way.
-        beside: A folder whose ``profiles.jsonl`` and ``rejected.jsonl``, where they are there after the last
-            user, go into the dataset's.
-        words: Asked after the last user: the task's :attr:`Task.words`, where these go by the texts.
+        source: Where the users come from (JSON values, no absolute path). Read after the last user, so that
+            a reader can complete it meanwhile.
+        beside: A folder whose ``profiles.jsonl`` and ``rejected.jsonl``, if present after the last user, are
+            copied into the dataset.
+        words: Called after the last user; returns :attr:`Task.words`, where they depend on the texts.
+
+    Returns:
+        The dataset, open.
 
     Raises:
         DataError: a user cannot be stored (the message names user and field), `path` holds something else,
             or the disk refuses.
     """
-    # Through a link to the folder it names; realpath, because a loop of links makes Path.resolve raise.
+    # Follow links to the folder; realpath, because Path.resolve raises on a loop of links.
     target = Path(os.path.realpath(path))
     user_ids: set[str] = set()
     test_query_ids: dict[str, str] = {}
@@ -82,7 +85,7 @@ def write_dataset(
                 if user.user_id in user_ids:
                     raise DataError(f"user {shown(user.user_id)} occurs twice; a user is one record.")
                 user_ids.add(user.user_id)
-                # Prediction files know a test query by its id alone; nobody looks up the others' queries.
+                # Prediction files identify a test query by its id alone; the others' are not looked up.
                 for query in user.queries if user.split == "test" else ():
                     if (first := test_query_ids.setdefault(query.id, user.user_id)) != user.user_id:
                         message = f"user {shown(user.user_id)}: query {shown(query.id)} has the id"
@@ -111,17 +114,20 @@ def write_dataset(
 
 
 def rewrite_dataset(path: Path, keep: Callable[[str], bool]) -> "Dataset":
-    """Write a dataset again with some of its users, in its place, whole or not at all.
+    """Rewrite a dataset in place with only some of its users, all or nothing.
 
-    Task, source and order stay. Of the profiles and refused records those of the other users go, too; what
-    was refused without a user id stays.
+    Task, source and order stay. Profiles and refused records of removed users are removed too; records
+    refused without a user id stay.
 
     Args:
         path: The dataset folder.
-        keep: Whether a user id stays.
+        keep: Whether to keep a user id.
+
+    Returns:
+        The new dataset, open.
 
     Raises:
-        DataError: the folder is no dataset or is damaged, or the disk refuses.
+        DataError: the folder is not a dataset or is damaged, or the disk refuses.
     """
     dataset = Dataset.open(path)
     with scratch_dir(Path(os.path.realpath(path))) as scratch:
@@ -133,7 +139,7 @@ def rewrite_dataset(path: Path, keep: Callable[[str], bool]) -> "Dataset":
 
 
 def _copy_rows(source: Path, target: Path, keep: Callable[[str], bool]) -> None:
-    """Copy the lines whose ``user_id`` stays."""
+    """Copy the lines whose ``user_id`` is kept."""
     try:
         with source.open(encoding="utf-8") as lines, target.open("w", encoding="utf-8") as out:
             for number, line in enumerate(lines, 1):

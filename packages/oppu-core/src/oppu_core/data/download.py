@@ -1,8 +1,8 @@
-"""LaMP's files from its official host, resumed where a download broke off.
+"""Downloading LaMP's files from its official host, resuming interrupted downloads.
 
-A file grows under the name ``<file>.part`` and gets its own name when it is whole. ``download.json`` beside
-it says which task and split the folder holds, and for every file the length and the validator (ETag or
-Last-Modified) that the server gave, so that only a file that has not changed is continued.
+A file is written as ``<file>.part`` and renamed when complete. ``download.json`` beside it records the task
+and split of the folder, and for every file the length and the validator (ETag or Last-Modified) that the
+server gave, so that only an unchanged file is continued.
 """
 
 import contextlib
@@ -23,13 +23,13 @@ HOST = "https://ciir.cs.umass.edu/downloads/LaMP/"
 PARTS = ("train", "dev", "test")
 LampSplit = Literal["time", "user"]
 
-# Tries without a new byte before we give up: the first one, and one after each pause (seconds).
+# Seconds to wait before each retry; one more try than pauses without a new byte, and the download fails.
 PAUSES = (1.0, 2.0, 4.0, 8.0)
 _TIMEOUT = 60.0
 
 
 def lamp_files(task: Task, split: LampSplit, parts: Sequence[str]) -> dict[str, str]:
-    """Where the parts of a task lie: {file name: path below the host}.
+    """The files of a task's parts: {file name: path below the host}.
 
     Raises:
         ConfigError: an unknown part, or the task is not one of LaMP's.
@@ -44,7 +44,7 @@ def lamp_files(task: Task, split: LampSplit, parts: Sequence[str]) -> dict[str, 
     return {
         name: f"{folder}/{part}/{name}"
         for part in parts
-        # The test golds are withheld for the leaderboard.
+        # LaMP withholds the test golds for its leaderboard.
         for name in (f"{part}_questions.json", f"{part}_outputs.json")[: 1 if part == "test" else 2]
     }
 
@@ -58,20 +58,23 @@ def download(
     on_progress: OnProgress | None = None,
     pauses: Sequence[float] = PAUSES,
 ) -> list[Path]:
-    """Get the files of a task; what is there and whole is left alone, what broke off is continued.
+    """Download the files of a task; complete files are kept, interrupted ones are continued.
 
     Args:
         task: One of LaMP's tasks.
         split: By time (as in the paper) or by user.
-        parts: Of :data:`PARTS`.
-        folder: Where the files go; one task and split a folder.
-        host: The address that the paths of :func:`lamp_files` are added to.
-        on_progress: Called with file name, bytes here, and bytes in all (None: not known).
-        pauses: Seconds to wait before each further try.
+        parts: Some of :data:`PARTS`.
+        folder: Where the files go; one task and split per folder.
+        host: The address that the paths of :func:`lamp_files` are appended to.
+        on_progress: Called with the file's name, bytes so far, and bytes in all (None if unknown).
+        pauses: Seconds to wait before each retry.
+
+    Returns:
+        The paths of the files.
 
     Raises:
         ConfigError: `folder` holds another task or split, or an option is wrong.
-        DataError: a file cannot be had or written; the message says what to do.
+        DataError: a file cannot be downloaded or written; the message says what to do.
     """
     files = lamp_files(task, split, parts)
     if not _is_address(host):
@@ -94,7 +97,7 @@ def download(
 
 
 def _is_address(url: str) -> bool:
-    """Whether a request can be sent there: what is special in a URL has to be escaped already."""
+    """Whether a request can be sent to a URL; its special characters must be escaped already."""
     try:
         parts = urllib.parse.urlsplit(url)
         host, _ = parts.hostname, parts.port
@@ -105,8 +108,8 @@ def _is_address(url: str) -> bool:
 
 
 def _client() -> httpx2.Client:
-    """What makes the requests, through the proxy that the environment names."""
-    # The bytes of the file itself are wanted, whose count the server tells.
+    """An HTTP client that uses the proxy named in the environment."""
+    # No compression: the length that the server gives must be the file's own.
     headers = {"User-Agent": "oppu", "Accept-Encoding": "identity"}
     try:
         return httpx2.Client(headers=headers, timeout=_TIMEOUT, follow_redirects=True)
@@ -130,7 +133,7 @@ def _state(folder: Path, task: Task, split: LampSplit) -> dict[str, Any]:
 
 
 def _is_state(state: Any) -> bool:
-    """Whether ``download.json`` has everything that we rely on."""
+    """Whether ``download.json`` has everything that downloads rely on."""
     return (
         isinstance(state, dict)
         and isinstance(state.get("files"), dict)

@@ -1,4 +1,4 @@
-"""What every importer shares: the protocol of a reader, and the way of its users into a dataset."""
+"""What all importers share: the protocol of a reader, and the checks between it and a dataset."""
 
 import collections
 import dataclasses
@@ -20,19 +20,19 @@ from oppu_core.texts import unseen
 
 T = TypeVar("T")
 OnProgress = Callable[[int, int], object]
-_DIFFERENT = 1_000  # answers that are counted one by one: memory stays bounded
-_LOOKED_AT = 10_000  # texts, and characters of each, that tell a script
+_DIFFERENT = 1_000  # answers that are counted separately: memory stays bounded
+_LOOKED_AT = 10_000  # texts, and characters of each, that are examined to find the script
 
 
 class Reader(Protocol):
-    """Files of one format, found and understood; the constructors raise what makes them unusable.
+    """Reads files of one format; constructors raise if the files are unusable.
 
     Attributes:
         task: The given or detected task.
         source: Where the data comes from, for :func:`oppu_core.data.dataset_writer.write_dataset`: `kind`,
-            `files` and what the reader counts. Complete when :meth:`users` has run to its end.
-        notes: What a person should know of, once :meth:`users` has run to its end.
-        intake: Saw the users, from the start of :meth:`users` on.
+            `files` and the reader's counts. Complete once :meth:`users` is exhausted.
+        notes: Notes for the person who imports. Complete once :meth:`users` is exhausted.
+        intake: Checks the users; set when :meth:`users` starts.
     """
 
     task: Task
@@ -41,11 +41,11 @@ class Reader(Protocol):
     intake: "Intake"
 
     def users(self, scratch: Path, rejects: Rejects, on_progress: OnProgress) -> Iterator[User]:
-        """Yield every usable user, in little memory.
+        """Yield every usable user, using little memory.
 
         Args:
-            scratch: A folder for what is needed on the way; ``profiles.jsonl`` in it is kept.
-            rejects: Where refused records go.
+            scratch: A folder for temporary files; ``profiles.jsonl`` in it is kept.
+            rejects: Collects refused records.
             on_progress: Called with the bytes read so far and in all.
 
         Raises:
@@ -55,19 +55,19 @@ class Reader(Protocol):
 
 
 def id_of(value: Any) -> str:
-    """How a unit is called in a message: by its id, where it has one."""
+    """A unit's id as part of a message; empty if it has none."""
     return f" {shown(value['id'])}" if isinstance(value, dict) and isinstance(value.get("id"), str) else ""
 
 
 class Intake:
-    """Users on their way into a dataset: a user id and a test query's id may occur once.
+    """Checks users on their way into a dataset: user ids and ids of test queries must be unique.
 
     Attributes:
-        outside: How often golds, and answers of the history, occur that are none of the task's labels.
-        texts: Of the first texts, how many (``all``) and how many that the official scorer does not see
-            (``unseen``).
-        turned: How many histories came with the newest item first and were turned round.
-        undated: How many have a date for some items alone.
+        outside: Counts of the golds, and of the history's answers, that are not labels of the task.
+        texts: Of the first texts, the number of all (``all``) and of those that the official scorer does not
+            see (``unseen``).
+        turned: Number of histories that came newest first and were reversed.
+        undated: Number of histories in which only some items have a date.
     """
 
     def __init__(self, task: Task, rejects: Rejects) -> None:
@@ -79,7 +79,7 @@ class Intake:
         self._queries: dict[str, Place] = {}
 
     def keep(self, place: Place, unit: str, value: Any, check: Callable[[Any], T]) -> T | None:
-        """What `check` makes of the value, or None: then it is refused."""
+        """The result of `check`; None if it refuses the value."""
         try:
             return check(value)
         except Unusable as problem:
@@ -87,12 +87,12 @@ class Intake:
             return None
 
     def items(self, place: Place, values: list[Any]) -> list[HistoryItem]:
-        """The usable history items, sorted by date, stably, when all of them have one."""
+        """The usable history items, stably sorted by date if all have one."""
         checked = (self.item(place, value) for value in values)
         return self.in_order([item for item in checked if item is not None])
 
     def in_order(self, items: list[HistoryItem]) -> list[HistoryItem]:
-        """:func:`in_order`, counting what was turned round."""
+        """Like :func:`in_order`, and counts what was reversed."""
         dates = [item.date for item in items]
         self.turned += newest_first(dates)
         self.undated += 0 < dates.count(None) < len(dates)
@@ -110,11 +110,11 @@ class Intake:
         )
 
     def has(self, user_id: str) -> bool:
-        """Whether there is a user of this id by now."""
+        """Whether a user with this id has been accepted."""
         return digest(user_id) in self._users
 
     def new_user(self, place: Place) -> None:
-        """Refuse a user whose id has come before."""
+        """Refuse a user whose id was seen before."""
         first = self._users.get(digest(place.user_id or ""))
         if first is not None:
             raise Unusable("user_id occurs twice", f"first in {first[0].name}, record {first[1]}")
@@ -122,10 +122,10 @@ class Intake:
     def user(
         self, place: Place, split: Split, items: Iterable[HistoryItem], queries: Iterable[Query]
     ) -> User:
-        """A user who is used: test users need history, others history or queries.
+        """An accepted user: test users need a history, others a history or queries.
 
         Raises:
-            Unusable: nothing is left to use.
+            Unusable: nothing usable is left.
             DataError: another test user has a query of the same id.
         """
         assert place.user_id is not None
@@ -148,7 +148,7 @@ class Intake:
         return user
 
     def _look(self, place: Place, user: User) -> None:
-        """Count what is no label, and texts in scripts that the official scorer does not see."""
+        """Count answers that are not labels, and texts in scripts that the official scorer does not see."""
         output, labels = self.task.output_field, self.task.labels
         answers = [("gold", query.gold) for query in user.queries if query.gold is not None]
         if output is not None:
@@ -174,7 +174,7 @@ class Intake:
             self.texts["unseen"] += sum(unseen(text[:_LOOKED_AT]) for text in texts)
 
     def notes(self) -> list[str]:
-        """What a person should know of the users that came in."""
+        """Notes on the imported users, for the person who imports."""
         notes = []
         for what, counts in self.outside.items():
             if counts:
@@ -196,14 +196,14 @@ class Intake:
 
 
 def outside_labels(task: Task) -> str:
-    """What comes of golds that are no labels."""
+    """How golds that are not labels are scored."""
     return "they are scored by distance" if task.kind == "rating" else "no answer to them can be right"
 
 
 def in_order(items: list[HistoryItem]) -> list[HistoryItem]:
-    """Sorted by date, stably, when all items have one: "what came before" has to be a prefix.
+    """Items stably sorted by date if all have one, so that "what came before" is a prefix.
 
-    Where the newest stand first, all are turned round: those of one day, and those without a date.
+    A history that is newest first is reversed, so that items of one day, or without a date, are in order too.
     """
     dates = [item.date for item in items]
     ordered = items[::-1] if newest_first(dates) else items
@@ -211,7 +211,7 @@ def in_order(items: list[HistoryItem]) -> list[HistoryItem]:
 
 
 def newest_first(dates: Sequence[str | None]) -> bool:
-    """Whether dates fall from first to last, but some are the same or missing."""
+    """Whether dates decrease from first to last, and some are equal or missing."""
     known = [at_of(date) for date in dates if date is not None]
     if len(set(known)) < 2 or len(set(known)) == len(dates):
         return False
@@ -219,21 +219,21 @@ def newest_first(dates: Sequence[str | None]) -> bool:
 
 
 def when(item: HistoryItem) -> int:
-    """What an item with a date is sorted by."""
+    """The sort key of an item with a date."""
     return at_of(item.date or "")
 
 
 def at_of(date: str) -> int:
-    """Microseconds since 1970; 0 for what is no date."""
+    """Microseconds since 1970; 0 if the text is not a date."""
     read = moment(date)
     return read.at if read else 0
 
 
 def described(files: Iterable[Path]) -> list[dict[str, Any]]:
-    """Name, size and sha256 of files, for a source.
+    """Name, size in bytes and sha256 of files, for a dataset's source.
 
     Raises:
-        DataError: one cannot be read.
+        DataError: a file cannot be read.
     """
     try:
         return [
@@ -244,5 +244,5 @@ def described(files: Iterable[Path]) -> list[dict[str, Any]]:
 
 
 def digest(text: str) -> bytes:
-    """What stands for an id where very many have to be remembered."""
+    """A short hash in place of an id, where very many have to be remembered."""
     return hashlib.sha256(text.encode()).digest()[:16]

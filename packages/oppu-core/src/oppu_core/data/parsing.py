@@ -1,6 +1,6 @@
-"""A value of a file becomes a history item, a query or a part of them, or is refused.
+"""Turning a file's values into history items, queries and their parts, or refusing them.
 
-The smallest unit is refused: the item, the query, else the user. Knows no file format.
+The smallest possible unit is refused: the item, the query, else the user. Knows no file format.
 """
 
 import re
@@ -17,7 +17,7 @@ from oppu_core.texts import as_number, number_text
 
 MAX_ID_CHARS = 1_000
 MAX_TEXT_CHARS = 1_000_000
-# What stands for nothing in an id or a time: pandas, SQL and Spark write it as text.
+# Missing ids and times as pandas, SQL and Spark write them.
 MISSING = (None, "", "nan", "NaN", "None", "NULL", "null", "<NA>", "NaT", "\\N")
 _ROUNDED = re.compile(r"[+-]?\d(\.\d+)?[eE]\+\d+|[+-]?\d\.\d+[eE]\d+")
 _NAMES = {
@@ -26,7 +26,7 @@ _NAMES = {
 
 
 def as_object(value: Any) -> dict[str, Any]:
-    """The value, if it is a JSON object."""
+    """The value, which must be a JSON object."""
     if isinstance(value, dict):
         return value
     raise Unusable(f"is not an object but {_name(value)}")
@@ -41,7 +41,7 @@ def as_list(record: Mapping[str, Any], name: str) -> list[Any]:
 
 
 def as_text(record: Mapping[str, Any], name: str, empty: bool = False) -> str:
-    """A field that must be text and, unless `empty`, must say something."""
+    """A field that must be text and, unless `empty`, not blank."""
     value = record.get(name)
     if not isinstance(value, str):
         raise Unusable(f"{name} must be text, but is {_name(value) if name in record else 'missing'}")
@@ -57,7 +57,7 @@ def as_text(record: Mapping[str, Any], name: str, empty: bool = False) -> str:
 
 
 def as_id(record: Mapping[str, Any], name: str) -> str:
-    """A field that identifies: kept exactly as it is, so that there is a limit to it."""
+    """An id, kept exactly as it is; its length is limited."""
     value = as_text(record, name)
     if len(value) > MAX_ID_CHARS:
         raise Unusable(f"{name} has more than {MAX_ID_CHARS:,} characters", f"{len(value):,}")
@@ -65,7 +65,7 @@ def as_id(record: Mapping[str, Any], name: str) -> str:
 
 
 def as_user_id(record: Mapping[str, Any]) -> str:
-    """The id of a user; what stands for a missing one would be one giant user."""
+    """A user's id; placeholders for missing ids are refused, as they would form one giant user."""
     if record.get("user_id") in MISSING[2:]:
         raise Unusable("user_id is missing", shown(record["user_id"]))
     user_id = as_id(record, "user_id")
@@ -75,8 +75,7 @@ def as_user_id(record: Mapping[str, Any]) -> str:
 
 
 def as_date(record: Mapping[str, Any], name: str = "date") -> str | None:
-    """A date or a time in UTC (:class:`oppu_core.data.moments.Moment`), or None where it is missing, null or
-    empty."""
+    """A date, or a time in UTC (:class:`oppu_core.data.moments.Moment`); None if missing, null or empty."""
     if record.get(name) in MISSING:
         return None
     text = as_text(record, name)
@@ -90,7 +89,7 @@ def as_date(record: Mapping[str, Any], name: str = "date") -> str | None:
 def as_fields(
     record: Mapping[str, Any], names: Iterable[str], optional: Iterable[str] = ()
 ) -> dict[str, str]:
-    """Several fields in composed Unicode; the optional ones may be missing, null or empty."""
+    """Several fields in composed Unicode (NFC); optional ones may be missing, null or empty."""
     return {
         name: ""
         if name in optional and record.get(name) is None
@@ -100,7 +99,7 @@ def as_fields(
 
 
 def as_history(task: Task, record: Mapping[str, Any]) -> dict[str, str]:
-    """The fields of a history item, its answer as :func:`as_answer`."""
+    """The fields of a history item, with its answer as by :func:`as_answer`."""
     fields = as_fields(record, task.history_fields, task.optional_fields)
     if task.output_field is not None and fields[task.output_field]:
         fields[task.output_field] = as_answer(task, fields[task.output_field], task.output_field)
@@ -108,7 +107,7 @@ def as_history(task: Task, record: Mapping[str, Any]) -> dict[str, str]:
 
 
 def as_answer(task: Task, text: str, name: str) -> str:
-    """An answer: the label that it is (:meth:`Task.label_of`), another number of a rating, or the text."""
+    """An answer: the label that it means (:meth:`Task.label_of`), else a rating's number, else the text."""
     if (label := task.label_of(text)) is not None:
         return label
     if task.kind == "rating" and as_number(text) is None:

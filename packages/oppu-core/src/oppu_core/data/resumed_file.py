@@ -1,4 +1,4 @@
-"""One file from a server, continued where an earlier try broke off."""
+"""Downloading one file, continuing where an earlier try stopped."""
 
 import contextlib
 import dataclasses
@@ -24,19 +24,19 @@ _TRY_AGAIN = (408, 429, 500, 502, 503, 504)
 
 
 class _BrokenOffError(Exception):
-    """The connection or the server failed in a way that another try may mend."""
+    """The connection or the server failed in a way that a retry may fix."""
 
 
 @dataclasses.dataclass(frozen=True)
 class _Remote:
-    """What a server said of a file: its length in bytes, and what tells this version from another."""
+    """What a server says of a file: its length in bytes, and a validator that identifies this version."""
 
     length: int | None
     validator: str | None
 
 
 class ResumedFile:
-    """One file of a folder on its way from the server."""
+    """One file of a folder that is being downloaded."""
 
     def __init__(
         self,
@@ -54,12 +54,12 @@ class ResumedFile:
 
     @property
     def known(self) -> _Remote:
-        """What the server said when the file was begun."""
+        """What the server said when the download began."""
         known = self.state["files"].get(self.name)
         return _Remote(known.get("bytes"), known.get("validator")) if known else _Remote(None, None)
 
     def note(self, remote: _Remote) -> None:
-        """Keep what the server said, before the bytes that it is about."""
+        """Record what the server said, before any of the bytes are written."""
         self.state["files"][self.name] = {"bytes": remote.length, "validator": remote.validator}
         write_json(self.target.with_name(STATE), self.state)
 
@@ -67,10 +67,10 @@ class ResumedFile:
         return self.part.stat().st_size if self.part.exists() else 0
 
     def get(self, pauses: Sequence[float]) -> None:
-        """Get the file, in as many tries as bring it on, and `pauses` more.
+        """Download the file; give up after ``len(pauses) + 1`` tries in a row without a new byte.
 
         Raises:
-            DataError: it cannot be had or written.
+            DataError: it cannot be downloaded or written.
         """
         if self.target.is_dir():
             raise DataError(f"{self.target} is a folder where a file should come; move it away.")
@@ -80,7 +80,7 @@ class ResumedFile:
         most = self.here()
 
         def count(state: tenacity.RetryCallState) -> None:
-            """Count tries from the last one that brought something; only what is new does, so this ends."""
+            """Restart the count after a try with new bytes; there are only so many, so this ends."""
             nonlocal most
             if self.here() > most:
                 most, state.attempt_number = self.here(), 1
@@ -102,10 +102,10 @@ class ResumedFile:
         self._finish()
 
     def _one_try(self) -> None:
-        """Bring the part as far as one connection does.
+        """Download as much as one connection gives.
 
         Raises:
-            _BrokenOffError: not to its end, but it may be tried again.
+            _BrokenOffError: the file is not complete, but a retry may help.
         """
         known, here = self.known, self.here()
         if here and here == known.length:
@@ -118,7 +118,7 @@ class ResumedFile:
                 if not response.is_success:
                     self._refused(response)
                 start, remote = _offered(response)
-                # A continuation need not repeat the validator.
+                # A partial response need not repeat the validator.
                 if start and (
                     start != here
                     or remote.length != known.length
@@ -199,7 +199,7 @@ class ResumedFile:
             ) from error
 
     def _finish(self) -> None:
-        """Check the end, and give the file its name."""
+        """Check the file's end and rename it."""
         with self.part.open("rb") as file:
             file.seek(max(0, self.here() - 64))
             end = file.read().rstrip()[-1:]
@@ -210,14 +210,14 @@ class ResumedFile:
                 "Content-Length?). Start the command again; --host names another address."
             )
         with self._writing():
-            # Also where the server did not tell the length: from now on we know it.
+            # From now on the length is known, even if the server did not give it.
             self.note(_Remote(self.here(), self.known.validator))
             self.part.replace(self.target)
             fsync_dir(self.target.parent)
 
 
 def _blocks(response: httpx2.Response) -> Iterator[bytes]:
-    """The body as it comes; one that breaks off is an error, or shows by its length."""
+    """The body as it arrives; a body that breaks off raises, or is noticed by its length."""
     try:
         yield from response.iter_raw()
     except httpx2.RemoteProtocolError as error:
@@ -228,14 +228,14 @@ def _blocks(response: httpx2.Response) -> Iterator[bytes]:
 
 
 def _root(error: BaseException) -> BaseException:
-    """What an error came from, in the first place."""
+    """The first error in a chain of causes."""
     while cause := error.__cause__ or error.__context__:
         error = cause
     return error
 
 
 def _offered(response: httpx2.Response) -> tuple[int, _Remote]:
-    """From which byte on the body starts, and what the server says of the whole file."""
+    """The byte at which the body starts, and what the server says of the whole file."""
     # A weak ETag does not promise the same bytes.
     etag, modified = response.headers.get("ETag"), response.headers.get("Last-Modified")
     validator = etag if etag and not etag.startswith("W/") else modified

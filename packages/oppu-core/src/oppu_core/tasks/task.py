@@ -1,4 +1,4 @@
-"""A task, as data: one frozen :class:`Task` each, and no code that knows a task by its name.
+"""Tasks as data: each is a frozen :class:`Task`, and no code knows a task by its name.
 
 :mod:`oppu_core.tasks.task_files` reads them from TOML files.
 """
@@ -20,7 +20,7 @@ ProfileKind = Literal["most_frequent_answer", "style", "topics", "usual_scores"]
 Words = Literal["official", "script"]
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
-# What neither prompts nor training examples are made from: a new title is no reason to train again.
+# Not used in prompts or training examples: a new title is no reason to train again.
 _ABOUT = (
     "title", "lamp_ids", "paper_id", "release_name", "official_folder", "input_pattern", "profile_prompt",
 )  # fmt: skip
@@ -28,13 +28,13 @@ _ABOUT = (
 
 @dataclasses.dataclass(frozen=True)
 class PersonalFormat:
-    """How a history item without an answer becomes text to learn: `target`, written after `prompt`."""
+    """How a history item without an answer becomes training text: `target`, written after `prompt`."""
 
     prompt: str
     target: str
 
     def render(self, fields: Mapping[str, str]) -> tuple[str, str] | None:
-        """(prompt, target) for an item, or None where the item lacks one of the fields."""
+        """(prompt, target) for an item, or None if it lacks one of the fields."""
         if not all(fields[name] for name in (*_fields_of(self.prompt), *_fields_of(self.target))):
             return None
         return self.prompt.format(**fields), self.target.format(**fields)
@@ -44,37 +44,36 @@ class PersonalFormat:
 class Task:
     """One personalization task.
 
-    What has a default may be left out of an own task's file; empty texts and tuples are filled in.
+    Fields with a default may be left out of a task file; empty texts and tuples are then filled in.
 
     Attributes:
-        name: Our name, as in ``lamp_2m``; also the name of files and folders.
-        kind: Decides the metrics.
+        name: Our name, e.g. ``lamp_2m``; also the name of files and folders.
+        kind: ``classification``, ``rating`` or ``generation``; decides the metrics.
         input_fields: Fields of a query.
         instruction: What the model is asked, before the query; ``{labels}`` stands for the label list.
-        query_template: The query behind the instruction; ends where the answer starts.
-        title: What a person calls it.
+        query_template: The query after the instruction; ends where the answer starts.
+        title: A title for people.
         labels: All possible answers (classification, rating), else empty. Ratings are numbers.
-        output_field: The history field that is an answer; None where the history does not have the task's
-            format.
+        output_field: The history field that holds the answer; None if history items have no answers.
         history_fields: Fields of a history item; by default the input fields and the output field.
         optional_fields: History fields that may be missing or empty.
-        text_field: The history field that a computed profile is about; by default the output field.
+        text_field: The history field that computed profiles are about; by default the output field.
         long_field: The input field that is cut when a prompt is too long; by default the first.
-        input_pattern: What cuts a raw LaMP `input` into the input fields (a regular expression with a group
-            of each field's name); by default the whole text is the only field.
+        input_pattern: A regular expression that splits a raw LaMP `input` into the input fields, with a group
+            named after each; by default the whole text is the only field.
         history_template: One retrieved history item on one line; by default the query with its answer.
         retrieval_template: The text that retrieval searches with (instruction without the label list).
-        personal_formats: Without an output field: what personal training reads; of several the first one
-            whose fields an item has.
+        personal_formats: Without an output field: what personal training reads. The first format whose fields
+            an item has is used.
         profile: The computed profile (a name in :data:`oppu_core.prompting.profiles.PROFILES`).
         profile_prompt: The instruction for a profile written by a language model (Appendix I).
-        max_answer_tokens: How many tokens an answer may have; more where a label needs more.
+        max_answer_tokens: The most tokens of an answer; raised where a label needs more.
         lamp_ids: Names in LaMP label and prediction files; the first is the official one.
         paper_id: The name in the paper's tables.
         release_name: The folder in the authors' release.
-        official_folder: The folder on LaMP's official host; empty for an own task.
-        words: What a word is to BM25 and ROUGE: ``official``, as in the authors' code and LaMP's scorer
-            (between spaces; of a-z and 0-9), or ``script``, as in :func:`oppu_core.texts.script_words`.
+        official_folder: The folder on LaMP's official host; empty for other tasks.
+        words: How BM25 and ROUGE split texts into words: ``official``, as in the authors' code and LaMP's
+            scorer (at spaces; a-z and 0-9), or ``script``, as :func:`oppu_core.texts.script_words` does.
     """
 
     name: str
@@ -103,7 +102,7 @@ class Task:
     words: str = "official"
 
     def __post_init__(self) -> None:
-        """Fill in what was left out, and check the rest, so that a slip in the data fails at once."""
+        """Fill in what was left out and check the rest, so that mistakes in a task file fail at once."""
         if not _NAME.fullmatch(self.name):
             raise ConfigError(f"task {self.name!r}: a name is lower-case letters, digits and underscores.")
         if self.kind not in get_args(Kind):
@@ -198,10 +197,10 @@ class Task:
 
     @property
     def fingerprint(self) -> str:
-        """The sha256 of everything that prompts and examples are made from."""
+        """The sha256 of everything that goes into prompts and training examples."""
         about = (
             (*_ABOUT, "words") if self.words == "official" else _ABOUT
-        )  # as it was before there was a choice
+        )  # unchanged from when there was no choice of words
         return content_id({k: v for k, v in dataclasses.asdict(self).items() if k not in about})
 
     @functools.cached_property
@@ -210,7 +209,7 @@ class Task:
 
     @functools.cached_property
     def _numbers(self) -> Mapping[decimal.Decimal, str | None]:
-        """Labels that are numbers, by value; None where several have one."""
+        """Labels that are numbers, by value; None if several labels have the same value."""
         numbers: dict[decimal.Decimal, str | None] = {}
         for label in self.labels:
             if (number := as_number(label)) is not None:
@@ -219,11 +218,11 @@ class Task:
 
     @property
     def labelled_history(self) -> bool:
-        """Whether a history item holds one of the labels."""
+        """Whether history items hold labels."""
         return bool(self.labels) and self.output_field is not None
 
     def label_of(self, text: str) -> str | None:
-        """The label that a text is, whatever its white space, Unicode form and zeros; None for none."""
+        """The label that a text means, whatever its white space, Unicode form and zeros; None if none."""
         key = label_key(text)
         if key in self._labels or not self._numbers:
             return self._labels.get(key)
@@ -231,11 +230,11 @@ class Task:
         return None if number is None else self._numbers.get(number)
 
     def answer_of(self, text: str) -> str:
-        """A text as an answer is trained on and compared: the label that it is, else in its normal form."""
+        """An answer as it is trained on and compared: the label that it means, else its normal form."""
         return self.label_of(text) or normal(text)
 
     def query_text(self, fields: Mapping[str, str]) -> str:
-        """The query as it stands in the prompt, behind the instruction."""
+        """The query as it appears in the prompt, after the instruction."""
         return self.query_template.format(**fields)
 
     def history_line(self, fields: Mapping[str, str]) -> str:
@@ -247,9 +246,9 @@ class Task:
         return self.retrieval_template.format(**fields)
 
     def parse_input(self, text: str) -> dict[str, str] | None:
-        """The query's fields out of a raw LaMP `input`, or None where it is not this task's.
+        """The query's fields from a raw LaMP `input`, or None if it is not of this task.
 
-        The first match counts: it ends the instruction, and whatever looks like it later is text.
+        The first match counts: it ends the instruction, and any later match is part of the text.
         """
         match = re.search(self.input_pattern, text, re.DOTALL)
         return match.groupdict() if match else None
@@ -259,7 +258,7 @@ def _fields_of(template: str) -> set[str]:
     """The fields that a template names.
 
     Raises:
-        ValueError: it is no template.
+        ValueError: it is not a template.
     """
     parts = [part for part in string.Formatter().parse(template) if part[1] is not None]
     if any(form or conversion for _, _, form, conversion in parts):

@@ -1,4 +1,4 @@
-"""Tasks out of TOML files: LaMP's seven in ``lamp/``, and people's own (docs/own-task.md).
+"""Reading tasks from TOML files: LaMP's seven in ``lamp/``, and users' own (docs/own-task.md).
 
 LaMP's have the prompts of the paper's Appendix H and the history lines of the authors' code.
 """
@@ -15,7 +15,7 @@ from oppu_core.tasks.task import PersonalFormat, Task
 
 
 def task_from(values: Mapping[str, Any], where: str) -> Task:
-    """A task out of the values of a TOML or JSON file.
+    """A task from the values of a TOML or JSON file.
 
     Raises:
         ConfigError: a setting is missing, unknown, of a wrong type, or contradicts another one; the message
@@ -35,7 +35,7 @@ def task_from(values: Mapping[str, Any], where: str) -> Task:
 
 
 def _setting(name: str, kind: Any, value: Any) -> Any:
-    """A value of a task file as the dataclass wants it; lists become tuples."""
+    """A value of a task file, checked and converted for the dataclass; lists become tuples."""
     listed = isinstance(value, list | tuple)
     if kind == tuple[PersonalFormat, ...]:
         shape = "a list of tables, each with prompt and target"
@@ -85,10 +85,10 @@ def get_task(name: str) -> Task:
 
 
 def load_task(name: str) -> Task:
-    """A task by its name, or an own one by the path of its TOML file.
+    """A task by its name, or by the path of its TOML file.
 
     Raises:
-        ConfigError: no such task, or the file is not a task's; it may not take the name of a LaMP task.
+        ConfigError: no such task, or the file does not define one; it may not take the name of a LaMP task.
     """
     if not name.endswith(".toml"):
         return get_task(name)

@@ -1,12 +1,12 @@
-"""What in a dataset would spoil a comparison: leaks, unusable answers, disorder, doubles.
+"""Auditing a dataset for whatever would spoil a comparison: leaks, unusable answers, disorder, duplicates.
 
-Texts are the same here when they have the same words: case, punctuation and space are evened out. They are
-nearly the same when the Jaccard similarity of their word 3-shingles is 0.8 or more (both of 5 words or more).
-In scripts without spaces a character is a word (:func:`oppu_core.texts.script_words`).
-What can be compared of a query and a history item are the fields that both have.
+Texts count as the same if they have the same words, whatever their case, punctuation and space. They are
+nearly the same if the Jaccard similarity of their word 3-shingles is 0.8 or more (both with 5 words or more).
+In scripts without spaces a character is a word (:func:`oppu_core.texts.script_words`). Queries and history
+items are compared by the fields that both have.
 
-Reads the test users twice and the others once, as a stream. In memory stay one user and, for the test side,
-eight bytes a text and query id (a chance of 1e-7 that any two of a million texts are taken for each other).
+Reads the test users twice and the others once, as a stream. Memory holds one user and, for the test users,
+eight bytes per text and query id (with a million texts, the chance that any two collide is 1e-7).
 """
 
 import collections
@@ -28,13 +28,16 @@ def audit(
     today: datetime.date | None = None,
     on_user: Callable[[], object] = lambda: None,
 ) -> list[Finding]:
-    """Everything that was found, in the order of :data:`KINDS`.
+    """Audit a dataset.
 
     Args:
-        dataset: Any dataset.
-        examples: At most how many examples of each finding.
-        today: Dates after it lie in the future; by default the present day in UTC.
-        on_user: Called once for each other and twice for each test user.
+        dataset: The dataset.
+        examples: The most examples of each finding.
+        today: Later dates are in the future; by default the current day in UTC.
+        on_user: Called twice for each test user and once for each other user.
+
+    Returns:
+        The findings, in the order of :data:`KINDS`.
 
     Raises:
         DataError: the dataset or its rejected.jsonl is damaged.

@@ -1,4 +1,4 @@
-"""What an audit looks for: texts on both sides of the split, leaks within a history, and odd records."""
+"""The checks of an audit: texts on both sides of the split, leaks within a history, and odd records."""
 
 import collections
 import hashlib
@@ -17,12 +17,12 @@ SHINGLE, NEAR, NEAR_WORDS = 3, 0.8, 5
 
 
 def words_of(text: str) -> list[str]:
-    """A text's words, case and punctuation evened out; where there is nothing but punctuation, that."""
+    """A text's words, without case and punctuation; if there is only punctuation, that."""
     return script_words(text) or text.casefold().split()
 
 
 def _comparable(task: Task) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Which fields of a query and of a history item are held against each other."""
+    """The fields of a query and of a history item that are compared."""
     shared = tuple(name for name in task.input_fields if name in task.history_fields)
     return (shared, shared) if shared else ((task.long_field,), (task.text_field,))
 
@@ -43,7 +43,7 @@ _NO_TEXT = _text_digest("")
 
 
 class SplitChecks:
-    """The test users' texts and query ids as digests, and which of them the others have too."""
+    """Finds texts and query ids of test users that the others have too; keeps digests only."""
 
     def __init__(self, task: Task, cases: Cases) -> None:
         self.of_query, self.of_item = _comparable(task)
@@ -85,13 +85,13 @@ class SplitChecks:
 
 
 class RecordChecks:
-    """What one user's record shows by itself."""
+    """Checks the record of one user by itself."""
 
     def __init__(self, task: Task, cases: Cases, tomorrow: str) -> None:
         self.task, self.tomorrow = task, tomorrow
         self.add = cases.add
         self.of_query, self.of_item = _comparable(task)
-        # A label or answer has a finding of its own.
+        # Labels have findings of their own.
         self.needed = [
             name
             for name in task.history_fields
@@ -150,7 +150,7 @@ class RecordChecks:
         return read is not None and FIRST_YEAR <= read.text < self.tomorrow
 
     def _future_items(self, user: User) -> None:
-        """Queries that see items which are younger than they are."""
+        """Find queries that see items which are later than themselves."""
         starts = (moment(item.date or "") for item in user.history)
         latest = [0, *itertools.accumulate((start.at if start else 0 for start in starts), max)]
         for query in user.queries:
@@ -171,7 +171,7 @@ class RecordChecks:
             texts.add(words)
 
     def look_for_leaks(self, user: User) -> None:
-        """Hold every query against the items that it sees; later ones cannot reach it."""
+        """Compare every query with the items that it sees."""
         first: dict[Words, int] = {}
         first_field: dict[Words, int] = {}
         with_shingle: dict[Words, list[int]] = collections.defaultdict(list)
@@ -206,7 +206,7 @@ class RecordChecks:
 
 
 def _shingles(words: Words) -> set[Words]:
-    """The runs of three words in a text that is long enough to be compared so."""
+    """The runs of three words of a text; none if it is too short to be compared this way."""
     if len(words) < NEAR_WORDS:
         return set()
     return {words[start : start + SHINGLE] for start in range(len(words) - SHINGLE + 1)}

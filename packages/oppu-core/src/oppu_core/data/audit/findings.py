@@ -1,4 +1,4 @@
-"""What an audit found: the cases of each kind, counted, with the first few as examples."""
+"""The findings of an audit: the cases of each kind, counted, with the first few as examples."""
 
 import collections
 import dataclasses
@@ -11,7 +11,7 @@ from oppu_core.data.types import HistoryItem, Query, User
 
 @dataclasses.dataclass(frozen=True)
 class Occurrence:
-    """One case: whose, which item or query, and an excerpt on one line."""
+    """One case: its user, its item or query, and an excerpt on one line."""
 
     user_id: str
     id: str
@@ -24,13 +24,13 @@ class Finding:
 
     Attributes:
         name: A key of :data:`KINDS`.
-        severity: `error` makes results wrong, `warning` may, `info` is good to know.
+        severity: An `error` makes results wrong, a `warning` may; `info` is good to know.
         meaning: One sentence.
         advice: What to do.
-        count: How many cases.
-        total: How many were looked at, counted in `unit`; None where that is not known.
+        count: Number of cases.
+        total: Number of things checked, in `unit`; None if unknown.
         unit: What is counted.
-        users: How many users have a case.
+        users: Number of users with a case.
         examples: The first few.
     """
 
@@ -46,7 +46,7 @@ class Finding:
 
 
 class Cases:
-    """Counts and first examples of every kind; users arrive one after the other."""
+    """Collects counts and first examples of every kind, user by user."""
 
     def __init__(self, most: int) -> None:
         self.most = most

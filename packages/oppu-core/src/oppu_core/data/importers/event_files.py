@@ -1,4 +1,4 @@
-"""Which files hold a table of events: one file, or the parts in a folder."""
+"""Finding the files of a table of events: one file, or the parts in a folder."""
 
 from pathlib import Path
 
@@ -8,10 +8,10 @@ from oppu_core.errors import DataError
 
 
 def event_files(path: Path) -> list[Path]:
-    """The file itself, or the parts in a folder, by name; hidden ones, ``_SUCCESS`` and the like are none.
+    """The file itself, or a folder's part files by name, without hidden ones, ``_SUCCESS`` and the like.
 
     Raises:
-        DataError: there is none, or the folder cannot be taken as parts of one table.
+        DataError: there is no file, or the folder's files are not parts of one table.
     """
     try:
         if not path.is_dir():
@@ -19,7 +19,7 @@ def event_files(path: Path) -> list[Path]:
         names = {entry.name: entry for entry in path.iterdir()}
         parts = [names[name] for name in sorted(names) if not name.startswith((".", "_"))]
         folder = next((part for part in parts if part.is_dir()), None)
-        files = [part for part in parts if part.stat().st_size]  # who writes in parallel leaves empty ones
+        files = [part for part in parts if part.stat().st_size]  # parallel writers leave empty ones
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error}.") from error
     if "_delta_log" in names:
@@ -37,7 +37,7 @@ def event_files(path: Path) -> list[Path]:
 
 
 def looks_like_parts(path: Path) -> bool:
-    """Whether a folder's files, which nobody has named, are parts of a table by their names."""
+    """Whether a folder's files are parts of one table, by their names."""
     try:
         suffixes = {suffix_of(file) for file in event_files(path)}
     except DataError:

@@ -1,4 +1,4 @@
-"""One history out of the profiles of a user's questions."""
+"""Merging the profiles of a user's questions into one history."""
 
 from collections.abc import Sequence
 
@@ -6,15 +6,15 @@ from oppu_core.data.intake import at_of
 
 
 def merge(profiles: Sequence[Sequence[int]], dates: Sequence[str | None]) -> tuple[list[int], list[int]]:
-    """One history out of the profiles of a user's questions, and how much of it each question sees.
+    """Merge the profiles of a user's questions into one history, and find how much of it each question sees.
 
-    A question sees the longest prefix of which every item is in its own profile: never one that it did not
-    have. The history is sorted by date when all items have one; for the rest (ties, or no dates) the items of
-    the shortest profile come first, then what the next one adds, each in its own order. Profiles that only
-    grow, or that are the same, are thus seen as a whole.
+    A question sees the longest prefix whose items are all in its own profile, never an item that it did not
+    have. The history is sorted by date if all items have one; otherwise, and for equal dates, the items of
+    the shortest profile come first, then those that the next one adds, each in its own order. So profiles
+    that only grow, or that are equal, are seen as a whole.
 
     Args:
-        profiles: The different items of each question's profile, as indices into `dates`.
+        profiles: The distinct items of each question's profile, as indices into `dates`.
         dates: The items' dates.
 
     Returns:

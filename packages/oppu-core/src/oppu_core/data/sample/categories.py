@@ -1,4 +1,4 @@
-"""Planted journalists: an article touches three categories, and each user ranks all categories."""
+"""Made-up journalists: an article touches three categories, and each user ranks all categories."""
 
 from oppu_core.data.sample.ranked import RankedGrammar
 from oppu_core.tasks.task_files import TASKS

@@ -1,4 +1,4 @@
-"""What is planted into the sample world's test users for a study to find."""
+"""Effects that can be planted into the sample world's test users, for studies to find."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -8,18 +8,18 @@ from oppu_core.errors import ConfigError
 
 @dataclasses.dataclass(frozen=True)
 class Planted:
-    """What is planted into the test users' data for a study to find; by default nothing.
+    """Effects planted into the test users' data; none by default.
 
     Attributes:
-        shift: The share of each history, its oldest items, that was answered with other preferences; in
+        shift: The share of each history, its oldest items, that is answered with other preferences; in
             [0, 1). Texts, dates and queries stay as they are.
-        inactive: The share of the users who keep only their latest 2 to 6 history items; in [0, 1]. Their
-            queries stay as they are.
+        inactive: The share of users who keep only their latest 2 to 6 history items; in [0, 1]. Their queries
+            stay as they are.
         irrelevant: The share of each history's items that are about subjects that the user's queries never
             touch; in [0, 1). All other items, and the queries, are about the other half of the subjects.
 
     Raises:
-        ConfigError: If a share is out of its range.
+        ConfigError: a share is out of its range.
     """
 
     shift: float = 0.0
@@ -35,7 +35,7 @@ class Planted:
 
     @classmethod
     def read(cls, texts: Sequence[str]) -> "Planted":
-        """Read what a person asked for: ``["shift=0.5", "inactive=0.3"]``.
+        """Parse options such as ``["shift=0.5", "inactive=0.3"]``.
 
         Raises:
             ConfigError: it is not understood, or out of its range.

@@ -1,4 +1,4 @@
-"""Planted movie taggers: a description evokes three tags, and each user ranks all tags in an own order."""
+"""Made-up movie taggers: a description evokes three tags, and each user ranks all tags."""
 
 from oppu_core.data.sample.ranked import RankedGrammar
 from oppu_core.tasks.task_files import TASKS

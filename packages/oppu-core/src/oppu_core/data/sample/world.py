@@ -1,13 +1,13 @@
-"""The sample world's mechanism: users with planted preferences answer scenes from a grammar.
+"""The mechanism of the sample world: users with planted preferences answer scenes from a grammar.
 
-A grammar knows how to draw preferences and scenes and how a user answers a scene; everything else (how
-active users are, dates, splits, who may see which text) is the same for every task and lives here.
+A grammar draws preferences and scenes, and says how a user answers a scene; everything else (users' activity,
+dates, splits, who may see which text) is the same for every task and is done here.
 
-Texts are split by their own hash: a text that belongs to the test users can never be drawn for the others
-or for pretraining, whatever the seeds. So no base can have read a test user's text.
+Texts are split by their own hash: a text of the test users can never be drawn for the others or for
+pretraining, whatever the seeds. So no base can have read a test user's text.
 
-What a study looks for can be planted into the test users' data (:class:`Planted`). Its draws are made beside
-those of the plain world, so that only what is planted differs from it.
+Effects that studies look for can be planted into the test users' data (:class:`Planted`). They have random
+draws of their own, so that nothing else changes.
 """
 
 import datetime
@@ -36,36 +36,36 @@ _INACTIVE = (2, 6)
 
 
 class Grammar(Protocol):
-    """What a task adds to the world. Preferences and scenes are the grammar's own types."""
+    """A task's part of the world. Preferences and scenes have the grammar's own types."""
 
     @property
     def task(self) -> Task:
-        """The task whose items, queries and answers it makes."""
+        """The task whose items, queries and answers this makes."""
 
     @property
     def all_subjects(self) -> tuple[str, ...]:
-        """What a scene can be about; every half of them has scenes of its own."""
+        """All subjects of scenes; there are scenes for any half of them."""
 
     def preferences(self, rng: random.Random) -> Any:
         """Draw a user's planted preferences."""
 
     def scene(self, rng: random.Random) -> Any:
-        """Draw something to be answered; no user is involved."""
+        """Draw a scene to be answered, independent of users."""
 
     def subjects(self, scene: Any) -> frozenset[str]:
         """The subjects that a scene is about."""
 
     def fields(self, scene: Any) -> Mapping[str, str]:
-        """The task's input fields for a scene; no user is involved, so a query gives nothing away."""
+        """The task's input fields for a scene, independent of users, so that a query reveals nothing."""
 
     def item(self, scene: Any, preferences: Any, rng: random.Random) -> Mapping[str, str]:
-        """The history fields that the user leaves behind for a scene."""
+        """The history fields of a scene that the user has answered."""
 
     def answer(self, scene: Any, preferences: Any, rng: random.Random | None) -> str:
-        """How the user answers; without `rng` the most probable answer (the oracle)."""
+        """The user's answer; without `rng`, the most probable one (the oracle)."""
 
     def likeness(self, one: Any, other: Any) -> float:
-        """How alike two users' preferences are, in [0, 1]; 1 for the same."""
+        """How similar two users' preferences are, from 0 to 1 (equal)."""
 
 
 GRAMMARS: dict[str, Grammar] = {
@@ -85,16 +85,17 @@ GRAMMARS: dict[str, Grammar] = {
 def _scene_for(
     grammar: Grammar, audience: Audience, rng: random.Random, about: frozenset[str] | None = None
 ) -> tuple[Any, str]:
-    """Draw scenes until one belongs to this audience: the scene, and the text that decides it.
+    """Draw scenes until one belongs to this audience; with `about`, it has only these subjects.
 
-    With `about` the scene has no subjects but these.
+    Returns:
+        The scene, and the text that decides its audience.
     """
     while True:
         scene = grammar.scene(rng)
         if about is not None and not grammar.subjects(scene) <= about:
             continue
         fields = grammar.fields(scene)
-        # The part of a query that a history holds too: a paper's title without the options of a query.
+        # The fields of a query that histories have too: a paper's title without the query's options.
         text = "\n".join(fields[name] for name in fields if name in grammar.task.history_fields)
         if hashlib.sha256(text.encode()).digest()[0] % 16 in _SHARE[audience]:
             return scene, text
@@ -105,18 +106,18 @@ def _user_id(split: Split, index: int) -> str:
 
 
 def _user_key(task: Task, split: Split, index: int, seed: int) -> str:
-    """The seed of all that is drawn for a user; what is planted has keys of its own below it."""
+    """The seed of everything drawn for a user; planted effects have keys of their own derived from it."""
     return f"sample world/{seed}/{task.name}/{split}/{index}"
 
 
 def _chosen(index: int, share: float) -> bool:
-    """Whether a user is among this share of all; those chosen are spread evenly."""
-    # A little more than nothing, or 100 * 0.29 would be below 29.
+    """Whether a user belongs to this share of all users; those chosen are evenly spread."""
+    # The small term corrects rounding: 100 * 0.29 is below 29.
     return math.floor((index + 1) * share + 1e-9) > math.floor(index * share + 1e-9)
 
 
 def _halves(subjects: tuple[str, ...], rng: random.Random) -> tuple[frozenset[str], frozenset[str]]:
-    """The subjects of a user's queries, about half of all, and the other subjects."""
+    """The subjects of a user's queries (half of all, rounded up), and the other subjects."""
     near = frozenset(rng.sample(subjects, math.ceil(len(subjects) / 2)))
     return near, frozenset(subjects) - near
 
@@ -130,7 +131,7 @@ def _world_user(
     queries: int,
     plant: Planted = NOTHING,
 ) -> User:
-    """One planted user; all that is drawn depends on (seed, task, split, index) and `plant` alone."""
+    """One made-up user; all draws depend only on (seed, task, split, index) and `plant`."""
     key = _user_key(grammar.task, split, index, seed)
     rng = random.Random(key)
     preferences = grammar.preferences(rng)
@@ -166,7 +167,7 @@ def _world_user(
         item_id = f"{_user_id(split, index)}-{number:04d}"
         if place < length:
             item = grammar.item(scene, preferences, rng)
-            if place in shifted:  # after the draw above, so that those to come do not depend on the shift
+            if place in shifted:  # after the draw above, so that later draws do not depend on the shift
                 item = grammar.item(scene, former, former_rng)
             history.append(HistoryItem(item_id, item, day.isoformat()))
         else:
@@ -186,7 +187,7 @@ def sample_users(
     seed: int = 0,
     plant: Planted = NOTHING,
 ) -> Iterator[User]:
-    """The users of a planted dataset, others first.
+    """The users of a made-up dataset, others first.
 
     Args:
         task: A task of :data:`GRAMMARS`.
@@ -195,7 +196,7 @@ def sample_users(
         history: The range of the test users' history lengths (log-uniform).
         queries: Queries of each test user.
         seed: The same seed gives the same users.
-        plant: What is planted into the test users' data; the others never depend on it.
+        plant: Effects planted into the test users' data; the others do not depend on it.
     """
     grammar = GRAMMARS[task.name]
     for split in SPLITS:
@@ -207,7 +208,7 @@ def sample_users(
 
 
 def planted_preferences(task: Task, user_id: str, seed: int) -> Any:
-    """The preferences by which a test user's queries are answered, of the grammar's own type.
+    """The preferences by which a test user's queries are answered, in the grammar's own type.
 
     Args:
         task: A task of :data:`GRAMMARS`.
@@ -215,7 +216,7 @@ def planted_preferences(task: Task, user_id: str, seed: int) -> Any:
         seed: The seed given to :func:`sample_users`.
 
     Raises:
-        ConfigError: If the task has no grammar, or no test user has such an id.
+        ConfigError: the task has no grammar, or no test user has such an id.
     """
     if task.name not in GRAMMARS:
         raise ConfigError(f"task {task.name}: the sample world has only {', '.join(GRAMMARS)}")
@@ -226,7 +227,7 @@ def planted_preferences(task: Task, user_id: str, seed: int) -> Any:
 
 
 def planted_likeness(task: Task, user_ids: Sequence[str], seed: int) -> list[list[float]]:
-    """How alike each two test users' planted preferences are.
+    """How similar the planted preferences of every two test users are.
 
     Args:
         task: A task of :data:`GRAMMARS`.
@@ -234,20 +235,20 @@ def planted_likeness(task: Task, user_ids: Sequence[str], seed: int) -> list[lis
         seed: The seed given to :func:`sample_users`.
 
     Returns:
-        likeness_UU: ``[users, users]`` in the given order, in [0, 1], symmetric, and 1 on the diagonal.
+        likeness_UU: [U, U] in the given order, from 0 to 1, symmetric, with 1 on the diagonal.
 
     Raises:
-        ConfigError: If the task has no grammar, or no test user has such an id.
+        ConfigError: the task has no grammar, or no test user has such an id.
     """
     planted = [planted_preferences(task, user_id, seed) for user_id in user_ids]
     return [[GRAMMARS[task.name].likeness(one, other) for other in planted] for one in planted]
 
 
 def world_texts(task: Task, rng: random.Random, items: int) -> User:
-    """A passing user of the pretraining audience: `items` history items and one query.
+    """A one-off user of the pretraining audience: `items` history items and one query.
 
-    Preferences are drawn anew for every call and the user is never seen again, so a base that reads these
-    texts learns what headlines and tags look like, and nobody's preferences.
+    Preferences are drawn anew in every call and the user never reappears, so a base trained on these texts
+    learns what headlines and tags look like, but nobody's preferences.
     """
     grammar = GRAMMARS[task.name]
     preferences = grammar.preferences(rng)
