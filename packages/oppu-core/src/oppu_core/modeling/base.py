@@ -1,4 +1,4 @@
-"""Load a base: the model, its tokenizer's conventions, and a fingerprint of both.
+"""Loading a base: the model, its tokenizer's conventions, and a fingerprint of both.
 
 ``tiny`` is the base that ships with this package. Knows nothing of users, tasks or adapters.
 """
@@ -85,7 +85,7 @@ class Base:
 
     @property
     def device(self) -> torch.device:
-        """Where the model lies."""
+        """The model's device."""
         device: torch.device = self.model.device
         return device
 

@@ -1,4 +1,4 @@
-"""The types that a base's weights can have."""
+"""The data types and quantizations of a base's weights."""
 
 from typing import Literal
 

@@ -1,6 +1,6 @@
-"""Attention over packed rows (:mod:`oppu_core.modeling.packing`), by a model's own function for padded ones.
+"""Attention over packed rows (:mod:`oppu_core.modeling.packing`), through a model's own attention function.
 
-An example's tokens look at the prefix and at themselves alone; tokens go to slots and come back.
+An example's tokens attend to the prefix and to their own example only; tokens are moved to slots and back.
 
 Axes: those of :mod:`oppu_core.modeling.packing`; k positions that a token may look at (prefix and own
 tokens), w written tokens, H heads, D size of a head, d hidden size.
@@ -17,16 +17,16 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from oppu_core.modeling.packing import Packed
 
-# Not cuDNN's, which torch prefers on new GPUs: it makes a plan for every new shape, and every step has one
+# Not cuDNN's, which torch prefers on new GPUs: it plans for every new shape, and every step has a new one
 # (benchmarks/gpu.py measures both).
 KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 class _ToSlots(torch.autograd.Function):
-    """Tokens [t, d] to the slots of prefixes and of examples; the other way round is :class:`_FromSlots`.
+    """Moves tokens [t, d] to the slots of prefixes and of examples; :class:`_FromSlots` is the inverse.
 
-    A token that counts has one slot, so that both directions and both gradients are gathers, where indexing
-    would scatter. Padding points at rows that have no gradient (:class:`oppu_core.modeling.packing.Packed`).
+    Every real token has one slot, so that both directions and both gradients are gathers, where indexing
+    would scatter. Padding points to rows without a gradient (:class:`oppu_core.modeling.packing.Packed`).
     """
 
     @staticmethod
@@ -43,7 +43,7 @@ class _ToSlots(torch.autograd.Function):
 
 
 class _FromSlots(torch.autograd.Function):
-    """The slots of prefixes and of examples to tokens [t, d]."""
+    """Moves the slots of prefixes and of examples back to tokens [t, d]."""
 
     @staticmethod
     def forward(
@@ -64,20 +64,20 @@ def _gather(x_td: torch.Tensor, there_s: torch.Tensor, cut: int) -> tuple[torch.
 
 
 def _scatter(prefix: torch.Tensor, own: torch.Tensor, back_t: torch.Tensor) -> torch.Tensor:
-    # Behind them the slot that belongs to nobody, where padding comes from.
+    # The last slot belongs to nobody; padding is read from it.
     return torch.cat([prefix, own, own.new_zeros(1, own.shape[1])]).index_select(0, back_t)
 
 
 @dataclasses.dataclass
 class Reading:
-    """What is being read: the rows, and in answering what was read before.
+    """The state of one pass over packed rows and, when answering, of the tokens written after them.
 
     Attributes:
         packed: The rows.
         attention: The name of the model's own attention function.
-        room: w, the tokens to be written behind each example; 0 in training.
-        step: How many of them have been; None while the rows themselves are read.
-        layers: The attention modules that have asked.
+        room: w, the number of tokens to write after each example; 0 in training.
+        step: How many have been written; None while the rows themselves are read.
+        layers: The attention modules that have called.
         cache: Keys and values [U * B, H, k + w, D] by attention module.
     """
 
@@ -90,12 +90,12 @@ class Reading:
     masks: dict[Any, torch.Tensor] = dataclasses.field(default_factory=dict)
 
     def mask(self, part: str, window: int | None, like: torch.Tensor) -> torch.Tensor:
-        """What to add to attention's scores: 0 where a query may look, else -inf.
+        """An additive attention mask: 0 where a token may attend, else -inf.
 
         Args:
             part: ``prefix`` [1, 1, p, p], ``own`` [U * B, 1, o, k] or ``next`` [U * B, 1, 1, k + w].
-            window: How far back a query of this layer looks, itself included; None without bound.
-            like: Gives type and device.
+            window: How many tokens back this layer attends, including itself; None for no limit.
+            like: A tensor of the mask's type and device.
         """
         key = (part, window, self.step)
         if key not in self.masks:
@@ -125,7 +125,7 @@ class Reading:
             )
             allowed_UBok = allowed_Uok[:, None].expand(users, rows, *allowed_Uok.shape[1:])
             return allowed_UBok.reshape(users * rows, 1, *allowed_Uok.shape[1:])
-        # The next token of an example stands behind its own ones and those that were written before it.
+        # An example's next token comes after its own tokens and those already written.
         step = self.step or 0
         now_UB1 = (prefix_U1 + packed.own_UB)[:, :, None] + step
         near_UBp = now_UB1 - at_p < far
@@ -149,11 +149,11 @@ class Reading:
         value_UHTD: torch.Tensor,
         **options: Any,
     ) -> torch.Tensor:
-        """Attention over packed rows by means of the model's function for padded ones; [U, T, H, D]."""
+        """Attention over packed rows [U, T, H, D], through the model's function for padded ones."""
         self.layers.add(module)
         if self.attention in ALL_ATTENTION_FUNCTIONS:
             function = ALL_ATTENTION_FUNCTIONS[self.attention]
-        else:  # a family's plain one stands beside its layers
+        else:  # a family's eager function is in the module of its layers
             function = sys.modules[type(module).__module__].eager_attention_forward
         if self.step is not None:
             return self._attend_next(function, module, query_UHTD, key_UHTD, value_UHTD, **options)
@@ -173,7 +173,7 @@ class Reading:
             )
 
         def joined(x: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-            """Every example's, behind its user's prefix [U * B, H, k, D]."""
+            """Every example's tokens after its user's prefix [U * B, H, k, D]."""
             prefix, own = x
             both = torch.cat([prefix[:, None].expand(users, rows, *prefix.shape[1:]), own], dim=3)
             return both.flatten(0, 1)
@@ -203,7 +203,7 @@ class Reading:
         value_UHBD: torch.Tensor,
         **options: Any,
     ) -> torch.Tensor:
-        """The same for one more token of every example; a user's row holds one of each; [U, B, H, D]."""
+        """The same [U, B, H, D] for one more token of every example; a user's row holds one of each."""
         place = self.packed.prefix + self.packed.own + (self.step or 0)
         keys, values = self.cache[module]
         users, _, rows, _ = query_UHBD.shape

@@ -1,9 +1,9 @@
 """A causal language model of ``transformers`` that reads packed rows (:mod:`oppu_core.modeling.packing`).
 
-Three things are changed while it does, and put back afterwards. Attention sees to it that an example's
-tokens look at the prefix and at themselves alone; the last layer's feed-forward and the output head only work
-where a target is predicted; a soft prompt takes its place in front. Everything else is the model's own code,
-so that any family works whose attention can be exchanged; :mod:`oppu_core.modeling.trial` tries it.
+Three things are changed meanwhile, and restored afterwards: in attention, an example's tokens see the prefix
+and their own example only; the last layer's feed-forward and the output head run only where a target is
+predicted; soft prompts are put in front. Everything else is the model's own code, so that every family works
+whose attention can be replaced; :mod:`oppu_core.modeling.trial` tries it.
 
 Axes: those of :mod:`oppu_core.modeling.packing`; V vocabulary, v virtual tokens of a soft prompt, d hidden
 size, e tokens that end an answer.
@@ -23,7 +23,7 @@ from oppu_core.modeling.packed_attention import KERNELS, Reading
 from oppu_core.modeling.packing import Packed, TokenizedExample
 
 _NAME = "oppu_packed"
-_LOCK = threading.RLock()  # a model is changed while it reads: one at a time in a process
+_LOCK = threading.RLock()  # the model is changed meanwhile: one at a time per process
 
 
 def _attention(
@@ -34,19 +34,19 @@ def _attention(
     attention_mask: Any,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
-    """What ``transformers`` calls in the place of a model's attention function; the masks are ours."""
+    """What ``transformers`` calls instead of a model's attention function; it ignores the given mask."""
     assert PackedModel.reading is not None
     return PackedModel.reading.attend(module, query, key, value, **options), None
 
 
 class PackedModel:
-    """A frozen causal language model, to be used inside ``with``; one at a time in a process.
+    """A frozen causal language model, used in a ``with`` block; one at a time per process.
 
     Args:
         model: A model of ``transformers``; its modules may carry adapters.
 
     Attributes:
-        reading: What is being read, by whichever model of the process is inside ``with``.
+        reading: The current pass of whichever model of the process is in its ``with`` block.
     """
 
     reading: ClassVar[Reading | None] = None
@@ -69,7 +69,7 @@ class PackedModel:
             hook = self._model.base_model.register_forward_hook(self._keep_targets)
             undo.callback(hook.remove)
             if (last := _last_feed_forward(self._model)) is not None:
-                # Before the hooks of adapters, which may sit on the same module.
+                # Before the hooks of adapters on the same module.
                 hook = last.register_forward_pre_hook(self._enter_last, prepend=True)
                 undo.callback(hook.remove)
                 hook = last.register_forward_hook(self._leave_last)
@@ -82,11 +82,11 @@ class PackedModel:
         self._undo.close()
 
     def logits(self, packed: Packed, soft_prompt_Uvd: torch.Tensor | None = None) -> torch.Tensor:
-        """The logits [U, N, V] at the positions of which a target is predicted.
+        """The logits [U, N, V] at the positions from which a target is predicted.
 
         Args:
             packed: The rows, on the model's device.
-            soft_prompt_Uvd: The embeddings that take the place of each prefix's first tokens.
+            soft_prompt_Uvd: Embeddings that replace each prefix's first tokens.
         """
         return self._read(Reading(packed, self._attention), soft_prompt_Uvd)
 
@@ -98,14 +98,17 @@ class PackedModel:
         soft_prompt_Uvd: torch.Tensor | None = None,
         allow: Callable[[torch.Tensor, list[list[list[int]]]], torch.Tensor] | None = None,
     ) -> list[list[list[int]]]:
-        """Continue every example: the tokens by user and example, up to the first of `stop_ids`.
+        """Continue every example greedily.
 
         Args:
             packed: Prompts, each with one token to be predicted (:func:`prompts`).
             max_new_tokens: The most tokens to write.
             stop_ids: Tokens that end an answer.
             soft_prompt_Uvd: See :meth:`logits`.
-            allow: Changes logits [U, B, V], given what has been written; to keep answers to a set of them.
+            allow: Changes logits [U, B, V], given the tokens written so far; constrains answers to a set.
+
+        Returns:
+            The new tokens by user and example, up to and including the first of `stop_ids`.
         """
         users, rows = packed.own_UB.shape
         reading = Reading(packed, self._attention, room=max_new_tokens)
@@ -159,7 +162,7 @@ class PackedModel:
         reading = PackedModel.reading
         assert reading is not None
         targets_UN = reading.packed.targets_UN
-        # Where a user has fewer targets, that user's padding stands in; its label is ignored.
+        # If a user has fewer targets, that user's padding fills in; its label is ignored.
         users, width = reading.packed.ids_UT.shape
         last_U = torch.arange(1, users + 1, device=targets_UN.device) * width - 1
         tokens = targets_UN.minimum(last_U[:, None]).flatten()
@@ -185,7 +188,7 @@ AttentionInterface.register(_NAME, _attention)
 
 
 def _last_feed_forward(model: Any) -> Any:
-    """The last layer's feed-forward, of which only targets need the result; None where it is not found."""
+    """The last layer's feed-forward, whose result only targets need; None if it is not found."""
     depth = getattr(model.config, "num_hidden_layers", 0)
     for module in model.base_model.children():
         if isinstance(module, torch.nn.ModuleList) and len(module) == depth:
@@ -194,5 +197,5 @@ def _last_feed_forward(model: Any) -> Any:
 
 
 def prompts(rows: Iterable[Sequence[int]]) -> list[TokenizedExample]:
-    """Prompts as examples of one target, to be predicted."""
+    """Prompts as examples with one target, the next token."""
     return [TokenizedExample((*ids, 0), len(ids)) for ids in rows]

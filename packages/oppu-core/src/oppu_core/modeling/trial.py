@@ -1,8 +1,8 @@
-"""How a base can be asked: in packed rows, in padded batches, or one prompt at a time. Found by a trial.
+"""Finding by trial how a base can be used: in packed rows, in padded batches, or one prompt at a time.
 
-Families differ in what they do with masks, positions and caches, and some say so nowhere. So as a base is
-loaded, a few prompts of random tokens go through it in each way that answers are written in, and are held to
-the same prompts one at a time.
+Families treat masks, positions and caches differently, often undocumented. So when a base is loaded, a few
+prompts of random tokens are answered in each way, and the results are compared with those of the same prompts
+one at a time.
 """
 
 import dataclasses
@@ -16,10 +16,10 @@ from oppu_core.errors import ModelError
 from oppu_core.modeling.packed_model import PackedModel, prompts
 from oppu_core.modeling.packing import TokenizedExample, collate, pack, pad_left
 
-_NEW = 2  # tokens written behind each prompt: one that the prompt foretells, one out of the cache
-_SHARED, _OWN = 9, (6, 12)  # tokens that two prompts begin with, and of their own
-# What settings are called that bound how far attention looks: sliding_window, attention_chunk_size,
-# local_attention, index_topk, original_max_position_embeddings … One too many makes a trial longer, no worse.
+_NEW = 2  # tokens written after each prompt: one predicted from the prompt, one from the cache
+_SHARED, _OWN = 9, (6, 12)  # lengths of the beginning that two prompts share, and of the rest of each
+# Names of settings that limit how far attention looks: sliding_window, attention_chunk_size,
+# local_attention, index_topk, original_max_position_embeddings … An extra match only makes the trial longer.
 _BOUND = re.compile(r"window|chunk|local|block|top_?k|original_max|extent|distance|floor|sparse|compress")
 
 Rows = Sequence[Sequence[int]]
@@ -28,14 +28,14 @@ Logits = list[torch.Tensor]  # of each prompt
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """What came of it.
+    """The result of a trial.
 
     Attributes:
         packing_problem: Why the model cannot read packed rows; None if it can.
-        padding_problem: Why its answers would depend on what else is in a padded batch; None if they do not.
-        padded_training_problem: The same of its loss, in batches padded on the right; None also where
+        padding_problem: Why answers would depend on what else is in a padded batch; None if they do not.
+        padded_training_problem: Why losses would, in batches padded on the right; None if they do not, or if
             rows can be packed.
-        looks_ahead: Whether a token sees those behind it; then what is learnt is read off the answer.
+        looks_ahead: Whether tokens see later ones; training would then copy answers instead of predicting.
     """
 
     packing_problem: str | None = None
@@ -45,16 +45,16 @@ class Trial:
 
 
 def try_out(model: Any, ids: Sequence[int], pad_id: int, context: int) -> Trial:
-    """Ask a model in every way.
+    """Try a model in every way.
 
     Args:
         model: A causal language model of ``transformers``, in evaluation mode.
         ids: The tokens to draw from.
-        pad_id: What stands where there is no token.
-        context: How many tokens prompt and answer may have together.
+        pad_id: The padding token.
+        context: The most tokens that prompt and answer may have together.
 
     Raises:
-        Exception: what the model raises that cannot even be asked one prompt at a time.
+        Exception: whatever the model raises if it cannot even answer one prompt at a time.
     """
     draw = torch.Generator().manual_seed(0)
 
@@ -64,7 +64,7 @@ def try_out(model: Any, ids: Sequence[int], pad_id: int, context: int) -> Trial:
     shared, *own = (some(count) for count in (_SHARED, *_OWN))
     rows = [[*shared, *own[0]], [*shared, *own[1]], own[0]]
     if bound := max(_bounds(model.config.to_dict(), context), default=0):
-        rows.append(some(bound + _SHARED))  # shorter ones do not show what happens beyond it
+        rows.append(some(bound + _SHARED))  # shorter ones do not show what happens beyond the limit
     rows = [row[: context - _NEW] for row in rows]
     written = some(_NEW)
     with torch.inference_mode():
@@ -86,7 +86,7 @@ def try_out(model: Any, ids: Sequence[int], pad_id: int, context: int) -> Trial:
 
 
 def _looks_ahead(model: Any, row: Sequence[int], other_end: int) -> bool:
-    """Whether another last token changes what comes before it."""
+    """Whether changing the last token changes the logits before it."""
     one, other = (
         model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits[0, :-1].float()
         for ids in (row, [*row[:-1], other_end])
@@ -99,7 +99,7 @@ def _exact(model: Any) -> bool:
 
 
 def _bounds(value: Any, context: int, name: str = "") -> Iterator[int]:
-    """The numbers in a configuration, however deep, that a prompt can be longer than and that may matter."""
+    """The numbers in a (nested) configuration that may limit attention, and that a prompt can exceed."""
     if isinstance(value, dict):
         for key, inner in value.items():
             yield from _bounds(inner, context, name if _BOUND.search(name) else str(key))
@@ -111,13 +111,13 @@ def _bounds(value: Any, context: int, name: str = "") -> Iterator[int]:
 
 
 def _fault(model: Any, alone: Logits, how: str, way: Callable[[], Logits]) -> str | None:
-    """What is wrong with a way; None if it gives the logits of one prompt at a time."""
+    """What is wrong with a way; None if it gives the same logits as one prompt at a time."""
     name = type(model).__name__
     try:
         logits = way()
     except ModelError as error:
         return f"{name} {error}"
-    except Exception as error:  # whatever a family that we do not know does with what it is given
+    except Exception as error:  # an unknown family may raise anything
         said = " ".join(str(error).split())[:200]
         return f"{name} cannot be asked {how} ({type(error).__name__}: {said})"
     pairs = zip(logits, alone, strict=True)

@@ -7,14 +7,14 @@ import torch
 
 
 class RowAdamW:
-    """AdamW (Loshchilov & Hutter, 2019) for adapters in rows, each with a learning rate of its own.
+    """AdamW (Loshchilov & Hutter, 2019) for adapters in rows, each with its own learning rate.
 
     The arithmetic is that of :class:`torch.optim.AdamW`, which has one learning rate for a whole tensor; all
     rows have done the same number of steps.
 
     Args:
-        weights_UP: Changed in place.
-        weight_decay: As in the loop.
+        weights_UP: The adapters [U, P]; changed in place.
+        weight_decay: AdamW's weight decay.
     """
 
     BETAS, EPS = (0.9, 0.999), 1e-8
@@ -27,7 +27,7 @@ class RowAdamW:
         self.steps = 0
 
     def step(self, grads_UP: torch.Tensor, rate_U: torch.Tensor) -> None:
-        """One step down the gradients."""
+        """Do one step, given gradients [U, P] and learning rates [U]."""
         self.steps += 1
         (beta1, beta2), rate_U1 = self.BETAS, rate_U[:, None]
         self._mean_UP.lerp_(grads_UP, 1 - beta1)
@@ -37,7 +37,7 @@ class RowAdamW:
         self.weights_UP.sub_(self._mean_UP / scale_UP * (rate_U1 / (1 - beta1**self.steps)))
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Go on with these rows alone."""
+        """Keep only these rows."""
         index = torch.tensor(rows, dtype=torch.long, device=self.weights_UP.device)
         self.weights_UP, self._mean_UP, self._square_UP = (
             x.index_select(0, index) for x in (self.weights_UP, self._mean_UP, self._square_UP)
