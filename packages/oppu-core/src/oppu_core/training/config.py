@@ -123,8 +123,7 @@ def personal_config(
     text_history: bool = False,
 ) -> TrainConfig:
     """Settings of a personal adapter: Table 5 and the authors' code; a small base needs a higher learning
-    rate,
-    but less so if the history is read as text, not in the task's format (docs/presets.md)."""
+    rate, but less so if the history is read as text, not in the task's format (docs/presets.md)."""
     epochs, batch_size = (6, 8) if preset == "tiny" else _paper(task)
     rate = PERSONAL_RATES[method][preset]
     return TrainConfig(
