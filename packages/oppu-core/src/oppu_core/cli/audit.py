@@ -37,7 +37,7 @@ def audit(
     from oppu_core.storage.files import write_json
 
     dataset = Dataset.open(data)
-    # Test users are read twice: the others are held against them.
+    # Test users are read twice, as the others are compared with them.
     total = dataset.counts["others"]["users"] + 2 * dataset.counts["test"]["users"]
     with ProgressReporter(Console(stderr=True)).stage("reading", total, "users") as stage:
         findings = audit_dataset(dataset, examples, on_user=stage.advance)
@@ -87,6 +87,6 @@ def _print_findings(dataset: "Dataset", findings: "list[Finding]") -> None:
         )
         console.print(f"[dim]{finding.advice}[/]", highlight=False)
         for example in finding.examples:
-            # Quoted: an id may hold anything, orders to the terminal too.
+            # Quoted: an id may hold anything, even terminal control codes.
             place = " ".join(shown(part) for part in (example.user_id, example.id) if part)
             console.print(f"  [bold]{escape(place)}[/]  {escape(example.text)}", highlight=False)

@@ -1,4 +1,4 @@
-"""``oppu data``: make datasets out of what others publish."""
+"""``oppu data``: import datasets, or make one of the sample world."""
 
 import dataclasses
 from pathlib import Path

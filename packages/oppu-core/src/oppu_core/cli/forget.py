@@ -1,4 +1,4 @@
-"""``oppu forget``: remove everything that is known of a user or was made of them."""
+"""``oppu forget``: remove everything that is known of a user or was made from their data."""
 
 import contextlib
 import sys

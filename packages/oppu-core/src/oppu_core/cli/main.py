@@ -1,6 +1,6 @@
-"""The ``oppu`` command. Other packages add sub-commands through the entry-point group ``oppu.commands``.
+"""The ``oppu`` command. Other packages add subcommands through the entry-point group ``oppu.commands``.
 
-Start-up imports no torch: commands import what they need when they run.
+Starting it does not import torch: commands import what they need when they run.
 """
 
 import importlib.metadata
@@ -216,7 +216,7 @@ app.command(
 
 
 def register_plugins() -> None:
-    """Let installed packages add their commands; a broken one is named and left out."""
+    """Let installed packages add their commands; a broken one is reported and skipped."""
     for entry in importlib.metadata.entry_points(group="oppu.commands"):
         try:
             entry.load()(app)
@@ -227,7 +227,7 @@ def register_plugins() -> None:
 
 
 def _take_debug(arguments: list[str]) -> bool:
-    """Take ``--debug`` out of the arguments, wherever it stands; behind ``--`` it is a text."""
+    """Remove ``--debug`` from the arguments, wherever it is before ``--``; return whether it was there."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
     left = [argument for argument in arguments[:end] if argument != "--debug"]
     arguments[:end] = left
@@ -240,7 +240,7 @@ def _interrupted(text: str) -> NoReturn:
 
 
 def main() -> None:
-    """Run the command line: errors in one message, and where they happened if that was asked for."""
+    """Run the command line; errors become one message, with a traceback only for ``--debug``."""
     tune_process()
     debug = _take_debug(sys.argv)
 
@@ -256,7 +256,7 @@ def main() -> None:
     except KeyboardInterrupt:
         _interrupted("Interrupted.")
     except SystemExit as end:
-        if end.code == 130:  # typer's silent answer to Ctrl-C
+        if end.code == 130:  # typer's silent exit on Ctrl-C
             _interrupted("Interrupted.")
         raise
     except Interrupted as error:

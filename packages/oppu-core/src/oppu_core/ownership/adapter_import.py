@@ -1,7 +1,7 @@
-"""Bring an adapter into a run.
+"""Importing an adapter into a run.
 
-What comes in is held against the run's own identity of that adapter (base, task, settings, others' data, the
-user's history) and the shapes that the base asks for.
+It is checked against the run's own identity of that adapter (base, task, settings, others' data, the user's
+history) and against the shapes that the base requires.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ from oppu_core.training.config import TrainConfig
 
 @dataclasses.dataclass(frozen=True)
 class Imported:
-    """What came in: whose adapter, where it is in the store now, and what a person should know of it."""
+    """An imported adapter: its user, its folder in the store, and notes for the person who imports."""
 
     user_id: str
     task: str
@@ -43,17 +43,17 @@ class Imported:
 
 
 def import_adapter(run: Run, bundle: Bundle, where: str, user_id: str | None = None) -> Imported:
-    """Put an adapter, and its task LoRA if there is none, into the run's store.
+    """Put an adapter, and its task LoRA if it is missing, into the run's store.
 
     Args:
         run: A run with the same base, task, settings and data of the others.
-        bundle: What was exported.
+        bundle: The exported adapter.
         where: What to call it in messages.
-        user_id: Whose it is; told by the bundle, or by the hash of the history, if left out.
+        user_id: Its user; by default told by the bundle, or by the hash of the history.
 
     Raises:
-        ConfigError: the run has not this task or variant, or has another adapter of this user's already.
-        DataError: the bundle is damaged, does not fit the run, or belongs to nobody in it.
+        ConfigError: the run does not have this task or variant, or has another adapter of this user.
+        DataError: the bundle is damaged, does not fit the run, or belongs to none of its users.
     """
     manifest = manifest_of(bundle, where)
     try:
@@ -93,7 +93,7 @@ def import_adapter(run: Run, bundle: Bundle, where: str, user_id: str | None = N
 
 
 def _check_same(here: Mapping[str, Any], there: Mapping[str, Any], problem: str) -> None:
-    """Refuse what was made of something else, and show the difference."""
+    """Refuse an identity that differs from the run's, and show the differences."""
 
     def text(value: Any) -> str:
         return shown(value if isinstance(value, str | int | float | None) else canonical_json(value))
@@ -108,7 +108,7 @@ def _check_same(here: Mapping[str, Any], there: Mapping[str, Any], problem: str)
 
 
 def _numbers(facts: Mapping[str, Any]) -> dict[str, int | float]:
-    """The counts, losses and seconds of a foreign file; anything else in it is left out."""
+    """The numbers in facts from an untrusted file; anything else is left out."""
     return {
         name: value
         for name, value in facts.items()
@@ -117,7 +117,7 @@ def _numbers(facts: Mapping[str, Any]) -> dict[str, int | float]:
 
 
 def _owner(work: Variant, history: str, user_id: str | None, where: str) -> User:
-    """The test or own user whose history an adapter was trained on."""
+    """The user of the run on whose history an adapter was trained."""
 
     def trained_on(user: User) -> bool:
         return bool(work.key_of(user).identity["history"] == history)
@@ -142,7 +142,7 @@ def _owner(work: Variant, history: str, user_id: str | None, where: str) -> User
 def _weights(
     run: Run, config: TrainConfig, bundle: Bundle, name: str, where: str
 ) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """PEFT's configuration, and the tensors of a foreign file once they were found to fit the run's base."""
+    """PEFT's configuration, and the tensors of an untrusted file after checking that they fit the base."""
     try:
         state: dict[str, torch.Tensor] = safetensors.torch.load(bundle[name])
     except (safetensors.SafetensorError, ValueError, KeyError) as error:

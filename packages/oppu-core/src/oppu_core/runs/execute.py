@@ -1,4 +1,4 @@
-"""A run's jobs, done for all its variants."""
+"""Doing a run's jobs for all its variants."""
 
 import contextlib
 from collections.abc import Sequence
@@ -25,12 +25,12 @@ def execute(
     compute: Compute | None = None,
     reporter: ProgressReporter | None = None,
 ) -> None:
-    """Do what is missing of a run's jobs.
+    """Do whatever is missing of a run's jobs.
 
     Args:
         run: The run.
-        jobs: Which of task bases, personal adapters and answers.
-        compute: Where and how.
+        jobs: Some of task bases, personal adapters and answers.
+        compute: Device and batch sizes.
         reporter: Shows progress and logs events; by default nothing is shown.
 
     Raises:
@@ -59,20 +59,20 @@ def execute(
 def execute_visibly(
     run: Run, jobs: Sequence[Job], compute: Compute | None = None, report_to: ReportTo = "none"
 ) -> None:
-    """Do a run's jobs with live progress on the terminal and a log in its folder; others have to wait.
+    """Lock a run and do its jobs, with progress on the terminal and a log in its folder.
 
     Args:
         run: The run.
-        jobs: Which of task bases, personal adapters and answers.
-        compute: Where and how.
-        report_to: Where training losses are sent as well.
+        jobs: Some of task bases, personal adapters and answers.
+        compute: Device and batch sizes.
+        report_to: Where to send training losses as well.
     """
     with run.lock(), reporting(report_to, run) as tracker:
         execute(run, jobs, compute, ProgressReporter(Console(stderr=True), run.log_path, tracker))
 
 
 def _warn(variant: Variant, reporter: ProgressReporter) -> None:
-    """Say beforehand what no training can mend."""
+    """Warn in advance about problems that no training can fix."""
     task = variant.task
     warnings = scoring_warnings(task, variant.users)
     if task.labels:

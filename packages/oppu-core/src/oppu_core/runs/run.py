@@ -1,8 +1,8 @@
-"""The run folder: what was asked for, with which versions and data, and what has come of it so far.
+"""The run folder: its configuration, versions and data, and its results so far.
 
-A run is continued by starting its command again; a run that was asked for something else refuses, and shows
-the difference. One of which nothing has come, as its start failed, becomes what it is asked for now. Weights
-lie in the store beside it, so that a new run trains nothing twice.
+A run is continued by starting its command again; with another configuration it refuses, and shows the
+differences. A run without any results, because its start failed, takes the new configuration. Weights are in
+the store beside it, so that a new run trains nothing twice.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from oppu_core.runs.predictions import QueryId, read_answers
 from oppu_core.storage.files import content_id, locked, read_appended, read_json, write_json
 
 FORMAT = 1
-OUTCOMES = ("task_lora", "user")  # events of the log that tell of something trained
+OUTCOMES = ("task_lora", "user")  # events in the log that mean something was trained
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,9 +31,9 @@ class Run:
 
     Attributes:
         path: The folder.
-        config: What was asked for.
-        provenance: Fingerprints of base and data, versions.
-        store_path: Where its weights are.
+        config: Its configuration.
+        provenance: Fingerprints of base and data, and versions of packages.
+        store_path: The store of its weights.
     """
 
     path: Path
@@ -54,7 +54,7 @@ class Run:
         """The run's dataset of a task.
 
         Raises:
-            DataError: it is gone, or no longer the one that the run was started with.
+            DataError: it is gone, or has changed since the run was started.
         """
         dataset = Dataset.open(Path(self.config.data[task]))
         if dataset.fingerprint != self.provenance["data"][task]:
@@ -72,7 +72,7 @@ class Run:
         """The profile texts of a dataset's users.
 
         Raises:
-            DataError: a file of them is gone, or no longer says what it said when the run was started.
+            DataError: a file of profiles is gone, or has changed since the run was started.
         """
         given = read_profiles([Path(path) for path in self.config.profiles])
         task = dataset.task.name
@@ -84,16 +84,16 @@ class Run:
         return Profiles(dataset.task, given.get(task))
 
     def own_path(self, task: str) -> Path:
-        """The small dataset of the own users of a task (`oppu personalize`)."""
+        """The small dataset of a task's users that were added by `oppu personalize`."""
         return self.path / "own" / task
 
     def own_users(self, task: str) -> list[User]:
-        """The own users of a task (`oppu personalize`)."""
+        """A task's users that were added by `oppu personalize`."""
         folder = self.own_path(task)
         return list(Dataset.open(folder).users("test")) if (folder / MANIFEST).exists() else []
 
     def user(self, task: str, user_id: str) -> User:
-        """A user of the task's dataset or, first, an own one (`oppu personalize`).
+        """A user added by `oppu personalize`, or else a user of the task's dataset.
 
         Raises:
             DataError: there is no such user.
@@ -106,7 +106,7 @@ class Run:
         return self.path / task / "predictions" / f"{method}.jsonl"
 
     def predictions(self, task: str, method: str) -> dict[QueryId, str]:
-        """A method's answers by (user id, query id); empty when it has not been answered yet."""
+        """A method's answers by (user id, query id); empty if there are none yet."""
         path = self.predictions_path(task, method)
         if not path.exists():
             return {}
@@ -117,12 +117,12 @@ class Run:
         return self.path / task / "profiles.jsonl"
 
     def plan_path(self, task: str) -> Path:
-        """Who was trained together, for a task's personal adapters."""
+        """The plan of who is trained together, for a task's personal adapters."""
         return self.path / task / "cohorts.jsonl"
 
     @property
     def begun(self) -> bool:
-        """Whether anything has come of it: a plan, profile texts, answers, an own user, something trained."""
+        """Whether there is any result: a plan, profile texts, answers, an added user, something trained."""
         folders = [self.path / "own", *(self.path / task for task in self.config.data)]
         return any(folder.exists() for folder in folders) or any(
             isinstance(row, dict) and row.get("event") in OUTCOMES for row in read_appended(self.log_path)
@@ -130,10 +130,10 @@ class Run:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep other processes from working on the same run; the system lifts it if this one is killed.
+        """Lock the run for the block; the system releases the lock if this process is killed.
 
         Raises:
-            ConfigError: another process works on it, or has just asked it for something else.
+            ConfigError: another process is working on it, or has just changed it.
         """
         busy = ConfigError(f"Another process is working on {self.path}; wait for it to end.")
         with locked(self.path, busy):
@@ -168,7 +168,7 @@ def open_run(path: str | Path) -> Run:
 
 
 def follow_data(run: Run, fingerprints: Mapping[str, str]) -> None:
-    """Let a run stand on datasets (and profiles) that a user was taken out of.
+    """Point a run to datasets (and profiles) from which a user was removed.
 
     Args:
         run: The run.

@@ -1,4 +1,4 @@
-"""Start a run, or continue one that was asked for the same."""
+"""Starting a run, or continuing one with the same configuration."""
 
 import dataclasses
 import importlib.metadata
@@ -23,13 +23,12 @@ PACKAGES = ("oppu-core", "torch", "transformers", "peft", "bitsandbytes", "token
 
 
 def start_run(path: str | Path, asked: RunOptions | RunConfig, store: Path | None = None) -> Run:
-    """Start a run, or continue one that was asked for the same; one that has not begun may have been asked
-    for anything.
+    """Start a run, or continue one with the same configuration; one without any results is replaced.
 
     Args:
         path: The run's folder.
-        asked: Options, or what they came to.
-        store: Where weights are kept, if the options do not say; by default beside the run.
+        asked: Options, or a resolved configuration.
+        store: Where weights are kept, unless the options say; by default beside the run.
 
     Raises:
         ConfigError: the folder holds a run with another configuration, or something else.
@@ -67,7 +66,7 @@ def start_run(path: str | Path, asked: RunOptions | RunConfig, store: Path | Non
             if not run.begun:  # still
                 describe(path, values)
                 return open_run(path)
-    # A dataset or file may have moved: its fingerprint tells it, not its place.
+    # A dataset or file may have moved: its fingerprint counts, not its path.
     old, new = (
         {**c.to_json(), "base": p["base"], "data": p["data"], "profiles": p.get("profiles", {})}
         for c, p in ((run.config, run.provenance), (config, provenance))
@@ -87,7 +86,7 @@ def start_run(path: str | Path, asked: RunOptions | RunConfig, store: Path | Non
 
 
 def versions() -> dict[str, str]:
-    """Of Python and the packages that results depend on."""
+    """The versions of Python and of the packages that results depend on."""
     return {
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in PACKAGES},
@@ -95,10 +94,10 @@ def versions() -> dict[str, str]:
 
 
 def _check_profiles(config: RunConfig, datasets: Mapping[str, Dataset]) -> dict[str, str]:
-    """The hashes of given profiles by task, once they are seen to fit the run.
+    """The hashes of given profiles by task, after checking that they fit the run.
 
     Raises:
-        ConfigError: they are of a task that the run does not have, or lack users who need one.
+        ConfigError: they are for a task that the run does not have, or lack users who need one.
         DataError: a file is unusable.
     """
     given = read_profiles([Path(path) for path in config.profiles])
@@ -115,7 +114,7 @@ def _check_profiles(config: RunConfig, datasets: Mapping[str, Dataset]) -> dict[
 
 
 def differences(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Where two JSON values differ: (dotted name, old, new)."""
+    """The differences of two JSON values: (dotted name, old, new)."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in dict.fromkeys([*old, *new]):
             yield from differences(old.get(key), new.get(key), f"{name}.{key}" if name else key)
