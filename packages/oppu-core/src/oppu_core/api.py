@@ -25,8 +25,9 @@ from oppu_core.data.importers.detect import import_files, open_reader
 from oppu_core.data.importers.json_lines import read_line
 from oppu_core.errors import DataError
 from oppu_core.ownership import personalize as own
-from oppu_core.runs import jobs as run_jobs
 from oppu_core.runs.asking import ask
+from oppu_core.runs.execute import execute as execute_jobs
+from oppu_core.runs.jobs import JOBS, Job
 from oppu_core.runs.options import Compute
 from oppu_core.runs.predictions import read_answers
 from oppu_core.runs.progress import ProgressReporter
@@ -110,7 +111,7 @@ def _json_lines(records: Iterable[Mapping[str, Any]]) -> Iterator[str]:
 
 def execute(
     run: Run,
-    jobs: Sequence[run_jobs.Job] = run_jobs.JOBS,
+    jobs: Sequence[Job] = JOBS,
     compute: Compute | None = None,
     *,
     progress: bool = False,
@@ -132,7 +133,7 @@ def execute(
             skipped.
     """
     with run.lock():
-        run_jobs.execute(run, jobs, compute, _reporter(run, progress))
+        execute_jobs(run, jobs, compute, _reporter(run, progress))
 
 
 def _reporter(run: Run, progress: bool) -> ProgressReporter:

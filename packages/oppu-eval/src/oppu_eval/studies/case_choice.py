@@ -1,7 +1,7 @@
-"""Which queries are cases to read (Figure 5).
+"""Choosing queries as cases to read (Figure 5).
 
-Cases are picked for their difference, so they say nothing about how often an adapter helps; therefore the
-counts over all queries always go with them.
+Cases are chosen for their differences, so they say nothing about how often an adapter helps; therefore counts
+over all queries always go with them.
 """
 
 import collections
@@ -30,13 +30,13 @@ class Pair:
 
 @dataclasses.dataclass(frozen=True)
 class Counts:
-    """What holds for all queries of a task, not for the chosen ones only.
+    """Counts over all queries of a task, not only the chosen ones.
 
     Attributes:
-        title: The task's.
-        metric: What a person calls the score.
-        queries: With a gold answer.
-        users: Who asked them.
+        title: The task's title.
+        metric: The metric's title.
+        queries: Queries with a gold answer.
+        users: Users who asked them.
         alike: Queries on which all methods have the same score.
         pairs: One for each personal method whose prompt was also answered without the adapter.
     """
@@ -51,14 +51,14 @@ class Counts:
 
 @dataclasses.dataclass(frozen=True)
 class Chosen:
-    """A query and how every method fared on it.
+    """A query and every method's score on it.
 
     Attributes:
-        user: Whose query.
-        query: One with a gold answer.
+        user: The user who asked.
+        query: The query; it has a gold answer.
         scores: {method: primary metric on this query alone}, in the order of the paper's Table 1.
-        gains: {(personal method, the same prompt's without adapter): difference, positive is better}.
-        spread: The distance between the best and the worst score.
+        gains: {(personal method, same prompt without adapter): difference, positive is better}.
+        spread: The difference between the best and the worst score.
     """
 
     user: User
@@ -69,33 +69,34 @@ class Chosen:
 
     @property
     def pair(self) -> tuple[str, str] | None:
-        """The pair with the largest gain in absolute value; the first among equals, None where none is."""
+        """The pair with the largest absolute gain; the first among equals, None without pairs."""
         return max(self.gains, key=lambda pair: abs(self.gains[pair]), default=None)
 
     @property
     def gain(self) -> float:
-        """That pair's gain; 0 where there is no pair."""
+        """That pair's gain; 0 without pairs."""
         return self.gains[self.pair] if self.pair else 0.0
 
 
 def choose(
     task: Task, users: Sequence[User], predictions: Predictions, *, cases: int = 8
 ) -> tuple[list[Chosen], Counts]:
-    """The queries on which the methods differ most, and counts over all queries.
+    """Choose the queries on which the methods differ most, and count over all queries.
 
-    Queries rank by the absolute gain of the adapter, then by the spread over all methods, then by a hash, so
-    that the choice among equals is arbitrary and repeatable. Half of the cases are such that the adapter
-    helps, half such that it harms, as far as there are any; nobody is shown twice while there are others
-    for whom it does either. Only then come queries on which the methods differ for other reasons.
+    Queries are ranked by the absolute gain of the adapter, then by the spread over all methods, then by a
+    hash, so that the choice among equals is arbitrary but repeatable. In half of the cases the adapter
+    helps, in half it harms, as far as there are any; no user is shown twice while there are others for whom
+    it does either. Queries on which methods differ for other reasons come last.
 
     Args:
         task: The task that was answered.
-        users: Whose queries.
-        predictions: {method: {(user id, query id): answer}}; users whom a method lacks count for the others.
-        cases: How many, at most; queries on which all methods score the same are never chosen.
+        users: The users whose queries to choose from.
+        predictions: {method: {(user id, query id): answer}}; users without answers by a method count for
+            others.
+        cases: The most cases; queries on which all methods score the same are never chosen.
 
     Returns:
-        The cases where adapters help, those where they harm, those where other things matter; the counts.
+        The cases where adapters help, then where they harm, then where other things matter; and the counts.
 
     Raises:
         DataError: the queries cannot be scored, see :func:`oppu_eval.scoring.evaluate.queries_with_gold`.
@@ -113,7 +114,7 @@ def choose(
                 for method in methods
                 if key in predictions[method]
             }
-            # Rounded, because sums in another order are no difference; + 0.0, because -0.0 is none either.
+            # Rounded, so that sums in another order do not differ; + 0.0 turns -0.0 into 0.0.
             gains = {
                 (method, base): round(metric.sign * (scores[method] - scores[base]), 9) + 0.0
                 for method, base in pairs
@@ -140,12 +141,12 @@ def _pair(pair: tuple[str, str], gains: Sequence[float]) -> Pair:
 
 
 def _pick(candidates: Sequence[Chosen], cases: int) -> list[Chosen]:
-    """Case by case: users who have none yet first, then a side that lacks its half, then the rank."""
+    """Choose case by case: users without a case first, then the side that lacks its half, then by rank."""
     ranked = sorted(
         candidates,
         key=lambda one: (-abs(one.gain), -one.spread, content_id([one.user.user_id, one.query.id])),
     )
-    # The side that fewer users can stand for chooses first, or the other one might take its users.
+    # The side with fewer users chooses first, or the other one might take its users.
     users_of_sides = {(one.user.user_id, one.gain > 0) for one in ranked if one.gain}
     supply = collections.Counter(helps for _, helps in users_of_sides)
     of_user: collections.Counter[str] = collections.Counter()

@@ -20,14 +20,14 @@ _LATEST = 4  # items of a user that a page shows
 
 @dataclasses.dataclass(frozen=True)
 class AboutUser:
-    """What a page says of the user of a case: what the training history shows.
+    """What a page says of a case's user, from their training history.
 
     Attributes:
-        items: How many there are.
-        labels: Every label and how often the user gave it, the most frequent first; empty for other tasks.
-        profile: The computed profile; for tasks without labels in the history.
-        mean_words: Of the user's texts; for the same tasks.
-        latest: The latest items (for the same tasks the user's texts alone), the last one first.
+        items: Number of items.
+        labels: Every label with its count, most frequent first; empty for other tasks.
+        profile: The computed profile, for tasks without labels in the history.
+        mean_words: Mean words per text of the user, for the same tasks.
+        latest: The latest items (for the same tasks only the user's texts), latest first.
     """
 
     items: int
@@ -39,15 +39,15 @@ class AboutUser:
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-    """A method's answer to a case, and what it was asked.
+    """A method's answer to a case, and its prompt.
 
     Attributes:
         method: e.g. ``oppu_rag_k1``.
-        answer: As written.
+        answer: The answer as written.
         score: The primary metric on this query alone.
-        prompt: The exact text in front of the answer.
-        retrieved: The items in the prompt, a line each.
-        profile: The profile in the prompt, or nothing.
+        prompt: The exact text before the answer.
+        retrieved: The items in the prompt, one line each.
+        profile: The profile in the prompt, or empty.
     """
 
     method: str
@@ -60,19 +60,19 @@ class Asked:
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A chosen query with everything that its page shows; texts and ids are users' own, hence untrusted.
+    """A chosen query with everything that its page shows; texts and ids come from users, hence are untrusted.
 
     Attributes:
         task: The task's name.
-        kind: The task's kind; decides how scores are said.
-        user_id: Whose query.
-        query_id: Which one.
+        kind: The task's kind; decides how scores are worded.
+        user_id: The user's id.
+        query_id: The query's id.
         query: Its text.
         gold: What the user answered.
         spread: See :class:`Chosen`.
         gain: See :class:`Chosen`.
-        why: Why it was chosen, a sentence.
-        asked: One for each method that has answered, in the order of the paper's Table 1.
+        why: Why it was chosen, as a sentence.
+        asked: The methods that answered, in the order of the paper's Table 1.
         about: Its user.
     """
 
@@ -90,7 +90,7 @@ class Case:
 
 
 def about_user(task: Task, user: User) -> AboutUser:
-    """What the history that personal training may see says about a user."""
+    """Describe a user by the history that personal training may see."""
     history, measured = user.training_history, habits(task, [user])
     if not task.labelled_history:
         latest = own_texts(task, user)[: -_LATEST - 1 : -1]
@@ -116,16 +116,16 @@ def build(
     *,
     cases: int = 8,
 ) -> tuple[list[Case], Counts]:
-    """The chosen queries with everything that a reader wants to see, and counts over all queries.
+    """Choose cases and collect everything that their pages show, with counts over all queries.
 
     Args:
         task: The task that was answered.
-        users: Whose queries.
+        users: The users whose queries to choose from.
         predictions: {method: {(user id, query id): answer}}.
-        builder_of: What made a method's prompts. A personal prompt may have to leave room for the adapter's
-            own tokens (:meth:`oppu_core.runs.jobs.VariantJobs.with_adapter`).
+        builder_of: The builder of a method's prompts. Personal prompts may have to leave room for the
+            adapter's tokens (:meth:`oppu_core.runs.jobs.VariantJobs.with_adapter`).
         profile_of: A user's profile text.
-        cases: How many, at most.
+        cases: The most cases.
 
     Raises:
         ConfigError: a method's name cannot be read.
@@ -169,7 +169,7 @@ def _case(
 
 
 def verdict(kind: Kind, score: float) -> str:
-    """A score on one query in words: ``right``, ``wrong``, ``off by 2``, or the number where texts differ."""
+    """A score on one query in words: ``right``, ``wrong``, ``off by 2``, or for texts the number."""
     if kind == "classification":
         return "right" if score else "wrong"
     if kind == "rating":

@@ -1,4 +1,4 @@
-"""Figure 5: the queries on which the methods differ most, as a page that a person reads."""
+"""Figure 5: the queries on which the methods differ most, as a page to read."""
 
 import dataclasses
 import functools
@@ -84,7 +84,7 @@ class Cases(Plain):
 
 
 def _builder(run: Run, task: str, tokenizer: Tokenizer, method: str) -> PromptBuilder:
-    """What made a method's prompts; a personal one leaves room for the adapter's own tokens."""
+    """The builder of a method's prompts; for a personal method it leaves room for the adapter's tokens."""
     parsed = parse_method(method)
     dataset = run.dataset(task)
     counter = tokenizer.leaving(run.config.personal[task].prefix) if parsed.personal else tokenizer
