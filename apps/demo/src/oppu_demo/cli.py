@@ -1,4 +1,4 @@
-"""``oppu demo``: the page on this machine, and the folder of a Space."""
+"""``oppu demo``: serve the page on this machine, or write the folder of a Space."""
 
 from pathlib import Path
 from typing import Annotated

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 
 class Turns:
-    """A lock that goes to whoever has waited longest."""
+    """A fair lock: the longest waiting thread is next."""
 
     def __init__(self) -> None:
         self._guard = threading.Lock()

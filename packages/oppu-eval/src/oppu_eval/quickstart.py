@@ -1,4 +1,4 @@
-"""The quickstart: the whole comparison on the sample world, sized to end in about a minute a task."""
+"""The quickstart: the whole comparison on the sample world, sized to take about a minute per task."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,7 +27,7 @@ DEFAULT_TASKS = ("lamp_2m", "lamp_4")
 
 
 def quickstart_tasks(text: str | None) -> list[str]:
-    """The tasks that a person asked for: names with commas between them, or ``all``.
+    """Parse names of tasks, separated by commas, or ``all``.
 
     Raises:
         ConfigError: there is no such task in the sample world.
@@ -43,7 +43,7 @@ def quickstart_tasks(text: str | None) -> list[str]:
 
 
 def quickstart_data(folder: Path, tasks: Sequence[str]) -> list[Path]:
-    """The sample datasets of a quickstart, written once."""
+    """The sample datasets of a quickstart; written if they are missing."""
     paths = []
     for name in tasks:
         path = folder / name
@@ -57,7 +57,7 @@ def quickstart_data(folder: Path, tasks: Sequence[str]) -> list[Path]:
 
 
 def quickstart_run(path: Path, tasks: Sequence[str]) -> "Run":
-    """Start a quickstart, or continue one that was asked for the same."""
+    """Start a quickstart, or continue one with the same configuration."""
     from oppu_core.runs.options import RunOptions
     from oppu_core.runs.start import start_run
 
