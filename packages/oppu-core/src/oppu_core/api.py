@@ -110,11 +110,7 @@ def _json_lines(records: Iterable[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def execute(
-    run: Run,
-    jobs: Sequence[Job] = JOBS,
-    compute: Compute | None = None,
-    *,
-    progress: bool = False,
+    run: Run, jobs: Sequence[Job] = JOBS, compute: Compute | None = None, *, progress: bool = False
 ) -> None:
     """Train and answer: do whatever is still missing of a run's jobs.
 

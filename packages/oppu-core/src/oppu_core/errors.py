@@ -50,12 +50,7 @@ class HubError(OppuError):
 
 
 def did_you_mean(
-    name: str,
-    known: Iterable[str],
-    show: Callable[[str], str] = str,
-    *,
-    most: int = 1,
-    cutoff: float = 0.6,
+    name: str, known: Iterable[str], show: Callable[[str], str] = str, *, most: int = 1, cutoff: float = 0.6
 ) -> str:
     """`` Did you mean …?`` with the known names that are close to an unknown one; empty if none is.
 

@@ -67,11 +67,7 @@ def title_of(method: str) -> str:
 def tagline_of(method: str) -> str:
     """What a method knows of the person, in one line."""
     parsed = parse_method(method)
-    items = {
-        "random": "some others’ item",
-        "recent": "their latest item",
-        "bm25": "their most similar item",
-    }
+    items = {"random": "some others’ item", "recent": "their latest item", "bm25": "their most similar item"}
     seen = [f"{items[parsed.retriever]}{'s' * (parsed.k > 1)}"] if parsed.retriever else []
     if parsed.profile:
         seen.append("a text about them")
@@ -82,11 +78,7 @@ def tagline_of(method: str) -> str:
 
 
 def compare_view(
-    task: Task,
-    question: str,
-    columns: Sequence[Column],
-    gold: str | None = None,
-    reveal: bool = False,
+    task: Task, question: str, columns: Sequence[Column], gold: str | None = None, reveal: bool = False
 ) -> str:
     """The cards of a comparison.
 

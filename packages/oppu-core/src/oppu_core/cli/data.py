@@ -61,7 +61,7 @@ def import_(
         Literal["dev", "test"] | None,
         typer.Option(
             help="lamp, split by user: the users of this file are the test users, with its questions alone; "
-            "the others are the users of train and dev. For LaMP's leaderboard: test. Not with --test-users.",
+            "the others are the users of train and dev. For LaMP's leaderboard: test. Not with --test-users."
         ),
     ] = None,
     queries: Annotated[

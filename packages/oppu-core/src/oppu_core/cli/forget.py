@@ -99,7 +99,7 @@ def _show(console: "Console", traces: "Traces", dry_run: bool) -> None:
     if traces.pending.answers:
         console.print(
             "[yellow]The user is one of the others: their queries trained task LoRAs, which all answers and "
-            "adapters of the run stand on.[/]",
+            "adapters of the run stand on.[/]"
         )
     _show_kept(console, traces)
 

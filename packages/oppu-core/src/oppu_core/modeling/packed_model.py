@@ -129,10 +129,7 @@ class PackedModel:
         return written
 
     def _read(
-        self,
-        reading: Reading,
-        soft_prompt_Uvd: torch.Tensor | None,
-        next_UB: torch.Tensor | None = None,
+        self, reading: Reading, soft_prompt_Uvd: torch.Tensor | None, next_UB: torch.Tensor | None = None
     ) -> torch.Tensor:
         PackedModel.reading, self._soft_prompt_Uvd = reading, soft_prompt_Uvd
         packed = reading.packed

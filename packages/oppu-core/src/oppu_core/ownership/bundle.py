@@ -58,12 +58,7 @@ class Entry:
 
 def seal(files: Bundle, facts: Mapping[str, Any]) -> Bundle:
     """Add the manifest to a bundle: `facts` and the checksums of `files`."""
-    manifest = {
-        **facts,
-        "format": FORMAT,
-        "kind": "adapter",
-        "files": _sums(files),
-    }
+    manifest = {**facts, "format": FORMAT, "kind": "adapter", "files": _sums(files)}
     text = json.dumps(manifest, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
     return {**files, MANIFEST_FILE: text.encode()}
 

@@ -7,12 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from oppu_core.errors import DataError
-from oppu_core.storage.files import (
-    append_jsonl,
-    read_appended,
-    read_jsonl,
-    write_jsonl,
-)
+from oppu_core.storage.files import append_jsonl, read_appended, read_jsonl, write_jsonl
 
 QueryId = tuple[str, str]  # (user id, query id)
 

@@ -48,11 +48,7 @@ class ProgressReporter:
     """
 
     def __init__(
-        self,
-        console: Console,
-        log: Path | None = None,
-        tracker: Tracker | None = None,
-        bars: bool = True,
+        self, console: Console, log: Path | None = None, tracker: Tracker | None = None, bars: bool = True
     ) -> None:
         self.console = console
         self._bars = bars

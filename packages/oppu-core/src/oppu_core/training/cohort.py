@@ -223,10 +223,7 @@ class Cohort:
         return losses.view(labels_UN.shape).sum(dim=1) / (labels_UN != IGNORED).sum(dim=1)
 
     def _finish(
-        self,
-        members: Sequence[_Member],
-        done: Sequence[int],
-        weights_UP: torch.Tensor,
+        self, members: Sequence[_Member], done: Sequence[int], weights_UP: torch.Tensor
     ) -> dict[int, Outcome]:
         """The results of users who are done. Losses are taken before their step, so check the last step."""
         if not done:

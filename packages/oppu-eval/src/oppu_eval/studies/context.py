@@ -212,12 +212,7 @@ class Done:
         return self.run.predictions(task, method)
 
     def score(
-        self,
-        task: str,
-        method: str,
-        metric: Metric,
-        *names: str,
-        owner: Mapping[str, str] | None = None,
+        self, task: str, method: str, metric: Metric, *names: str, owner: Mapping[str, str] | None = None
     ) -> Scored | None:
         """A method's scores; None if nobody has an adapter. `names`, `owner`: see :func:`score`."""
         dataset = self.run.dataset(task)

@@ -25,11 +25,7 @@ _SPACE = re.compile(r"[ \t\n\r]+")
 
 # Numbers become text: ids and scores are strings here, and 5.0 is the score 5. NaN and Infinity are not JSON,
 # but pandas and others write them for missing numbers.
-_AS_TEXT: dict[str, Any] = {
-    "parse_int": str,
-    "parse_float": number_text,
-    "parse_constant": lambda name: None,
-}
+_AS_TEXT: dict[str, Any] = {"parse_int": str, "parse_float": number_text, "parse_constant": lambda name: None}
 DECODER = json.JSONDecoder(**_AS_TEXT)
 
 

@@ -264,12 +264,7 @@ class RawLamp:
             return None
 
     def _index(
-        self,
-        value: Any,
-        place: Place,
-        known: dict[str, int | None],
-        items: list[HistoryItem],
-        intake: Intake,
+        self, value: Any, place: Place, known: dict[str, int | None], items: list[HistoryItem], intake: Intake
     ) -> int | None:
         """An item's index in `items`; most are in the profiles of all questions, but are checked once."""
         text = repr(value)
