@@ -91,11 +91,7 @@ def add_api(page: Page) -> None:
 
 
 def _check(**given: tuple[Any, type]) -> None:
-    """See that arguments are of their types; Gradio does not.
-
-    Raises:
-        ConfigError: one is not.
-    """
+    """Refuse arguments of other types than these; Gradio does not."""
     for name, (value, kind) in given.items():
         if not isinstance(value, kind):
             raise ConfigError(f"{name} has to be of the type {kind.__name__}, not {type(value).__name__}.")

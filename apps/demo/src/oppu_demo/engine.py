@@ -193,11 +193,7 @@ class Engine:
             return Answered(name, text, prompt, time.perf_counter() - start)
 
     def _check_current(self) -> None:
-        """Check that nobody was forgotten since the page was opened, as it has everybody in memory.
-
-        Raises:
-            StoreError: somebody was forgotten, or the run has changed.
-        """
+        """Refuse to go on if somebody was forgotten since the page was opened: it has everybody in memory."""
         if self._description() != self._opened_with:
             raise StoreError(
                 f"{self.run.path} has changed since this page was opened: somebody was forgotten, or it was "

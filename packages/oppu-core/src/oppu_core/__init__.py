@@ -2,8 +2,7 @@
 
 The names exported here are the Python API (``docs/python.md``); everything else in the modules may change.
 In pipeline order the rooms are :mod:`tasks`, :mod:`data`, :mod:`prompting`, :mod:`modeling`, :mod:`training`,
-:mod:`storage`, :mod:`runs` and :mod:`ownership`. Names are loaded on first use: importing this package does
-not import torch.
+:mod:`storage`, :mod:`runs` and :mod:`ownership`. Names are loaded on first use; the package imports no torch.
 """
 
 import importlib

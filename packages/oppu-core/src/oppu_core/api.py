@@ -125,8 +125,7 @@ def execute(
     Raises:
         ConfigError: another process is working on the run.
         OppuError: the data or the base have changed since the run was started, a task base cannot be trained,
-            or adapters that answers need are missing. A user whose adapter cannot be trained is reported and
-            skipped.
+            or adapters that answers need are missing. Users whose training fails are reported and skipped.
     """
     with run.lock():
         execute_jobs(run, jobs, compute, _reporter(run, progress))
@@ -187,8 +186,7 @@ class Personal:
             device: Where to compute: ``auto``, ``cpu``, ``cuda`` …
 
         Returns:
-            Answers by method. Methods that begin with ``oppu`` use the person's adapter, the others only the
-            prompt.
+            Answers by method; those of ``oppu`` methods use the person's adapter, others only the prompt.
 
         Raises:
             ConfigError: a text is empty, missing, or not for one of the task's fields.

@@ -19,8 +19,7 @@ from oppu_eval.studies.histories import made_of
 class ResultsKeeper(Keeper):
     """Results and reports of runs, and folders of studies.
 
-    They are made from all users at once, so all of them go; the same commands make them again without the
-    one.
+    They are made from all users at once, so all go; the same commands make them again without the user.
     """
 
     def folders(self, places: Sequence[Path], runs: Sequence[Run]) -> Iterator[KeptFolder]:

@@ -1,7 +1,6 @@
 """One person as HTML: their history, what is typical of it, and what was learned from it.
 
-Everything is taken from what training may see (:attr:`User.training_history`), so that no query's answer is
-revealed here.
+Everything is from what training may see (:attr:`User.training_history`), so it reveals no query's answer.
 """
 
 import collections

@@ -61,8 +61,7 @@ class Dataset:
         """Open a dataset folder.
 
         Raises:
-            DataError: the folder is missing, is not a dataset, was written by a newer oppu, has an unknown
-                task, or lacks a shard.
+            DataError: the folder is missing, not a dataset, of a newer oppu or an unknown task, or incomplete.
         """
         path = Path(path)
         file = path / MANIFEST

@@ -49,8 +49,7 @@ def write_dataset(
 ) -> "Dataset":
     """Write users as a dataset folder, as a stream, all or nothing.
 
-    The same users give the same bytes, however the two splits are interleaved. A dataset at `path` is
-    replaced.
+    The same users give the same bytes, however the splits are interleaved. A dataset at `path` is replaced.
 
     Args:
         path: The folder to make.
@@ -66,8 +65,7 @@ def write_dataset(
         The dataset, open.
 
     Raises:
-        DataError: a user cannot be stored (the message names user and field), `path` holds something else,
-            or the disk refuses.
+        DataError: a user (named) cannot be stored, `path` holds something else, or the disk refuses.
     """
     # Follow links to the folder; realpath, because Path.resolve raises on a loop of links.
     target = Path(os.path.realpath(path))

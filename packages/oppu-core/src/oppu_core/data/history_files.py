@@ -269,11 +269,7 @@ def _table_rows(table: Table, names: list[str]) -> Iterator[Row]:
 
 
 def _refuse_structure(task: Task, lines: list[str], where: str) -> None:
-    """Check that lines are plain.
-
-    Raises:
-        DataError: they are JSON that does not start at once, YAML, or a table without the task's header.
-    """
+    """Refuse lines that are JSON not from the first line on, YAML, or a table without the task's header."""
     if piece := next((line for line in lines if _PIECE.fullmatch(line)), None):
         raise DataError(
             f"{where} has JSON in it (a line {piece.strip()!r}) and other lines. Give the JSON alone."

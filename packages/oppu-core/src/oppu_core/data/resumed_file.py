@@ -102,11 +102,7 @@ class ResumedFile:
         self._finish()
 
     def _one_try(self) -> None:
-        """Download as much as one connection gives.
-
-        Raises:
-            _BrokenOffError: the file is not complete, but a retry may help.
-        """
+        """Download as much as one connection gives; a _BrokenOffError if a retry may help."""
         known, here = self.known, self.here()
         if here and here == known.length:
             return

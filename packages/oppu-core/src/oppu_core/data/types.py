@@ -15,8 +15,7 @@ class HistoryItem:
     Attributes:
         id: The item's id in its source.
         fields: The task's history fields, e.g. ``{"description": …, "tag": …}``.
-        date: ISO date, or time in UTC (:class:`oppu_core.data.moments.Moment`), so that text order is time
-            order.
+        date: ISO date, or time in UTC (:class:`oppu_core.data.moments.Moment`); text order is time order.
     """
 
     id: str

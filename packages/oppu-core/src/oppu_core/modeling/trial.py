@@ -1,8 +1,7 @@
 """Finding by trial how a base can be used: in packed rows, in padded batches, or one prompt at a time.
 
 Families treat masks, positions and caches differently, often undocumented. So when a base is loaded, a few
-prompts of random tokens are answered in each way, and the results are compared with those of the same prompts
-one at a time.
+prompts of random tokens are answered in each way, and the results compared with one prompt at a time.
 """
 
 import dataclasses

@@ -24,8 +24,7 @@ from oppu_core.tasks.task_files import TASKS
 class AdapterRow:
     """A row of a list of adapters; None is unknown.
 
-    `items` were trained on, `loss` is the last epoch's mean in nats, `bytes` is the size of the weights on
-    disk.
+    `items` were trained on, `loss` is the last epoch's mean in nats, `bytes` is the weights' size on disk.
     """
 
     user_id: str
@@ -153,8 +152,7 @@ def describe_adapter(
 ) -> tuple[dict[str, str], tuple[Score, ...]]:
     """Everything that is known of a user's adapter, in words, and its scores if the run was evaluated.
 
-    Raises:
-        ConfigError, DataError: see :func:`find_adapter`.
+    Errors are those of :func:`find_adapter`.
     """
     with open_store(run.store_path) as store:
         found = find_adapter(run, store, user_id, task, variant)

@@ -9,8 +9,7 @@
 
 Untrusted bundles are read here: other names, links, a wrong size or checksum are refused, and nothing is
 unpacked to disk. Things added in transit are ignored: a folder around the files, and what git, the hub and
-desktops leave (:func:`is_litter`). The card is for people, who may change it or leave it out. Knows nothing
-of runs.
+desktops leave (:func:`is_litter`). People may change the card or leave it out. Knows nothing of runs.
 """
 
 import dataclasses
@@ -221,8 +220,7 @@ def _entry(info: zipfile.ZipInfo) -> Entry:
 
 
 def write_bundle(bundle: Bundle, out: Path) -> None:
-    """Write a folder, or a zip if `out` ends in .zip; all or nothing, and the same bundle gives the same
-    bytes.
+    """Write a folder, or a zip if `out` ends in .zip; all or nothing, the same bytes for the same bundle.
 
     Raises:
         ConfigError: `out` holds something other than an exported adapter, or more than was exported.
@@ -246,11 +244,7 @@ def write_bundle(bundle: Bundle, out: Path) -> None:
 
 
 def _check_replaceable(out: Path) -> None:
-    """Check that only an unchanged export would be overwritten: a changed card may be somebody's work.
-
-    Raises:
-        ConfigError: there is something else.
-    """
+    """Refuse to overwrite anything but an unchanged export: a changed card may be somebody's work."""
     try:
         bundle = read_bundle(out)
         as_written = _sums(bundle).items() <= manifest_of(bundle, str(out))["files"].items()

@@ -1,7 +1,6 @@
 """Pushing adapters to the Hugging Face hub and pulling them: a private repository of six files.
 
-``HF_ENDPOINT``, ``HF_TOKEN`` and the token of ``hf auth login`` are respected. Pulled adapters pass the same
-checks as files.
+``HF_ENDPOINT``, ``HF_TOKEN`` and the token of ``hf auth login`` are respected. Pulls are checked like files.
 """
 
 import contextlib

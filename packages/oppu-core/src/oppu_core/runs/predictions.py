@@ -23,11 +23,7 @@ class Answer:
 
 
 def _answer_of(row: Any) -> Answer:
-    """Parse a line of a prediction file.
-
-    Raises:
-        TypeError: it is not an answer.
-    """
+    """Parse a line of a prediction file; a TypeError if it is not an answer."""
     one = Answer(**row)
     texts = (one.user_id, one.id, one.answer, one.gold or "")
     if not all(isinstance(text, str) for text in texts):

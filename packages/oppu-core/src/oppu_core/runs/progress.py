@@ -1,7 +1,4 @@
-"""Progress on the terminal, and a JSONL log in the run's folder.
-
-Knows nothing of what is being done.
-"""
+"""Progress on the terminal, and a JSONL log in the run's folder. Knows nothing of what is being done."""
 
 import contextlib
 import datetime

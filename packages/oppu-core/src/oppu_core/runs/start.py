@@ -94,12 +94,7 @@ def versions() -> dict[str, str]:
 
 
 def _check_profiles(config: RunConfig, datasets: Mapping[str, Dataset]) -> dict[str, str]:
-    """The hashes of given profiles by task, after checking that they fit the run.
-
-    Raises:
-        ConfigError: they are for a task that the run does not have, or lack users who need one.
-        DataError: a file is unusable.
-    """
+    """The hashes of given profiles by task; refuses those of other tasks, or without users who need one."""
     given = read_profiles([Path(path) for path in config.profiles])
     if strangers := [task for task in given if task not in datasets]:
         raise ConfigError(

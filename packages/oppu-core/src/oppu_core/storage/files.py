@@ -163,11 +163,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_jsonl(path: Path) -> list[Any]:
-    """Read a file with one JSON value per line.
-
-    Raises:
-        DataError: see :func:`read_json`; the message names the line.
-    """
+    """Read a file with one JSON value per line; errors as in :func:`read_json`, and name the line."""
     rows = []
     try:
         with path.open(encoding="utf-8") as file:

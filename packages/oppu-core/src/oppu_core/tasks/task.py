@@ -63,8 +63,7 @@ class Task:
             named after each; by default the whole text is the only field.
         history_template: One retrieved history item on one line; by default the query with its answer.
         retrieval_template: The text that retrieval searches with (instruction without the label list).
-        personal_formats: Without an output field: what personal training reads. The first format whose fields
-            an item has is used.
+        personal_formats: Without an output field: what is trained on, by the first format that fits an item.
         profile: The computed profile (a name in :data:`oppu_core.prompting.profiles.PROFILES`).
         profile_prompt: The instruction for a profile written by a language model (Appendix I).
         max_answer_tokens: The most tokens of an answer; raised where a label needs more.
@@ -255,11 +254,7 @@ class Task:
 
 
 def _fields_of(template: str) -> set[str]:
-    """The fields that a template names.
-
-    Raises:
-        ValueError: it is not a template.
-    """
+    """The fields that a template names; a ValueError if it is not a template."""
     parts = [part for part in string.Formatter().parse(template) if part[1] is not None]
     if any(form or conversion for _, _, form, conversion in parts):
         raise ValueError("between the braces stands the name of a field alone")

@@ -18,8 +18,7 @@ def task_from(values: Mapping[str, Any], where: str) -> Task:
     """A task from the values of a TOML or JSON file.
 
     Raises:
-        ConfigError: a setting is missing, unknown, of a wrong type, or contradicts another one; the message
-            starts with `where`.
+        ConfigError: a setting is missing, unknown, wrong or contradictory; the message starts with `where`.
     """
     fields = {field.name: field for field in dataclasses.fields(Task)}
     if unknown := sorted(set(values) - set(fields)):

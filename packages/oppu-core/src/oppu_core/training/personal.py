@@ -67,8 +67,7 @@ def train_personal(
 ) -> None:
     """Train the adapters that the store does not have.
 
-    Users are trained together in cohorts if the trainer can. A user whose training fails is recorded and
-    skipped; the others go on.
+    Users are trained together in cohorts if the trainer can. Failures are recorded, and the others go on.
 
     Args:
         trainer: Trains fresh adapters on the task base.

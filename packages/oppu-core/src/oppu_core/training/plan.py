@@ -51,8 +51,7 @@ class CohortPlan:
         Args:
             missing: {folder: (user id, amount of training)} of adapters that the store does not have.
             failed: Those of `missing` that failed before: they are tried again, alone.
-            present: Adapters that the store has; they are trained again with their cohort if it is
-                unfinished.
+            present: Adapters that the store has; they are trained again with an unfinished cohort.
             auto: Finds the size of new cohorts if `size` is None.
 
         Raises:

@@ -1,8 +1,7 @@
 """Task bases: the base adapted once to a task and a prompt variant, on the queries of other users.
 
 The task LoRA is stored. Merged into the base (or beside it, if weights of fewer than 32 bits would round it
-away), it is the frozen model that personal adapters of this variant are trained on. Test users' data is not
-used.
+away), it is the frozen model that personal adapters of this variant are trained on, without test users' data.
 """
 
 import dataclasses

@@ -178,11 +178,7 @@ class LampTask(ConfigurableTask):
         super().build_all_requests(**arguments)
 
     def _check_chosen(self, arguments: Mapping[str, Any]) -> None:
-        """Check that --limit and --samples choose existing queries.
-
-        Raises:
-            ConfigError: they do not.
-        """
+        """Refuse --limit and --samples that choose queries that do not exist."""
         limit, samples = arguments.get("limit"), arguments.get("samples") or ()
         if limit is not None and limit < 1:
             raise ConfigError(
@@ -197,8 +193,7 @@ class LampTask(ConfigurableTask):
     def _set_aside(self, failed: Mapping[str, str], arguments: Mapping[str, Any]) -> None:
         """Leave out users whose training failed, as ``oppu evaluate`` does.
 
-        Raises:
-            ConfigError: queries are chosen by number, and the numbers would change their meaning.
+        Refuses to if queries are chosen by number, as the numbers would change their meaning.
         """
         before = len(self._asked)
         self._asked = {key: asked for key, asked in self._everything.items() if key[0] not in failed}

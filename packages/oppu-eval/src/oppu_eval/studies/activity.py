@@ -112,11 +112,7 @@ class Activity(Plain):
         return Result(findings, Table(setting_columns("items"), rows), [picture], notes)
 
     def _chosen(self, context: StudyContext, task: str) -> dict[Range, list[User]]:
-        """The users of each range.
-
-        Raises:
-            DataError: a given range has no users, or there are too few users for quantiles.
-        """
+        """The users of each range; refuses given ranges without users, and too few users for quantiles."""
         users = [user for user in context.users(task) if user.training_history and user.queries]
         lengths = [len(user.training_history) for user in users]
         if not users:

@@ -47,8 +47,7 @@ def update_cosines(states: Sequence[State]) -> dict[str, Array]:
         states: As for :func:`tensor_cosines`.
 
     Returns:
-        {name of the projection: [U, U]}, 1 on the diagonal; NaN where one of the two is zero or absent. Empty
-        if adapters are not LoRAs.
+        {projection: [U, U]}, 1 on the diagonal, NaN where one of two is zero or absent; empty without LoRA.
 
     Raises:
         DataError: a tensor has different shapes in two adapters.
@@ -68,8 +67,7 @@ def update_cosines(states: Sequence[State]) -> dict[str, Array]:
 def average(cosines: Mapping[str, Array], containing: str = "") -> Array:
     """The mean [U, U] over the tensors whose names contain a text, e.g. ``lora_A``; by default over all.
 
-    Unlike in the paper's pseudo-code, NaNs (see :func:`tensor_cosines`) are left out of the mean; if all are
-    NaN, so is the mean.
+    Unlike in the paper's pseudo-code, NaNs are left out of the mean; if all are NaN, so is the mean.
 
     Raises:
         DataError: no tensor has such a name.
@@ -90,8 +88,7 @@ def average(cosines: Mapping[str, Array], containing: str = "") -> Array:
 def cluster_order(similarity: Array) -> tuple[list[int], Array]:
     """An order of the users that puts similar ones side by side.
 
-    Average linkage on 1 - similarity with optimal leaf ordering (Bar-Joseph et al. 2001). A NaN counts as
-    the lowest similarity.
+    Average linkage on 1 - similarity with optimal leaf ordering (Bar-Joseph et al. 2001). NaN is lowest.
 
     Args:
         similarity: Symmetric [U, U].
@@ -151,8 +148,7 @@ def mantel(
 def user_interval(values: Array, rng: np.random.Generator, resamples: int = 2000) -> tuple[float, float]:
     """The 95 % bootstrap interval of the mean over pairs of users, resampling users (not pairs).
 
-    A user who is drawn twice does not form a pair with themselves. NaNs are left out, as are resamples
-    without any pair.
+    A user who is drawn twice forms no pair with themselves. NaNs and resamples without pairs are left out.
 
     Args:
         values: Symmetric [U, U]; the diagonal is not read.

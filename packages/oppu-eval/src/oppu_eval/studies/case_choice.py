@@ -91,8 +91,7 @@ def choose(
     Args:
         task: The task that was answered.
         users: The users whose queries to choose from.
-        predictions: {method: {(user id, query id): answer}}; users without answers by a method count for
-            others.
+        predictions: {method: {(user id, query id): answer}}; users whom a method lacks count for the others.
         cases: The most cases; queries on which all methods score the same are never chosen.
 
     Returns:

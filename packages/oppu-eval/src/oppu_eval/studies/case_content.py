@@ -69,8 +69,7 @@ class Case:
         query_id: The query's id.
         query: Its text.
         gold: What the user answered.
-        spread: See :class:`Chosen`.
-        gain: See :class:`Chosen`.
+        spread, gain: See :class:`Chosen`.
         why: Why it was chosen, as a sentence.
         asked: The methods that answered, in the order of the paper's Table 1.
         about: Its user.

@@ -134,11 +134,7 @@ def one_sided(task: Task, side: Side) -> Task:
 
 
 def one_sided_user(task: Task, user: User, side: Side) -> User:
-    """The user with one side of every history item, for the task of :func:`one_sided`.
-
-    Raises:
-        ConfigError: see :func:`one_sided`.
-    """
+    """The user with one side of every history item, for the task of (and errors as in) :func:`one_sided`."""
     names = one_sided(task, side).history_fields
     items = (
         HistoryItem(item.id, {name: item.fields[name] for name in names}, item.date) for item in user.history

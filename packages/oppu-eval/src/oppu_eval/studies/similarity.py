@@ -127,11 +127,7 @@ class Similarity(Plain):
         return Result(findings, Table(columns, rows), [picture], notes, details)
 
     def _adapters(self, done: Done, task: str) -> tuple[list[User], list[State]]:
-        """The users who have an adapter, and their tensors.
-
-        Raises:
-            DataError: there are fewer than three.
-        """
+        """The users who have an adapter (at least three, else a DataError), and their tensors."""
         with contextlib.closing(Store(done.run.store_path)) as store:
             variant = find_variant(done.run, task, parse_method(self.method).variant, personal=True)
             users = [user for user in variant.users if store.has(variant.key_of(user))]

@@ -151,11 +151,7 @@ class Events:
         return {self.task.long_field: "input", self.task.output_field: "output"}
 
     def _values(self, row: dict[str, Any]) -> tuple[str, str, dict[str, str], str | None]:
-        """User id, time, fields, and gold of a row; the gold is None for history.
-
-        Raises:
-            Unusable: something is missing or empty.
-        """
+        """User id, time, fields, and gold (None for history) of a row; Unusable if something is missing."""
         record = {name: value for name, value in row.items() if value not in (None, "", "\\N", "<NA>")}
         user_id, when = as_user_id(record), as_text(record, "time")
         if _DECIMAL_ID.fullmatch(user_id):

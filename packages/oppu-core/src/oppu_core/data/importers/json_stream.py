@@ -74,12 +74,7 @@ def read_records(path: Path, on_bytes: Callable[[int], object] | None = None) ->
 def records_in(path: Path, file: Any) -> Iterator[Record]:
     """The records of an open file, as by :func:`read_records`.
 
-    Args:
-        path: Its name, for messages.
-        file: Has ``read(size)``, which returns UTF-8.
-
-    Raises:
-        DataError: see :func:`read_records`.
+    `path` is its name for messages; ``file.read(size)`` returns UTF-8.
     """
     return _Window(path, file, None).records()
 

@@ -37,11 +37,7 @@ def read_labels(file: Path, rejects: Rejects, task: Task) -> dict[str, str]:
 
 
 def read_lamp_id(file: Path) -> str | None:
-    """The task's name in a label file; None if the file is missing or does not name it.
-
-    Raises:
-        DataError: see :func:`read_labels`.
-    """
+    """The task's name in a label file, if any; None without the file. Errors as in :func:`read_labels`."""
     name = _labels(file).get("task") if file.exists() else None
     return name if isinstance(name, str) else None
 

@@ -2,8 +2,7 @@
 
 ``user_others.json`` has the users that train the task base, ``user_top_100_history.json`` (tweets:
 ``user_more_100_history.json``) the test users, ``…_label.json`` beside it the test users' golds, and
-``profile_user_others.json`` and ``profile_user_100.json`` their profile texts. The files have gigabytes and
-are read as streams.
+``profile_user_others.json`` and ``profile_user_100.json`` their profile texts. Gigabytes, read as streams.
 """
 
 import dataclasses

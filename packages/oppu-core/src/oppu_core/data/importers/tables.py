@@ -89,8 +89,7 @@ class Table:
 def delimiter_of(header: str, row: str = "") -> str:
     """The delimiter of a header line.
 
-    It is the one that makes most columns, among those by which the first row has as many cells; a comma if
-    any will do.
+    It makes most columns, among those by which the first row has as many cells; a comma if any will do.
     """
     widths = {delimiter: len(cells_of(header, delimiter)) for delimiter in DELIMITERS}
     steady = [each for each in DELIMITERS if widths[each] > 1 and len(cells_of(row, each)) == widths[each]]

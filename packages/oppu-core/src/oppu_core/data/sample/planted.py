@@ -13,8 +13,7 @@ class Planted:
     Attributes:
         shift: The share of each history, its oldest items, that is answered with other preferences; in
             [0, 1). Texts, dates and queries stay as they are.
-        inactive: The share of users who keep only their latest 2 to 6 history items; in [0, 1]. Their queries
-            stay as they are.
+        inactive: The share of users who keep only their latest 2 to 6 items, and all queries; in [0, 1].
         irrelevant: The share of each history's items that are about subjects that the user's queries never
             touch; in [0, 1). All other items, and the queries, are about the other half of the subjects.
 

@@ -85,11 +85,7 @@ GRAMMARS: dict[str, Grammar] = {
 def _scene_for(
     grammar: Grammar, audience: Audience, rng: random.Random, about: frozenset[str] | None = None
 ) -> tuple[Any, str]:
-    """Draw scenes until one belongs to this audience; with `about`, it has only these subjects.
-
-    Returns:
-        The scene, and the text that decides its audience.
-    """
+    """Draw a scene for this audience (with `about`, only of these subjects), and the text that decides it."""
     while True:
         scene = grammar.scene(rng)
         if about is not None and not grammar.subjects(scene) <= about:
