@@ -61,7 +61,7 @@ class Dataset:
         """Open a dataset folder.
 
         Raises:
-            DataError: the folder is missing, not a dataset, of a newer oppu or an unknown task, or incomplete.
+            DataError: the folder is missing, not a dataset, of a newer oppu or unknown task, or incomplete.
         """
         path = Path(path)
         file = path / MANIFEST
