@@ -1,4 +1,4 @@
-"""Loading a base: the model, its tokenizer's conventions, and a fingerprint of both.
+"""Load a base: the model, its tokenizer's conventions, and a fingerprint of both.
 
 ``tiny`` is the base that ships with this package. Knows nothing of users, tasks or adapters.
 """
@@ -85,7 +85,7 @@ class Base:
 
     @property
     def device(self) -> torch.device:
-        """The model's device."""
+        """Where the model lies."""
         device: torch.device = self.model.device
         return device
 

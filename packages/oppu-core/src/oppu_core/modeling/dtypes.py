@@ -1,4 +1,4 @@
-"""The data types and quantizations of a base's weights."""
+"""The types that a base's weights can have."""
 
 from typing import Literal
 

@@ -94,12 +94,12 @@ class Tokenizer:
         return other
 
     def prompt_ids(self, text: str) -> list[int]:
-        """Token ids of a prompt, with the special tokens that the tokenizer puts in front."""
+        """Token ids of a prompt, with the special tokens that this tokenizer puts in front."""
         ids = self._ids(text, special=not self._chat, chat=self._chat).tolist()
         return ids[:-1] if ids and ids[-1] == self.eos_id else ids
 
     def answer_ids(self, text: str) -> list[int]:
-        """Token ids of an answer that continues a prompt, ending with the end-of-text token."""
+        """Token ids of an answer as it continues a prompt, closed by the end-of-text token."""
         return [*self._ids(self._lead + text, special=False), self.eos_id]
 
     def answer_text(self, ids: list[int]) -> str:

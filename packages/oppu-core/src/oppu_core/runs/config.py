@@ -37,9 +37,9 @@ class RunConfig:
         users: How many test users (the dataset's first ones); None takes all.
         sample: Whether answers are sampled as in the paper instead of greedy.
         quantize: Whether the base's weights are held in 4 or 8 bits.
-        profiles: Files of profile texts; tasks that are not in them use computed ones.
-        examples: Which data of the others task LoRAs are trained on.
-        constrain: Whether tasks with labels may only answer with labels.
+        profiles: Files with profile texts; a task that they do not name has computed ones.
+        examples: What of the others task LoRAs are trained on.
+        constrain: Whether tasks with labels answer with these alone.
     """
 
     data: Mapping[str, str]

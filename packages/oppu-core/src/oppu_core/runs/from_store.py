@@ -36,8 +36,8 @@ def run_from_store(
         method: How to answer; decides what has to be in the store.
         dtype: As in training.
         quantize: As in training.
-        profiles: Files of profile texts, if any were used.
-        seed: The seed of random retrieval.
+        profiles: Files of profile texts, where there were any.
+        seed: Of random retrieval.
 
     Raises:
         StoreError: nothing in the store fits base, data and method.

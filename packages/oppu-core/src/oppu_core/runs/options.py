@@ -120,9 +120,9 @@ class RunOptions:
         store: Where weights are kept; by default beside the run.
         peft: The kind of personal adapters.
         quantize: Hold the base in 4 or 8 bits.
-        profiles: Files of profile texts.
-        examples: Which data of the others task LoRAs are trained on.
-        constrain: Let tasks with labels answer only with labels.
+        profiles: Files with profile texts.
+        examples: What of the others task LoRAs are trained on.
+        constrain: Let tasks with labels answer with these alone.
     """
 
     data: Sequence[Path] = option(
