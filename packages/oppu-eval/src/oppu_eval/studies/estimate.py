@@ -19,7 +19,7 @@ from oppu_core.runs.variants import Variant, variants_of
 from oppu_core.storage.store import Store
 from oppu_core.training.trainer import Trainer
 
-_SAMPLE = 3  # users whose histories are examined, and other users per example of a batch
+_SAMPLE = 3  # users whose histories are sampled; of the others, 8 times as many
 _TRIAL_STEPS = 3
 _TRIAL_QUERIES = 32
 
