@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from oppu_core.data.dataset import Dataset, write_dataset
+from oppu_core.data.dataset import Dataset
+from oppu_core.data.dataset_writer import write_dataset
 from oppu_core.data.types import User
 from oppu_core.runs.run import open_run
 from oppu_core.storage.store import Store, adapter_key
@@ -58,9 +59,10 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace after `oppu run`; a run knows its data by absolute paths, so the tests take turns in it."""
     import os
 
-    from oppu_core.runs.jobs import JOBS, execute_visibly
+    from oppu_core.runs.execute import execute_visibly
+    from oppu_core.runs.jobs import JOBS
     from oppu_core.runs.options import Compute, RunOptions
-    from oppu_core.runs.run import start_run
+    from oppu_core.runs.start import start_run
     from oppu_eval.reporting.run_report import write_report
     from oppu_eval.scoring.run_results import evaluate_run
 

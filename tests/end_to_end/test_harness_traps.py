@@ -36,16 +36,17 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import CachingLM
 from lm_eval.evaluator import evaluate
 from lm_eval.models.dummy import DummyLM
-from oppu_core.data.dataset import Dataset, write_dataset
+from oppu_core.data.dataset import Dataset
+from oppu_core.data.dataset_writer import write_dataset
 from oppu_core.errors import ConfigError, ModelError, OppuError, StoreError
 from oppu_core.modeling.base import TINY_FOLDER, Base, base_tokenizer
 from oppu_core.ownership.base_export import export_base
 from oppu_core.runs.answering import generate_answers
-from oppu_core.runs.jobs import execute
+from oppu_core.runs.execute import execute
 from oppu_core.runs.options import Compute
 from oppu_core.runs.run import open_run
 from oppu_core.storage.files import read_json, read_jsonl
-from oppu_core.tasks.task import TASKS, get_task
+from oppu_core.tasks.task_files import TASKS, get_task
 from oppu_eval.lm_eval.model import OppuLM
 from oppu_eval.lm_eval.task import LampTask
 from oppu_eval.scoring.metrics import metrics_for

@@ -11,7 +11,8 @@ import pytest
 from oppu_core.data.sample import GRAMMARS, sample_users
 from oppu_core.data.types import HistoryItem, Query, User
 from oppu_core.prompting.profiles import compute_profile
-from oppu_core.tasks.task import Task, get_task
+from oppu_core.tasks.task import Task
+from oppu_core.tasks.task_files import get_task
 from oppu_demo.tabs.about import about_view
 from oppu_demo.tabs.scoreboard import per_user_rows, scoreboard_view
 from oppu_demo.views.person import Adapter, habit_line, history_view, loss_curve, person_view

@@ -11,14 +11,16 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from oppu_core.data.dataset import write_dataset
+from oppu_core.data.dataset_writer import write_dataset
 from oppu_core.data.types import User
 from oppu_core.errors import ConfigError, DataError
 from oppu_core.runs.config import resolve_config
 from oppu_core.runs.options import RunOptions
-from oppu_core.runs.run import Run, start_run
+from oppu_core.runs.run import Run
+from oppu_core.runs.start import start_run
 from oppu_core.storage.files import read_json, read_jsonl, write_json, write_jsonl
-from oppu_core.tasks.task import Task, get_task
+from oppu_core.tasks.task import Task
+from oppu_core.tasks.task_files import get_task
 from oppu_eval.cli import main as cli
 from oppu_eval.lm_eval.files import read_harness
 from oppu_eval.lm_eval.results import harness_rows

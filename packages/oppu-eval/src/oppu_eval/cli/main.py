@@ -67,7 +67,7 @@ def run(
     Start the same command again to continue an interrupted run; what is done is not done again.
     """
     from oppu_core.runs.jobs import JOBS
-    from oppu_core.runs.run import start_run
+    from oppu_core.runs.start import start_run
 
     started = start_run(run, options)
     work(started, JOBS, compute, report_to)

@@ -8,7 +8,7 @@ from typing import Any
 
 from oppu_core.runs.run import Run
 from oppu_core.storage.files import write_text
-from oppu_core.tasks.task import get_task
+from oppu_core.tasks.task_files import get_task
 
 from oppu_eval.files import FIGURES, REPORT, STUDIES_FOLDER
 from oppu_eval.lm_eval.files import HarnessResult, read_harness, scored_queries

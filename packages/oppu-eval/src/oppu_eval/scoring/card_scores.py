@@ -15,7 +15,7 @@ def card_scores(run: Run, task: str, methods: Sequence[str], user_id: str) -> It
         run: The run.
         task: One of its tasks.
         methods: The methods' names.
-        user_id: Whose own scores to give beside those of all users.
+        user_id: The user whose own scores to add to those of all users.
 
     Raises:
         DataError: the file is damaged.
