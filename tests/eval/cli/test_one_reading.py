@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from oppu_core.data.dataset import write_dataset
+from oppu_core.data.dataset_writer import write_dataset
 from oppu_core.data.types import User
 from oppu_core.runs import run as runs
 from oppu_core.runs.options import RunOptions
-from oppu_core.runs.run import Run, start_run
+from oppu_core.runs.run import Run
+from oppu_core.runs.start import start_run
 from oppu_core.storage.files import write_jsonl
 from oppu_core.tasks.task import Task
 from oppu_eval.cli import main as cli
