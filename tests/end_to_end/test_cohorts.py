@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from oppu_core.data.dataset import Dataset, write_dataset
-from oppu_core.modeling.base import TINY_FOLDER
+from oppu_core.modeling.base_files import TINY_FOLDER
 from oppu_core.modeling.trial import Trial
 from oppu_core.storage.store import Store
 from oppu_core.tasks.task import get_task

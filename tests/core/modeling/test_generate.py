@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 from oppu_core.errors import ConfigError, ModelError, OppuError
-from oppu_core.modeling.base import MAX_LENGTH, Base, base_identity, load_base
+from oppu_core.modeling.base import Base, load_base
+from oppu_core.modeling.base_files import MAX_LENGTH, base_identity
 from oppu_core.modeling.generation import Sampling, generate, plan_batches
 from oppu_core.modeling.tokenizer import Tokenizer
 from safetensors.torch import load_file, save_file

@@ -14,7 +14,8 @@ from rich.markup import escape
 
 from oppu_core.data.types import Query, User
 from oppu_core.errors import ModelError, StoreError, TrainingError, explained
-from oppu_core.modeling.base import Base, base_tokenizer, load_base
+from oppu_core.modeling.base import Base, load_base
+from oppu_core.modeling.base_files import base_tokenizer
 from oppu_core.modeling.packing import tokenize
 from oppu_core.prompting.builder import PromptBuilder
 from oppu_core.prompting.methods import Method
@@ -127,7 +128,9 @@ class VariantJobs:
             ModelError: it is gone, or another one now.
         """
         config = self._run.config
-        base = load_base(config.model, config.dtype, self._compute.device, config.quantize)
+        base = load_base(
+            config.model, config.dtype, self._compute.device, config.quantize, config.prompt_format
+        )
         if base.identity != self._run.base_identity():
             raise ModelError(
                 f"The base {base.name!r} is no longer the one that {self._run.path} was started with. "
@@ -307,8 +310,15 @@ def _warn(variant: Variant, reporter: ProgressReporter) -> None:
     """Say beforehand what no training can mend."""
     task = variant.task
     warnings = scoring_warnings(task, variant.users)
+    config = variant.run.config
+    tokenizer = base_tokenizer(config.model, config.prompt_format)
     if task.labels:
-        warnings += tokenizer_warnings(task, base_tokenizer(variant.run.config.model))
+        warnings += tokenizer_warnings(task, tokenizer)
+    if config.prompt_format == "plain" and tokenizer.hf.chat_template:
+        warnings.append(
+            "The base has a chat template, but prompts are plain, as in the paper; --prompt-format chat puts "
+            "them into it."
+        )
     for warning in warnings:
         reporter.console.print(f"[yellow]{task.name}: {escape(warning)}[/]", highlight=False, soft_wrap=True)
         reporter.event("warning", task=task.name, text=warning)

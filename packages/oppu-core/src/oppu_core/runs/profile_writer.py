@@ -6,7 +6,6 @@ A user's text depends on the model, the seed and the user; on the batch only by 
 arithmetic.
 """
 
-import dataclasses
 import itertools
 import random
 from collections.abc import Iterator, Sequence
@@ -20,7 +19,8 @@ from oppu_core.data.dataset import Dataset
 from oppu_core.data.schema import shown
 from oppu_core.data.types import Split, User
 from oppu_core.errors import ConfigError, ModelError
-from oppu_core.modeling.base import Base, base_folder
+from oppu_core.modeling.base import Base
+from oppu_core.modeling.base_files import base_folder
 from oppu_core.modeling.chat import THOUGHTS, decode_marked, render_chat, without_thoughts
 from oppu_core.runs.progress import ProgressReporter
 from oppu_core.runs.run import differences
@@ -137,7 +137,7 @@ class Writer:
             self._stop_ids = _chat_stop_ids(base)
             chat = content_id([*self._frame, self._stop_ids, THOUGHTS])
         self.settings: dict[str, Any] = {
-            "model": dataclasses.asdict(base.identity),
+            "model": base.identity.to_json(),
             "chat_template": chat,
             "instruction": task.profile_prompt,
             "seed": seed,

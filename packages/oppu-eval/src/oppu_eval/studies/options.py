@@ -3,10 +3,10 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
-from oppu_core.modeling.dtypes import Dtype, Quantize
+from oppu_core.modeling.dtypes import Dtype, PromptFormat, Quantize
 from oppu_core.runs.options import PlantOption, RunOptions, option, same
 from oppu_core.training.config import Preset
 
@@ -74,6 +74,7 @@ class StudyOptions:
     quantize: Quantize | None = same(RunOptions, "quantize")
     profiles: Sequence[Path] = same(RunOptions, "profiles")
     constrain: bool = same(RunOptions, "constrain")
+    prompt_format: PromptFormat | Literal["auto"] = same(RunOptions, "prompt_format")
     seed: int = same(RunOptions, "seed")
 
     @property
