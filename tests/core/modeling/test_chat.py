@@ -86,7 +86,7 @@ def test_a_base_asked_in_chat_is_trained_and_answers_in_chat(chat_base: Callable
     [
         ("{{ raise_exception('no roles') }}", "chat template cannot be used: no roles"),
         ("{{ bos_token }}assistant:", "leaves out the person's message"),
-        ("{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}", "leaves out the model's answer"),
+        ("{{ messages[0].content }}", "leaves out the model's answer"),
     ],
 )  # fmt: skip
 def test_a_template_that_cannot_be_used_is_refused(
@@ -97,7 +97,7 @@ def test_a_template_that_cannot_be_used_is_refused(
 
 
 def test_a_base_without_a_template_says_so() -> None:
-    with pytest.raises(ModelError, match="no chat template .* --prompt-format plain"):
+    with pytest.raises(ModelError, match=r"no chat template .* --prompt-format plain"):
         base_tokenizer("tiny", "chat")
     with pytest.raises(ModelError, match="no chat template"):
         base_identity(TINY_FOLDER, "float32", prompt_format="chat")

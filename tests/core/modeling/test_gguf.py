@@ -142,7 +142,7 @@ def test_what_cannot_be_read_is_said_and_nothing_is_left(
     for wrong in (broken, none):
         with pytest.raises(ModelError, match=f"{wrong.name} cannot be read as a GGUF model"):
             base_folder(str(wrong))
-    with pytest.raises(ModelError, match="lacks 1 weights of a LlamaForCausalLM, e.g. model.layers.1"):
+    with pytest.raises(ModelError, match=r"lacks 1 weights of a LlamaForCausalLM, e\.g\. model\.layers\.1"):
         base_folder(str(write_gguf(tmp_path / "less.gguf", without="layers.1.mlp.up_proj")))
     part = tmp_path / "base-00001-of-00002.gguf"
     file.rename(part)
@@ -177,6 +177,6 @@ def test_one_on_the_hub_is_named_by_its_repository_and_path(
     assert base_folder("org/name") == folder, "its only one"
     assert asked == [("org/name", "q4/base.gguf")] * 3
     listed.append("q8/base.gguf")
-    with pytest.raises(ModelError, match="name one: org/name/q4/base.gguf, org/name/q8/base.gguf"):
+    with pytest.raises(ModelError, match=r"name one: org/name/q4/base\.gguf, org/name/q8/base\.gguf"):
         base_folder("org/name")
     assert base_files.is_gguf("org/name/q4/base.gguf") and not base_files.is_gguf("org/name")
