@@ -111,10 +111,11 @@ class Tokenizer:
         """Token ids of a prompt, with the special tokens that this tokenizer or the chat template puts
         around it; what looks like one in `text` is its characters."""
         if self._turn and not self._chat:
-            before, after = (
-                self._ids(part, special=False, chat=True) for part in (self._turn.before, self._turn.after)
-            )
-            return [*before, *self._ids(text, special=False), *after]
+            before, after = self._turn.before, self._turn.after
+            if not any(token.content in text for token in self.hf.added_tokens_decoder.values()):
+                return self._ids(before + text + after, special=False, chat=True).tolist()
+            parts = ((before, True), (text, False), (after, True))
+            return [index for part, chat in parts for index in self._ids(part, special=False, chat=chat)]
         ids = self._ids(text, special=not self._chat, chat=self._chat).tolist()
         return ids[:-1] if ids and ids[-1] == self.eos_id else ids
 
