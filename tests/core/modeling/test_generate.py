@@ -342,9 +342,7 @@ def test_a_broken_base_is_an_error_that_names_the_folder(toy_folder: Path, tmp_p
     "name", ["no/such/folder/here", "./missing", "/missing/base", "tinny", "", "~/none/here"]
 )
 def test_a_missing_base_is_an_error_that_says_what_to_use(name: str) -> None:
-    with pytest.raises(
-        ModelError, match=r"Use 'tiny', a folder, a GGUF file, or a hub id|has no config\.json"
-    ):
+    with pytest.raises(ModelError, match=r"Use .tiny., a folder, a GGUF file, or|has no config\.json"):
         load_base(name, device="cpu")
 
 

@@ -6,12 +6,12 @@ Light to import: the command line reads it before it knows whether a model is ne
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from oppu_core.errors import ConfigError
-from oppu_core.modeling.dtypes import Dtype, PromptFormat, Quantize
+from oppu_core.modeling.dtypes import Dtype, PromptFormatOption, Quantize
 from oppu_core.prompting.methods import DEFAULT_METHODS, METHODS, Examples, parse_method
 from oppu_core.training.config import Peft, Preset
 
@@ -221,9 +221,9 @@ class RunOptions:
         ],
         False,
     )
-    prompt_format: PromptFormat | Literal["auto"] = option(
+    prompt_format: PromptFormatOption = option(
         Annotated[
-            PromptFormat | Literal["auto"],
+            PromptFormatOption,
             typer.Option(
                 help="How the base is asked: plain text, or in its chat template. auto is plain, as in the "
                 "paper, and says so where the base has a template."
