@@ -24,7 +24,7 @@ from oppu_core.modeling.stacked_adapters import StackedAdapters, stack_states
 from oppu_core.process import tune_process
 from oppu_core.prompting.builder import PromptBuilder
 from oppu_core.prompting.methods import parse_method
-from oppu_core.tasks.task import get_task
+from oppu_core.tasks.task_files import get_task
 from rich.console import Console
 from rich.table import Table
 from shapes import Subject, load_subject

@@ -34,7 +34,7 @@ import psutil
 from gradio_client import Client
 from oppu_core.process import tune_process
 from oppu_core.runs.run import open_run
-from oppu_core.tasks.task import get_task
+from oppu_core.tasks.task_files import get_task
 from oppu_demo.app import build
 from oppu_demo.engine import Engine
 from oppu_demo.launch import launch

@@ -16,9 +16,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from oppu_core.data.dataset import write_dataset
+from oppu_core.data.dataset_writer import write_dataset
 from oppu_core.data.sample import sample_users
-from oppu_core.tasks.task import get_task
+from oppu_core.tasks.task_files import get_task
 from rich.console import Console
 from rich.table import Table
 

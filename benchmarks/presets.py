@@ -12,9 +12,9 @@ import tempfile
 from pathlib import Path
 
 from oppu_core.runs.config import resolve_config
-from oppu_core.runs.jobs import execute
+from oppu_core.runs.execute import execute
 from oppu_core.runs.options import RunOptions
-from oppu_core.runs.run import start_run
+from oppu_core.runs.start import start_run
 from oppu_core.storage.store import Store
 from oppu_eval.scoring.run_results import evaluate_run
 from rich.console import Console
@@ -72,7 +72,7 @@ def main() -> None:
                 for entry in Store(run.store_path).entries()
                 if entry.kind == "adapter" and entry.folder not in before and entry.status == "ok"
             ]
-            scores = {row["method"]: row["value"] for row in reversed(evaluate_run(run)["rows"])}
+            scores = {row.method: row.value for row in reversed(evaluate_run(run).rows)}
             row = {**varied, "plain": scores[plain], "personal": scores[personal]}
             row["seconds_per_user"] = sum(seconds) / max(1, len(seconds))
             rows.append(row)

@@ -21,7 +21,7 @@ from oppu_core.data.sample import sample_users
 from oppu_core.modeling.base import load_base
 from oppu_core.modeling.packing import tokenize
 from oppu_core.prompting.builder import PromptBuilder
-from oppu_core.tasks.task import get_task
+from oppu_core.tasks.task_files import get_task
 from oppu_core.training.config import personal_config
 from oppu_core.training.loop import train
 from oppu_core.modeling.adapters import attach

@@ -23,7 +23,8 @@ from oppu_core.modeling.base_files import TINY_FOLDER
 from oppu_core.modeling.tokenizer import Tokenizer
 from oppu_core.prompting.builder import PromptBuilder
 from oppu_core.prompting.retrieval import BM25Retriever
-from oppu_core.tasks.task import TASKS, Task
+from oppu_core.tasks.task import Task
+from oppu_core.tasks.task_files import TASKS
 from rich.console import Console
 from tokenizers import Tokenizer as HFTokenizer
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
@@ -57,7 +58,7 @@ def documents(seed: int) -> Iterator[list[tuple[str, str]]]:
     instructions (many answers for few tokens). Half are one prompt with its answer.
     """
     rng = random.Random(f"tiny base/{seed}")
-    makers = {
+    builders = {
         name: PromptBuilder(TASKS[name], _Unlimited(), {"bm25": BM25Retriever(TASKS[name])})
         for name in GRAMMARS
     }
@@ -71,7 +72,7 @@ def documents(seed: int) -> Iterator[list[tuple[str, str]]]:
         else:
             variant = rng.choices(variants, weights)[0]
             user = world_texts(task, rng, 0 if variant == "base" else rng.randrange(4, 16))
-            for example in makers[task.name].query_examples(variant, user):
+            for example in builders[task.name].query_examples(variant, user):
                 yield [(example.prompt, example.answer)]
 
 

@@ -183,9 +183,9 @@ def _slots(canvas: Canvas, left: float, upper: float) -> None:
     canvas.fill([Cells(left, upper, size, size, 0.015)(k, q) for q in range(PREFIX) for k in range(q + 1)],
                 WORSE)  # fmt: skip
     canvas.outline([(left - 0.02, upper - 0.02, PREFIX * size + 0.03, PREFIX * size + 0.03)])
-    canvas.text(left + 0.75, upper + 0.2, f"the instruction, once: P × P = {PREFIX} × {PREFIX}")
+    canvas.text(left + 0.75, upper + 0.2, f"the instruction, once: p × p = {PREFIX} × {PREFIX}")
     canvas.text(left + 0.75, upper + 0.4, "each item, in one batch:")
-    canvas.text(left + 0.75, upper + 0.58, f"Q × (P + Q) = {most} × {PREFIX + most}")
+    canvas.text(left + 0.75, upper + 0.58, f"o × (p + o) = {most} × {PREFIX + most}")
     for b, own in enumerate(OWN):
         x, y = left + b % 2 * 1.55, upper + 1.0 + b // 2 * 0.92
         cells = Cells(x, y, size, size, 0.015)

@@ -17,7 +17,7 @@ from oppu_core.data.dataset import Dataset
 from oppu_core.data.importers.detect import import_files, open_reader
 from oppu_core.errors import OppuError
 from oppu_core.storage.files import content_id
-from oppu_core.tasks.task import get_task
+from oppu_core.tasks.task_files import get_task
 
 TASK = get_task("lamp_2m")
 INSTRUCTION = TASK.instruction + " description: "

@@ -7,13 +7,14 @@ from collections.abc import Iterator
 
 import pytest
 from browser_pages import Served
-from oppu_core.data.dataset import write_dataset
+from oppu_core.data.dataset_writer import write_dataset
 from oppu_core.data.sample import sample_users
 from oppu_core.runs.config import resolve_config
-from oppu_core.runs.jobs import execute
+from oppu_core.runs.execute import execute
 from oppu_core.runs.options import Compute, RunOptions
-from oppu_core.runs.run import Run, start_run
-from oppu_core.tasks.task import get_task
+from oppu_core.runs.run import Run
+from oppu_core.runs.start import start_run
+from oppu_core.tasks.task_files import get_task
 from oppu_demo.app import build
 from oppu_demo.engine import Engine
 from oppu_demo.launch import launch

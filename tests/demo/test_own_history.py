@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from oppu_core.data.dataset import write_dataset
+from oppu_core.data.dataset_writer import write_dataset
 from oppu_core.data.sample import GRAMMARS
 from oppu_core.data.types import HistoryItem, Query, User
 from oppu_core.errors import ConfigError, DataError, TrainingError
@@ -24,10 +24,11 @@ from oppu_core.modeling.base_files import base_folder
 from oppu_core.ownership.adapter_export import export_adapter
 from oppu_core.ownership.adapter_import import import_adapter
 from oppu_core.ownership.bundle import NAMES, manifest_of, read_bundle
-from oppu_core.runs.jobs import execute
+from oppu_core.runs.execute import execute
 from oppu_core.runs.options import Compute
 from oppu_core.runs.run import Run, open_run
-from oppu_core.tasks.task import TASKS, Task, get_task
+from oppu_core.tasks.task import Task
+from oppu_core.tasks.task_files import TASKS, get_task
 from oppu_demo import own_history
 from oppu_demo.engine import Engine
 from oppu_demo.export import write_zip
@@ -631,11 +632,11 @@ def test_plain_peft_opens_it_and_gives_the_engine_s_logits(
     with zipfile.ZipFile(write_zip(engine, trained, "base")) as archive:
         archive.extractall(tmp_path)
     plain = AutoModelForCausalLM.from_pretrained(base_folder("tiny"), dtype=torch.float32)
-    grounded = PeftModel.from_pretrained(plain, tmp_path / "task_lora").merge_and_unload()
+    task_base = PeftModel.from_pretrained(plain, tmp_path / "task_lora").merge_and_unload()
     ids = torch.tensor([engine.base.tokenizer.prompt_ids("description: The jokes never stop. tag:")])
     with torch.no_grad():
-        ground = grounded(input_ids=ids).logits
-        found = PeftModel.from_pretrained(grounded, tmp_path).eval()(input_ids=ids).logits
+        unadapted = task_base(input_ids=ids).logits
+        found = PeftModel.from_pretrained(task_base, tmp_path).eval()(input_ids=ids).logits
     own = trained.own
     assert own is not None
     engine.answer("lamp_2m", "oppu_k0", own.user, QUERY, own.adapters)  # puts its task LoRA there
@@ -643,7 +644,7 @@ def test_plain_peft_opens_it_and_gives_the_engine_s_logits(
     with torch.no_grad():
         expected = engine._model(input_ids=ids).logits
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
-    assert not torch.allclose(ground, expected, atol=1e-3), "the adapter does nothing"
+    assert not torch.allclose(unadapted, expected, atol=1e-3), "the adapter does nothing"
 
 
 def test_whoever_has_the_history_can_import_it(

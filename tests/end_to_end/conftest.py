@@ -1,9 +1,10 @@
 """Small worlds for tests that run the real thing on the shipped base."""
 
-import os
+import json
+import select
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -53,19 +54,59 @@ def oppu(
     return run
 
 
+# Imports what commands import, once, and runs each command in a fork of itself: importing torch, transformers
+# and matplotlib takes longer than most of these commands.
+FORKING = """
+import json, os, sys
+import matplotlib.backends.backend_svg, matplotlib.figure
+import oppu_core.runs.jobs, oppu_eval.reporting.run_report, oppu_eval.scoring.run_results
+for line in sys.stdin:
+    job = json.loads(line)
+    child = os.fork()
+    if not child:
+        for stream, file in ((0, os.devnull), (1, job["out"]), (2, job["err"])):
+            os.dup2(os.open(file, os.O_RDWR), stream)
+        os.environ.update(job["environment"])
+        sys.argv = ["oppu", *job["arguments"]]
+        exec(job["code"], {})
+        from oppu_core.cli.main import main
+        sys.exit(main())
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+@pytest.fixture(scope="session")
+def forking() -> Iterator[subprocess.Popen[str]]:
+    """A process that runs commands in forks of itself."""
+    command = [sys.executable, "-c", FORKING]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        yield process
+        assert process.stdin is not None
+        process.stdin.close()
+
+
 @pytest.fixture
-def oppu_process() -> Callable[..., subprocess.CompletedProcess[str]]:
+def oppu_process(
+    forking: subprocess.Popen[str], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run the real command line in a process of its own, `code` first."""
 
     def run(*arguments: str | Path, code: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
-        script = f"import sys\n{code}\nfrom oppu_core.cli.main import main\nsys.argv[0] = 'oppu'\nmain()"
-        return subprocess.run(
-            [sys.executable, "-c", script, *map(str, arguments)],
-            capture_output=True,
-            text=True,
-            env={**os.environ, "COLUMNS": "120", "NO_COLOR": "1", **environment},
-            timeout=300,
-            check=False,
-        )
+        out, err = (tmp_path_factory.mktemp("process") / name for name in ("out", "err"))
+        for file in (out, err):
+            file.touch()
+        job = {
+            "arguments": [str(argument) for argument in arguments],
+            "code": code,
+            "environment": {"COLUMNS": "120", "NO_COLOR": "1", **environment},
+            "out": str(out),
+            "err": str(err),
+        }
+        assert forking.stdin is not None and forking.stdout is not None
+        print(json.dumps(job), file=forking.stdin, flush=True)
+        assert select.select([forking.stdout], [], [], 300)[0], "the command does not end"
+        ended = forking.stdout.readline()
+        assert ended, "the forking process is gone"
+        return subprocess.CompletedProcess(list(arguments), int(ended), out.read_text(), err.read_text())
 
     return run

@@ -10,11 +10,13 @@ from typing import Any
 import lm_eval
 import torch
 from lm_eval.tasks import TaskManager
-from oppu_core.data.dataset import Dataset, write_dataset
+from oppu_core.data.dataset import Dataset
+from oppu_core.data.dataset_writer import write_dataset
 from oppu_core.runs.config import resolve_config
-from oppu_core.runs.jobs import execute
+from oppu_core.runs.execute import execute
 from oppu_core.runs.options import Compute, RunOptions
-from oppu_core.runs.run import open_run, start_run
+from oppu_core.runs.run import open_run
+from oppu_core.runs.start import start_run
 from oppu_core.runs.variants import Variant, find_variant
 from oppu_core.storage.files import read_json
 from oppu_core.storage.store import CONFIG_FILE, Key, Store

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
-from oppu_core.data.dataset import Dataset, write_dataset
+from oppu_core.data.dataset import Dataset
+from oppu_core.data.dataset_writer import write_dataset
 from oppu_core.data.sample import sample_users
 from oppu_core.storage.store import Store
-from oppu_core.tasks.task import get_task
+from oppu_core.tasks.task_files import get_task
 from rounding import ADAPTERS
 
 # One quick epoch: these tests are about what depends on what, not about scores.

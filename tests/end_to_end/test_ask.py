@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 from oppu_core.data import HistoryItem, Query, User
-from oppu_core.data.dataset import write_dataset
+from oppu_core.data.dataset_writer import write_dataset
 from oppu_core.errors import ConfigError, DataError
 from oppu_core.runs.asking import ask, asked_query, read_fields
 from oppu_core.runs.config import resolve_config
 from oppu_core.runs.options import RunOptions
-from oppu_core.runs.run import Run, start_run
-from oppu_core.tasks.task import TASKS
+from oppu_core.runs.run import Run
+from oppu_core.runs.start import start_run
+from oppu_core.tasks.task_files import TASKS
 
 
 @pytest.fixture

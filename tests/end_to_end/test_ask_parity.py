@@ -9,9 +9,10 @@ from oppu_core.data.dataset import Dataset
 from oppu_core.modeling.base_files import TINY_FOLDER
 from oppu_core.runs.asking import ask as ask_run
 from oppu_core.runs.config import resolve_config
-from oppu_core.runs.jobs import execute
+from oppu_core.runs.execute import execute
 from oppu_core.runs.options import Compute, RunOptions
-from oppu_core.runs.run import Run, start_run
+from oppu_core.runs.run import Run
+from oppu_core.runs.start import start_run
 from oppu_demo.engine import Engine
 from small_world import QUICK
 

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from oppu_core.data.dataset import Dataset, write_dataset
+from oppu_core.data.dataset import Dataset
+from oppu_core.data.dataset_writer import write_dataset
 from oppu_core.modeling.base_files import TINY_FOLDER
 from oppu_core.modeling.trial import Trial
 from oppu_core.storage.store import Store
-from oppu_core.tasks.task import get_task
+from oppu_core.tasks.task_files import get_task
 from oppu_core.training.cohort import Cohort
 from small_world import QUICK, ROUNDING, adapters, contents, distance, sample_dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, BloomConfig, RwkvConfig

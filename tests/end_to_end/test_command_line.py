@@ -179,7 +179,7 @@ def test_answers_can_be_sampled_as_in_the_paper(oppu, movies: Dataset, tmp_path:
 
 def test_a_user_that_cannot_be_trained_is_set_aside_and_shown(oppu, movies: Dataset, tmp_path: Path) -> None:
     """One of two users has no history: the other's comparison stands, and the report says who is missing."""
-    from oppu_core.data.dataset import write_dataset
+    from oppu_core.data.dataset_writer import write_dataset
 
     others = list(movies.users("others"))
     good, bad = list(movies.users("test"))[:2]

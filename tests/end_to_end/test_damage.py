@@ -78,10 +78,11 @@ def test_answers_that_went_missing_are_not_taken_for_failed_training(oppu, run: 
 
 
 def test_a_results_file_of_another_shape_is_refused(oppu, run: Path) -> None:
-    for text in ('{"rows": []}', '{"rows": 5}', "[]", "{"):
+    wrong = {'{"rows": []}': "'tasks'", '{"rows": 5}': "'rows'", "[]": "'the whole'", "{": "line 1"}
+    for text, field in wrong.items():
         (run / "results.json").write_text(text)
         result = oppu("report", "--run", run)
-        assert result.returncode == 1, text
+        assert result.returncode == 1 and field in result.stderr, text
 
 
 def test_code_in_a_model_folder_is_never_run(oppu, movies: Dataset, tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from oppu_core.data.dataset import Dataset
-from oppu_core.tasks.task import TASKS, Task, load_task
+from oppu_core.tasks.task import Task
+from oppu_core.tasks.task_files import TASKS, load_task
 from small_world import QUICK
 
 PAGE = (Path(__file__).parents[2] / "docs" / "own-task.md").read_text(encoding="utf-8")

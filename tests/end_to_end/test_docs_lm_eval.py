@@ -27,7 +27,7 @@ from oppu_core.cli.main import app
 from oppu_core.data.dataset import Dataset
 from oppu_core.prompting.methods import parse_method
 from oppu_core.storage.files import read_json, read_jsonl
-from oppu_core.tasks.task import TASKS, get_task
+from oppu_core.tasks.task_files import TASKS, get_task
 from oppu_eval.lm_eval import plugin
 from oppu_eval.lm_eval.model import _SETTINGS, OppuLM
 from oppu_eval.quickstart import quickstart_data

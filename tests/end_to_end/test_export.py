@@ -5,10 +5,11 @@ import json
 from pathlib import Path
 
 import pytest
-from oppu_core.data.dataset import Dataset, write_dataset
+from oppu_core.data.dataset import Dataset
+from oppu_core.data.dataset_writer import write_dataset
 from oppu_core.runs.config import resolve_config
 from oppu_core.runs.options import RunOptions
-from oppu_core.runs.run import start_run
+from oppu_core.runs.start import start_run
 from oppu_core.storage.files import write_jsonl
 from small_world import QUICK
 

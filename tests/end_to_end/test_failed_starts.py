@@ -11,7 +11,8 @@ from oppu_core.errors import ConfigError
 from oppu_core.modeling.base_files import TINY_FOLDER
 from oppu_core.runs.config import resolve_config
 from oppu_core.runs.options import RunOptions
-from oppu_core.runs.run import Run, open_run, start_run
+from oppu_core.runs.run import Run, open_run
+from oppu_core.runs.start import start_run
 from oppu_core.storage.files import read_json
 from small_world import QUICK
 

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from oppu_core.data.dataset import Dataset, write_dataset
+from oppu_core.data.dataset import Dataset
+from oppu_core.data.dataset_writer import write_dataset
 from oppu_core.data.types import User
 from oppu_core.runs.run import open_run
 from oppu_core.storage.store import Store, adapter_key
@@ -58,11 +59,12 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace after `oppu run`; a run knows its data by absolute paths, so the tests take turns in it."""
     import os
 
-    from oppu_core.runs.jobs import JOBS, execute_visibly
+    from oppu_core.runs.execute import execute_visibly
+    from oppu_core.runs.jobs import JOBS
     from oppu_core.runs.options import Compute, RunOptions
-    from oppu_core.runs.run import start_run
+    from oppu_core.runs.start import start_run
     from oppu_eval.reporting.run_report import write_report
-    from oppu_eval.scoring.run_results import evaluate_run, read_results
+    from oppu_eval.scoring.run_results import evaluate_run
 
     os.environ["NO_COLOR"] = "1"
     place = tmp_path_factory.mktemp("forget") / "workspace"
@@ -71,8 +73,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     options = RunOptions(data=[place / "data" / "movies"], methods=METHODS, settings=settings)
     run = start_run(place / "runs" / "movies", options)
     execute_visibly(run, JOBS, Compute(device="cpu", batch_size=32))
-    evaluate_run(run)
-    write_report(run, read_results(run), False)
+    write_report(run, evaluate_run(run), False)
     litter(place, Dataset.open(place / "data" / "movies").user(USER))
     shutil.copytree(place, place.parent / "as-built")
     return place

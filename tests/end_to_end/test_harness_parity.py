@@ -9,7 +9,7 @@ import lm_eval
 import pytest
 from lm_eval.tasks import TaskManager
 from oppu_core.storage.files import read_json
-from oppu_core.tasks.task import TASKS
+from oppu_core.tasks.task_files import TASKS
 from oppu_eval.lm_eval.plugin import TASKS as FOLDER
 from oppu_eval.lm_eval.plugin import register
 from small_world import QUICK, sample_dataset

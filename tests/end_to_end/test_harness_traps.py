@@ -36,17 +36,18 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import CachingLM
 from lm_eval.evaluator import evaluate
 from lm_eval.models.dummy import DummyLM
-from oppu_core.data.dataset import Dataset, write_dataset
+from oppu_core.data.dataset import Dataset
+from oppu_core.data.dataset_writer import write_dataset
 from oppu_core.errors import ConfigError, ModelError, OppuError, StoreError
 from oppu_core.modeling.base import Base
 from oppu_core.modeling.base_files import TINY_FOLDER, base_tokenizer
 from oppu_core.ownership.base_export import export_base
 from oppu_core.runs.answering import generate_answers
-from oppu_core.runs.jobs import execute
+from oppu_core.runs.execute import execute
 from oppu_core.runs.options import Compute
 from oppu_core.runs.run import open_run
 from oppu_core.storage.files import read_json, read_jsonl
-from oppu_core.tasks.task import TASKS, get_task
+from oppu_core.tasks.task_files import TASKS, get_task
 from oppu_eval.lm_eval.model import OppuLM
 from oppu_eval.lm_eval.task import LampTask
 from oppu_eval.scoring.metrics import metrics_for
@@ -356,9 +357,9 @@ def test_users_whose_training_failed_are_set_aside_as_in_evaluate(
     (copied / "lamp_2m" / "predictions" / "oppu_k0.jsonl").unlink()
     execute(open_run(copied), ["answers"], Compute(device="cpu"))
     ours = {
-        row["metric"]: row["value"]
-        for row in evaluate_run(open_run(copied))["rows"]
-        if (row["task"], row["method"]) == ("lamp_2m", "oppu_k0")
+        row.metric: row.value
+        for row in evaluate_run(open_run(copied)).rows
+        if (row.task, row.method) == ("lamp_2m", "oppu_k0")
     }
     asking = {"run": str(copied), "method": "oppu_k0"}
     results = ask(asking, ["lamp_2m"])
@@ -642,12 +643,10 @@ def test_the_real_command_writes_what_was_asked(run: Path, tmp_path: Path) -> No
     assert done.returncode == 0, done.stderr
     (file,) = (tmp_path / "out").rglob("results_*.json")
     results = read_json(file)
-    rows = evaluate_run(open_run(copy_run(run, tmp_path / "copied")))["rows"]
+    rows = evaluate_run(open_run(copy_run(run, tmp_path / "copied"))).rows
     for task in ("lamp_2m", "lamp_4"):
         assert metrics(results, task) == {
-            row["metric"]: row["value"]
-            for row in rows
-            if (row["task"], row["method"]) == (task, "oppu_rag_k1")
+            row.metric: row.value for row in rows if (row.task, row.method) == (task, "oppu_rag_k1")
         }
         (logged,) = (tmp_path / "out").rglob(f"samples_{task}_*.jsonl")
         found = {

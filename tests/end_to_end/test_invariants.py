@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from oppu_core.data.dataset import Dataset, write_dataset
+from oppu_core.data.dataset import Dataset
+from oppu_core.data.dataset_writer import write_dataset
 from oppu_core.data.types import HistoryItem, User
 from oppu_core.modeling.adapters import attach, load_state
 from oppu_core.modeling.base import Base, load_base

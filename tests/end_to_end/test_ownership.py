@@ -20,7 +20,7 @@ from oppu_core.storage.store import Store
 from small_world import QUICK, sample_dataset
 
 METHODS = ["--methods", "non_personalized,oppu_k0,oppu_rag_k1"]
-ADAPTER, GROUND = "adapter_model.safetensors", "task_lora/adapter_model.safetensors"
+ADAPTER, TASK_LORA = "adapter_model.safetensors", "task_lora/adapter_model.safetensors"
 USER = "test-001"
 
 
@@ -139,10 +139,10 @@ def test_an_exported_adapter_on_the_exported_base_is_the_run_s_model(oppu, run: 
     ids = torch.tensor([base.tokenizer.prompt_ids("description: A dragon sleeps under the castle. tag:")])
     ours = attach(merge(base.model, work.task_config, store.load(work.task_lora)), work.personal_config)
     with torch.no_grad():
-        ground = ours(input_ids=ids).logits
+        unadapted = ours(input_ids=ids).logits
         load_state(ours, store.load(work.key_of(work.dataset.user(USER))))
         expected = ours(input_ids=ids).logits
-    assert not torch.allclose(ground, expected, atol=1e-3), "the adapter does nothing"
+    assert not torch.allclose(unadapted, expected, atol=1e-3), "the adapter does nothing"
 
     from oppu_core.modeling.base_files import base_folder
 
@@ -152,7 +152,7 @@ def test_an_exported_adapter_on_the_exported_base_is_the_run_s_model(oppu, run: 
     stacked = PeftModel.from_pretrained(plain(base_folder("tiny")), mine / "task_lora").merge_and_unload()
     for model in (stacked, plain(merged)):
         with torch.no_grad():
-            torch.testing.assert_close(model(input_ids=ids).logits, ground, rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(model(input_ids=ids).logits, unadapted, rtol=1e-5, atol=1e-5)
             found = PeftModel.from_pretrained(model, mine).eval()(input_ids=ids).logits
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     tokenizer = AutoTokenizer.from_pretrained(merged)
@@ -211,8 +211,8 @@ def test_an_adapter_is_not_put_over_another(oppu, run: Path, exported: Bundle, t
     refused = oppu("adapters", "import", tmp_path / "other", "--run", run)
     assert refused.returncode == 2 and "is kept" in refused.stderr
     assert weights(run).read_bytes() == before
-    nudged = {name: value * 1.001 for name, value in load(exported[GROUND]).items()}
-    bundle = resealed({**exported, GROUND: save(nudged)})
+    nudged = {name: value * 1.001 for name, value in load(exported[TASK_LORA]).items()}
+    bundle = resealed({**exported, TASK_LORA: save(nudged)})
     write_bundle(bundle, tmp_path / "nudged")
     noted = oppu("adapters", "import", tmp_path / "nudged", "--run", run)
     assert noted.returncode == 0 and "other weights" in noted.stdout

@@ -5,12 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from oppu_core.data.dataset import Dataset, write_dataset
+from oppu_core.data.dataset import Dataset
+from oppu_core.data.dataset_writer import write_dataset
 from oppu_core.data.types import HistoryItem, Query, User
 from oppu_core.errors import ConfigError, DataError
 from oppu_core.ownership import personalize
 from oppu_core.storage.store import Store
-from oppu_core.tasks.task import get_task
+from oppu_core.tasks.task_files import get_task
 from small_world import QUICK, sample_dataset
 
 METHODS = "non_personalized,oppu_k0,oppu_pag_k0"
@@ -213,7 +214,7 @@ def test_without_a_run_the_sample_world_teaches_the_task(
     )
     Path("own.jsonl").write_text('{"dish": "soup", "note": "more salt"}\n')
     with pytest.raises(ConfigError, match="a run with a dataset of it is needed"):
-        from oppu_core.tasks.task import load_task
+        from oppu_core.tasks.task_files import load_task
 
         personalize.own_run(load_task("own.toml"), Path("runs"))
     refused = oppu("personalize", "--history", "own.jsonl", "--task", "own.toml")

@@ -4,11 +4,11 @@ import functools
 from collections.abc import Callable
 
 import pytest
-from oppu_core.data.dataset import write_dataset
+from oppu_core.data.dataset_writer import write_dataset
 from oppu_core.data.sample import Planted, sample_users
 from oppu_core.runs.config import RunConfig, resolve_config
 from oppu_core.runs.options import Compute, RunOptions
-from oppu_core.tasks.task import get_task
+from oppu_core.tasks.task_files import get_task
 from oppu_core.training.config import Peft
 from oppu_eval.studies import activity, shift, study
 from oppu_eval.studies.context import StudyContext
@@ -34,7 +34,7 @@ def without_retrieval() -> None:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    """world(task, …): the ground of a small planted world, made once."""
+    """world(task, …): what studies need of a small planted world, made once."""
     place = tmp_path_factory.mktemp("planted")
 
     @functools.cache

@@ -79,7 +79,7 @@ def test_profiles_that_do_not_fit_are_refused_before_anything_is_done(
 def test_part_of_the_profiles_is_enough_where_nobody_uses_them(movies: Dataset, tmp_path: Path) -> None:
     from oppu_core.runs.config import resolve_config
     from oppu_core.runs.options import RunOptions
-    from oppu_core.runs.run import start_run
+    from oppu_core.runs.start import start_run
 
     file = tmp_path / "profiles.jsonl"
     file.write_text(json.dumps({"task": "lamp_2m", "user_id": "test-000", "profile": "p"}) + "\n")

@@ -12,7 +12,8 @@ from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
-from oppu_core.data.dataset import Dataset, write_dataset
+from oppu_core.data.dataset import Dataset
+from oppu_core.data.dataset_writer import write_dataset
 from oppu_core.storage.store import Store
 from oppu_eval.reporting.study_views import STUDIES
 from oppu_eval.studies import context, cost, estimate

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import pytest
 from oppu_core.data.types import HistoryItem, Query, Split, User
-from oppu_core.tasks.task import Task, get_task
+from oppu_core.tasks.task import Task
+from oppu_core.tasks.task_files import get_task
 
 MakeUser = Callable[..., User]
 

@@ -1,12 +1,12 @@
-"""Makes a plain ``lm_eval`` know OPPU's tasks and model; lies in site-packages, beside a ``.pth`` file.
+"""Registers OPPU's tasks and model with a plain ``lm_eval``; lies in site-packages beside a ``.pth`` file.
 
-Every Python of the environment runs the line in that file at its start. So it imports nothing and only adds
-a finder that compares names. When ``lm_eval.tasks`` or ``lm_eval.models`` is imported it calls this: the
-usual machinery loads the module and :mod:`oppu_eval.lm_eval.plugin` then extends it. If that fails, lm_eval
-goes on without us, and says why.
+Every Python process of the environment runs the line in that file at startup. So it imports nothing and only
+adds a finder that compares names. When ``lm_eval.tasks`` or ``lm_eval.models`` is imported, the usual
+machinery loads the module, and :mod:`oppu_eval.lm_eval.plugin` then extends it. If that fails, lm_eval goes
+on without OPPU, and says why.
 """
 
-TYPE_CHECKING = False  # type checkers take it for true; typing itself would have to be imported
+TYPE_CHECKING = False  # type checkers treat it as true; importing typing would cost time
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from importlib.abc import Loader
@@ -23,7 +23,7 @@ _warnings: set[str] = set()
 def find_spec(
     name: str, path: "Sequence[str] | None" = None, target: "ModuleType | None" = None
 ) -> "ModuleSpec | None":
-    """The usual spec of one of the two modules, with a loader of ours."""
+    """The usual spec of one of the two modules, with our loader."""
     from importlib.machinery import PathFinder
 
     spec = PathFinder.find_spec(name, path, target)
@@ -33,19 +33,19 @@ def find_spec(
 
 
 class _ExtendingLoader(Loader):
-    """Stands before the usual loader until the module is loaded."""
+    """Wraps the usual loader until the module is loaded."""
 
     def __init__(self, loader: Loader) -> None:
         self.loader = loader
 
     def __getattr__(self, name: str) -> "Any":
-        """Everything else is the usual loader's; pickle asks for dunders before ``loader`` is there."""
+        """Forward to the usual loader; pickle asks for dunders before ``loader`` is set."""
         if name.startswith("__"):
             raise AttributeError(name)
         return getattr(self.loader, name)
 
     def exec_module(self, module: "ModuleType") -> None:
-        """Load the module, with its own loader in its place again, and extend it."""
+        """Load the module by its own loader, which is restored, and extend it."""
         module.__loader__ = self.loader
         if module.__spec__:
             module.__spec__.loader = self.loader
@@ -54,7 +54,7 @@ class _ExtendingLoader(Loader):
 
 
 def _extend(name: str) -> None:
-    """Call our extension of the module; a failure of ours, whatever it is, must not stop lm_eval."""
+    """Call our extension of the module; no failure of ours may stop lm_eval."""
     try:
         from oppu_eval.lm_eval import plugin
 

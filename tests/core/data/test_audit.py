@@ -10,12 +10,16 @@ from typing import Any
 import pytest
 from oppu_core.cli.data import app
 from oppu_core.data import HistoryItem, Query, Split, User
-from oppu_core.data.audit.audit import Finding, audit, words_of
+from oppu_core.data.audit.audit import audit
+from oppu_core.data.audit.checks import words_of
+from oppu_core.data.audit.findings import Finding
 from oppu_core.data.audit.kinds import KINDS
-from oppu_core.data.dataset import REJECTED, Dataset, write_dataset
+from oppu_core.data.dataset import REJECTED, Dataset
+from oppu_core.data.dataset_writer import write_dataset
 from oppu_core.data.sample import sample_users
 from oppu_core.errors import DataError
-from oppu_core.tasks.task import TASKS, Task
+from oppu_core.tasks.task import Task
+from oppu_core.tasks.task_files import TASKS
 from typer.testing import CliRunner
 
 MOVIES = TASKS["lamp_2m"]

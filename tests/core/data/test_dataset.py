@@ -10,9 +10,10 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from oppu_core.data import HistoryItem, Query, Split, User
-from oppu_core.data.dataset import Dataset, write_dataset
+from oppu_core.data.dataset import Dataset
+from oppu_core.data.dataset_writer import write_dataset
 from oppu_core.errors import DataError
-from oppu_core.tasks.task import TASKS
+from oppu_core.tasks.task_files import TASKS
 
 TASK = TASKS["lamp_2m"]
 SOURCE = {"kind": "test"}

@@ -6,9 +6,9 @@ from collections import Counter
 from pathlib import Path
 
 from oppu_core.data import HistoryItem, Query, Split, User
-from oppu_core.data.dataset import write_dataset
+from oppu_core.data.dataset_writer import write_dataset
 from oppu_core.data.statistics import NO_LABEL, SplitFacts, Spread, describe
-from oppu_core.tasks.task import TASKS
+from oppu_core.tasks.task_files import TASKS
 
 MOVIES = TASKS["lamp_2m"]
 INSTRUCTION = len(MOVIES.instruction.split())

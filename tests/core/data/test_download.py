@@ -13,7 +13,8 @@ import pytest
 from oppu_core.cli.data import app
 from oppu_core.data.download import download, lamp_files
 from oppu_core.errors import ConfigError, DataError, Interrupted
-from oppu_core.tasks.task import TASKS, Task
+from oppu_core.tasks.task import Task
+from oppu_core.tasks.task_files import TASKS
 from typer.testing import CliRunner
 
 MOVIES = TASKS["lamp_2m"]

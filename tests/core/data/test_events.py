@@ -14,7 +14,8 @@ from oppu_core.data import User
 from oppu_core.data.importers.detect import import_files, open_reader
 from oppu_core.errors import DataError
 from oppu_core.storage.files import read_jsonl
-from oppu_core.tasks.task import Task, get_task
+from oppu_core.tasks.task import Task
+from oppu_core.tasks.task_files import get_task
 
 MOVIES = get_task("lamp_2m")
 
@@ -248,9 +249,7 @@ def test_a_folder_or_nothing_is_one_error(tmp_path: Path) -> None:
         open_reader(tmp_path / "e.csv", "events", MOVIES)
 
 
-def test_a_spill_of_many_parts_loses_nothing_and_changes_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_many_parts_lose_nothing_and_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [event(f"user {n % 50}", n, f"Film {n}.") for n in range(500)]
     path = table(tmp_path / "e.jsonl", rows)
     whole = imported(path)

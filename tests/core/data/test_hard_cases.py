@@ -20,7 +20,7 @@ from oppu_core.prompting.methods import parse_method
 from oppu_core.prompting.profiles import compute_profile
 from oppu_core.storage.files import new_dir
 from oppu_core.storage.store import Store, adapter_key
-from oppu_core.tasks.task import TASKS
+from oppu_core.tasks.task_files import TASKS
 from oppu_core.training.config import personal_config
 
 PROMPTS = ["hello world:" * i for i in (1, 5, 2)]
@@ -53,7 +53,7 @@ def test_style_profile_is_the_same_in_every_process():
     program = """
 from oppu_core.data import HistoryItem
 from oppu_core.prompting.profiles import style
-from oppu_core.tasks.task import TASKS
+from oppu_core.tasks.task_files import TASKS
 title = "alpha beta gamma delta epsilon zeta eta theta"
 print(style(TASKS["lamp_4"], [HistoryItem(str(i), {"text": "x", "title": title}) for i in range(5)]))
 """

@@ -8,7 +8,8 @@ import pytest
 from oppu_core.data.history_files import history_records, how_to
 from oppu_core.errors import DataError
 from oppu_core.ownership.personalize import History, read_history, usable
-from oppu_core.tasks.task import TASKS, Task
+from oppu_core.tasks.task import Task
+from oppu_core.tasks.task_files import TASKS
 
 TWEETS, HEADLINES, MOVIES, PAPERS = (TASKS[name] for name in ("lamp_7", "lamp_4", "lamp_2m", "lamp_1"))
 TEXTS = ["off to the market, again", "rain all day; tea it is", "new bike day!!", "“é” | who => left"]

@@ -11,10 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 from oppu_core.data import HistoryItem, User
 from oppu_core.data.importers.detect import Imported, import_files, open_reader
-from oppu_core.data.parsing import in_order
+from oppu_core.data.intake import in_order
 from oppu_core.errors import DataError
 from oppu_core.storage.files import read_jsonl
-from oppu_core.tasks.task import TASKS, Task
+from oppu_core.tasks.task import Task
+from oppu_core.tasks.task_files import TASKS
 
 GENRES = Task(
     name="genres",

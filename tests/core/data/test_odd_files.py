@@ -24,7 +24,7 @@ from oppu_core.data.importers.json_stream import decode, read_records
 from oppu_core.data.importers.text_files import codec_of, looks_like_cp1252
 from oppu_core.errors import ConfigError, DataError
 from oppu_core.storage.files import read_jsonl
-from oppu_core.tasks.task import get_task
+from oppu_core.tasks.task_files import get_task
 from typer.testing import CliRunner
 
 RATINGS = get_task("lamp_3")

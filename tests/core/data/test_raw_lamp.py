@@ -9,11 +9,11 @@ import pytest
 from oppu_core.data import User
 from oppu_core.data.dataset import Dataset
 from oppu_core.data.importers.detect import Imported, import_files, open_reader
+from oppu_core.data.importers.merge_profiles import merge
 from oppu_core.data.importers.raw_lamp import TestSplit as LampSplit
-from oppu_core.data.importers.raw_lamp import merge
 from oppu_core.errors import ConfigError, DataError
 from oppu_core.storage.files import read_jsonl
-from oppu_core.tasks.task import get_task
+from oppu_core.tasks.task_files import get_task
 
 INSTRUCTION = get_task("lamp_2m").instruction + " description: "
 

@@ -9,13 +9,14 @@ from unittest import mock
 import pytest
 from mutations import FORMATS, name
 from oppu_core.cli.data import app
-from oppu_core.data.dataset import Dataset, rewrite_dataset
-from oppu_core.data.importers import group_by_user as spill
+from oppu_core.data.dataset import Dataset
+from oppu_core.data.dataset_writer import rewrite_dataset
+from oppu_core.data.importers import group_by_user
 from oppu_core.data.importers.detect import import_files, open_reader, tell_format
 from oppu_core.data.rejected import Place, Rejects, Unusable
 from oppu_core.errors import ConfigError, DataError
 from oppu_core.storage.files import read_jsonl
-from oppu_core.tasks.task import get_task
+from oppu_core.tasks.task_files import get_task
 from typer.testing import CliRunner
 
 
@@ -96,7 +97,7 @@ def test_a_full_disk_is_one_error_and_leaves_nothing(
 
     path = files(tmp_path / "source", format_)
     if moment == "scratch":
-        monkeypatch.setattr(spill.Spill, "_flush", full)
+        monkeypatch.setattr(group_by_user.RowsByUser, "_flush", full)
         monkeypatch.setattr(
             "oppu_core.data.importers.release.canonical_json", full
         )  # as profiles are written

@@ -13,14 +13,15 @@ from typing import Any
 import pytest
 from oppu_core.cli.data import app
 from oppu_core.data import User
-from oppu_core.data.dataset import Dataset, write_dataset
+from oppu_core.data.dataset import Dataset
+from oppu_core.data.dataset_writer import write_dataset
 from oppu_core.data.importers.detect import import_files
 from oppu_core.data.importers.json_stream import decode, read_records
 from oppu_core.data.importers.release import Release
 from oppu_core.data.rejected import Rejects
 from oppu_core.errors import DataError, OppuError
 from oppu_core.storage.files import read_jsonl
-from oppu_core.tasks.task import TASKS
+from oppu_core.tasks.task_files import TASKS
 from typer.testing import CliRunner
 
 OTHERS, TEST, LABELS = "user_others.json", "user_top_100_history.json", "user_top_100_history_label.json"

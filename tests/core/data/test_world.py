@@ -30,7 +30,8 @@ from oppu_core.errors import ConfigError
 from oppu_core.prompting.profiles import most_frequent
 from oppu_core.prompting.retrieval import BM25Retriever
 from oppu_core.storage.files import content_id
-from oppu_core.tasks.task import TASKS, Task
+from oppu_core.tasks.task import Task
+from oppu_core.tasks.task_files import TASKS
 
 pytestmark = pytest.mark.slow  # draws thousands of users
 

@@ -105,8 +105,8 @@ def dense_logits(model: Any, packed: Packed, users: Users) -> list[torch.Tensor]
         attention_mask=masks if family in BY_KIND else one,
         use_cache=False,
     )
-    flat_TV = output.logits.flatten(0, 1)
-    return targets_of(packed, flat_TV[packed.targets_UN.clamp(max=len(flat_TV) - 1)])
+    flat_tV = output.logits.flatten(0, 1)
+    return targets_of(packed, flat_tV[packed.targets_UN.clamp(max=len(flat_tV) - 1)])
 
 
 @pytest.mark.parametrize("share", [True, False], ids=["shared", "not shared"])

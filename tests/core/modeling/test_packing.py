@@ -172,10 +172,10 @@ def check(
     assert packed.prefix == max(packed.prefix_U.tolist())
     assert packed.own == max(packed.own_UB.flatten().tolist())
     count = cut + len(users) * rows * packed.own
-    assert packed.token_of_slot_S.shape == (count + 1,)
+    assert packed.token_of_slot_s.shape == (count + 1,)
     assert len(set(slots.values())) == len(slots)
-    token_of_slot = packed.token_of_slot_S.tolist()
-    for token, slot in enumerate(packed.slot_of_token_T.tolist()):
+    token_of_slot = packed.token_of_slot_s.tolist()
+    for token, slot in enumerate(packed.slot_of_token_t.tolist()):
         assert slot == slots.get(token, count)
         if token in slots:
             assert token_of_slot[slot] == token

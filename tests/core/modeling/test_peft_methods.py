@@ -81,9 +81,9 @@ def test_where_adapters_start(method: Peft, toy_folder: Path) -> None:
         assert len(states[0]) == 2 * 3, "key, value and the feed-forward's last, in two layers"
     if method == "prompt_tuning":
         words_Vd = base.model.get_input_embeddings().weight
-        prompt_Vd = states[0]["prompt_embeddings"]
-        assert prompt_Vd.shape == (7, 32)
-        assert all(bool((words_Vd == row).all(dim=1).any()) for row in prompt_Vd)
+        prompt_vd = states[0]["prompt_embeddings"]
+        assert prompt_vd.shape == (7, 32)
+        assert all(bool((words_Vd == row).all(dim=1).any()) for row in prompt_vd)
 
 
 def test_ia3_scales_what_the_feed_forward_takes(base: Base) -> None:

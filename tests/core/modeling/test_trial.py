@@ -1,4 +1,4 @@
-"""The trial of a base: what packs, what pads, what is asked one prompt at a time, and how long it looks."""
+"""The trial of a base: whether it takes packed rows or padded batches, and how long the trial looks."""
 
 import dataclasses
 import math

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from oppu_core.data.dataset import Dataset, write_dataset
+from oppu_core.data.dataset import Dataset
+from oppu_core.data.dataset_writer import write_dataset
 from oppu_core.data.types import HistoryItem, Query, User
 from oppu_core.errors import ConfigError, DataError
 from oppu_core.ownership.forget import erase, find_traces, open_workspace
-from oppu_core.tasks.task import get_task
+from oppu_core.tasks.task_files import get_task
 
 Install = Callable[[str], str]
 

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 from oppu_core.data import HistoryItem, Query, User
-from oppu_core.data.dataset import Dataset, write_dataset
+from oppu_core.data.dataset import Dataset
+from oppu_core.data.dataset_writer import write_dataset
 from oppu_core.errors import ConfigError, DataError
 from oppu_core.prompting.profile_files import Profiles, check_covered, read_profiles
-from oppu_core.tasks.task import TASKS
+from oppu_core.tasks.task_files import TASKS
 
 MOVIE = TASKS["lamp_2m"]
 

@@ -6,7 +6,8 @@ from typing import get_args
 import pytest
 from oppu_core.data import HistoryItem, Query, User
 from oppu_core.prompting.profiles import PROFILES, compute_profile, most_frequent
-from oppu_core.tasks.task import TASKS, ProfileKind
+from oppu_core.tasks.task import ProfileKind
+from oppu_core.tasks.task_files import TASKS
 
 MOVIE, NEWS = TASKS["lamp_2m"], TASKS["lamp_4"]
 

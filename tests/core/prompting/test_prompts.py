@@ -17,7 +17,8 @@ from oppu_core.prompting.builder import PromptBuilder, answer_tokens
 from oppu_core.prompting.methods import DEFAULT_METHODS, Method, parse_method, variant_method
 from oppu_core.prompting.profiles import compute_profile
 from oppu_core.prompting.retrieval import BM25Retriever, RandomRetriever, RecentRetriever, top_k
-from oppu_core.tasks.task import TASKS, PersonalFormat, Task
+from oppu_core.tasks.task import PersonalFormat, Task
+from oppu_core.tasks.task_files import TASKS
 from rank_bm25 import BM25Okapi
 
 MOVIE, NEWS = TASKS["lamp_2m"], TASKS["lamp_4"]
@@ -55,7 +56,7 @@ OTHERS = [
 ]
 
 
-def maker_of(
+def builder_of(
     counter: Letters | None = None, task: Task = MOVIE, profile_of: Callable[[User], str] | None = None
 ) -> PromptBuilder:
     retrievers = {
@@ -169,7 +170,7 @@ USER = User("u", "test", HISTORY, (Query("q", {"description": "the ship in space
 
 
 def test_profile_history_instruction_and_query_stand_in_this_order() -> None:
-    prompt = maker_of().query_prompt(
+    prompt = builder_of().query_prompt(
         parse_method("pag_k2"), USER, USER.queries[0], "most popular tag: action."
     )
     assert prompt.text.split("\n") == [
@@ -186,7 +187,7 @@ def test_profile_history_instruction_and_query_stand_in_this_order() -> None:
 @pytest.mark.parametrize("name", VARIANTS)
 def test_each_method_takes_its_parts_and_no_others(name: str) -> None:
     method = parse_method(name)
-    lines = maker_of().query_prompt(method, USER, USER.queries[0], "PROFILE").text.split("\n")
+    lines = builder_of().query_prompt(method, USER, USER.queries[0], "PROFILE").text.split("\n")
     assert lines[-2:] == [MOVIE.instruction, "description: the ship in space tag:"]
     assert ("PROFILE" in lines) == method.profile
     items = lines[method.profile : -2]
@@ -203,7 +204,7 @@ def test_the_prompt_of_a_personal_method_is_that_of_the_plain_one() -> None:
     for name in ("oppu_k0", "oppu_rag_k2", "oppu_pag_k1"):
         method = parse_method(name)
         prompts = [
-            maker_of().query_prompt(m, USER, USER.queries[0], "P") for m in (method, method.without_adapter)
+            builder_of().query_prompt(m, USER, USER.queries[0], "P") for m in (method, method.without_adapter)
         ]
         assert prompts[0] == prompts[1]
 
@@ -211,7 +212,7 @@ def test_the_prompt_of_a_personal_method_is_that_of_the_plain_one() -> None:
 def test_user_texts_with_braces_and_newlines_stand_on_one_line_as_they_are() -> None:
     odd = film(0, "{tag}\n\nand  {0}\r\n{{x}}\u2028end", "{description}")
     user = User("u", "test", (odd,), (Query("q", {"description": "\n{a}\tb\n"}, None, 1),))
-    text = maker_of().query_prompt(parse_method("pag_k1"), user, user.queries[0], "{p}\n\nq").text
+    text = builder_of().query_prompt(parse_method("pag_k1"), user, user.queries[0], "{p}\n\nq").text
     assert text.split("\n") == [
         "{p} q",
         "description: {tag} and {0} {{x}} end tag: {description}",
@@ -243,7 +244,7 @@ def numbers(text: str) -> set[int]:
 @pytest.mark.parametrize("variant", ["base", "rag_k1", "rag_k4", "rag_k50", "recent_k1", "recent_k4"])
 def test_item_t_sees_only_items_before_t(variant: str) -> None:
     user = giveaways(20, 15)
-    examples = list(maker_of().history_examples(variant, user))
+    examples = list(builder_of().history_examples(variant, user))
     assert len(examples) == 15, "items at or beyond the earliest query are no training material"
     for t, example in enumerate(examples):
         seen = numbers(example.prompt)
@@ -265,7 +266,7 @@ def test_the_profile_in_an_example_comes_from_the_training_history_alone(variant
         *(film(t, "x", "violence") for t in range(6, 30)),
     )
     user = User("u", "test", history, (Query("q", {"description": "asked"}, "violence", 6, "violence"),))
-    examples = list(maker_of().history_examples(variant, user))
+    examples = list(builder_of().history_examples(variant, user))
     assert len(examples) == 6
     for t, example in enumerate(examples):
         assert example.prompt.startswith("most popular tag: comedy.\n")
@@ -278,7 +279,7 @@ def test_the_profile_in_an_example_comes_from_the_training_history_alone(variant
 )
 def test_a_query_sees_nothing_at_or_beyond_its_history_len(name: str) -> None:
     user = giveaways(20, 7)
-    builder, method = maker_of(), parse_method(name)
+    builder, method = builder_of(), parse_method(name)
     profile = builder.profile_for(method, user)
     late, early = (builder.query_prompt(method, user, query, profile).text for query in user.queries)
     assert max(numbers(early)) < 7
@@ -293,7 +294,7 @@ def test_a_query_sees_nothing_at_or_beyond_its_history_len(name: str) -> None:
 @pytest.mark.parametrize("variant", ["base", "rag_k50", "pag_k0", "pag_k50"])
 def test_a_task_bases_example_sees_what_its_query_may_see(variant: str) -> None:
     user = giveaways(20, 7)
-    builder, method = maker_of(), variant_method(variant)
+    builder, method = builder_of(), variant_method(variant)
     late, early = builder.query_examples(variant, user)
     assert (late.answer, early.answer) == ("gold-late", "gold-early")
     assert all(number < 7 for number in numbers(early.prompt))
@@ -305,14 +306,14 @@ def test_a_task_bases_example_sees_what_its_query_may_see(variant: str) -> None:
 
 def test_the_most_recent_item_stands_first() -> None:
     user = giveaways(20, 7)
-    prompt = maker_of().query_prompt(parse_method("recent_k3"), user, user.queries[1], "")
+    prompt = builder_of().query_prompt(parse_method("recent_k3"), user, user.queries[1], "")
     assert [item.id for item in prompt.retrieved] == ["h6", "h5", "h4"]
     assert re.findall(r"word(\d)", prompt.text) == ["6", "5", "4"]
 
 
 def test_given_profiles_stand_in_examples_of_both_kinds() -> None:
     user = giveaways(5, 5)
-    builder = maker_of(profile_of=lambda asked: f"profile of {asked.user_id}")
+    builder = builder_of(profile_of=lambda asked: f"profile of {asked.user_id}")
     examples = [*builder.query_examples("pag_k0", user), *builder.history_examples("pag_k0", user)]
     assert len(examples) == 2 + 5
     assert all(example.prompt.startswith("profile of u\n") for example in examples)
@@ -327,8 +328,8 @@ def test_the_future_does_not_change_the_past() -> None:
         queries=(Query("x", {"description": "y"}, "z", 15),),
     )
     for variant in ("rag_k2", "recent_k2", "pag_k2"):
-        assert list(maker_of().history_examples(variant, user)) == list(
-            maker_of().history_examples(variant, other)
+        assert list(builder_of().history_examples(variant, user)) == list(
+            builder_of().history_examples(variant, other)
         )
 
 
@@ -340,11 +341,11 @@ def test_an_item_or_query_without_an_answer_gives_no_example() -> None:
         Query("2", {"description": "x"}, "true\nstory", 4),
     )
     user = User("u", "others", history, queries)
-    assert [example.answer for example in maker_of().history_examples("base", user)] == [
+    assert [example.answer for example in builder_of().history_examples("base", user)] == [
         "comedy",
         "dark comedy",
     ]
-    assert [example.answer for example in maker_of().query_examples("base", user)] == ["true story"]
+    assert [example.answer for example in builder_of().query_examples("base", user)] == ["true story"]
 
 
 class Rebuilt:
@@ -368,7 +369,7 @@ class Rebuilt:
 def test_prompts_are_those_of_the_obvious_loop_in_the_sample_world(name: str) -> None:
     task = TASKS[name]
     users = list(sample_users(task, test_users=1, other_users=2))
-    ours = maker_of(Words(150), task)
+    ours = builder_of(Words(150), task)
     obvious = dataclasses.replace(ours, retrievers={**ours.retrievers, "bm25": Rebuilt(task)})
     for user in users:
         for variant in ("rag_k1", "rag_k4", "pag_k1"):
@@ -476,7 +477,7 @@ def test_a_prompt_never_exceeds_the_context_and_keeps_instruction_and_ending(cou
         size = counter(0)
         reserve = max(answer_tokens(MOVIE, size), len(size.answer_ids(answer)) if answer else 0)
         context = frame + reserve + rng.randrange(400 if counter is Letters else 60)
-        builder = maker_of(counter(context))
+        builder = builder_of(counter(context))
         made = builder.prompt(method, {"description": query}, seen, len(seen), profile, "key", answer)
         assert len(size.prompt_ids(made.text)) <= context - reserve
 
@@ -488,7 +489,7 @@ def test_a_prompt_never_exceeds_the_context_and_keeps_instruction_and_ending(cou
         assert query.startswith(kept_query)
 
         # What is cut: the retrieved, then the profile, then the query; one is gone when the next is cut.
-        roomy = maker_of(counter(10**6))
+        roomy = builder_of(counter(10**6))
         whole = roomy.prompt(method, {"description": query}, seen, len(seen), profile, "key")
         whole_lines = whole.text.split("\n")
         items = [line for line in lines[:-2] if line.startswith("description: ")]
@@ -521,7 +522,7 @@ def test_what_fits_is_not_cut_and_what_is_cut_fills_the_context(name: str) -> No
 
     def made(context: int) -> str:
         seen = (film(0, long, "romance"),)
-        return maker_of(Letters(context)).prompt(parse_method(name), fields, seen, 1, long, "key").text
+        return builder_of(Letters(context)).prompt(parse_method(name), fields, seen, 1, long, "key").text
 
     whole = made(100_000)
     needed = len(Letters(0).prompt_ids(whole)) + answer_tokens(MOVIE, Letters(0))
@@ -537,7 +538,7 @@ def test_a_giant_single_word_is_cut_inside() -> None:
     fields = {"description": "ü" * 10_000}
     for name in ("non_personalized", "rag_k1", "pag_k1"):
         seen = (film(0, "ß" * 10_000, "romance"),)
-        made = maker_of(Letters(500)).prompt(parse_method(name), fields, seen, 1, "p" * 10_000, "key")
+        made = builder_of(Letters(500)).prompt(parse_method(name), fields, seen, 1, "p" * 10_000, "key")
         assert len(Letters(0).prompt_ids(made.text)) == 500 - answer_tokens(MOVIE, Letters(0))
         assert made.text.endswith("ü tag:")
 
@@ -545,8 +546,8 @@ def test_a_giant_single_word_is_cut_inside() -> None:
 def test_in_training_a_long_answer_has_its_room() -> None:
     answer = "x" * 100
     fields = {"description": "word " * 200}
-    asked = maker_of(Letters(600)).prompt(parse_method("oppu_k0"), fields, (), 0, "", "key")
-    trained = maker_of(Letters(600)).prompt(parse_method("oppu_k0"), fields, (), 0, "", "key", answer)
+    asked = builder_of(Letters(600)).prompt(parse_method("oppu_k0"), fields, (), 0, "", "key")
+    trained = builder_of(Letters(600)).prompt(parse_method("oppu_k0"), fields, (), 0, "", "key", answer)
     assert len(trained.text) < len(asked.text)
     row = [*Letters(0).prompt_ids(trained.text), *Letters(0).answer_ids(answer)]
     assert 590 < len(row) <= 600
@@ -555,7 +556,7 @@ def test_in_training_a_long_answer_has_its_room() -> None:
 def test_training_and_asking_give_the_same_prompt_for_an_answer_of_ordinary_length() -> None:
     fields = {"description": "word " * 200}
     for context in (440, 600, 5000):
-        builder = maker_of(Letters(context))
+        builder = builder_of(Letters(context))
         asked, trained = (
             builder.prompt(parse_method("rag_k1"), fields, HISTORY, 3, "", "key", answer)
             for answer in (None, "comedy")
@@ -565,16 +566,16 @@ def test_training_and_asking_give_the_same_prompt_for_an_answer_of_ordinary_leng
 
 def test_when_nothing_fits_the_error_says_so() -> None:
     with pytest.raises(DataError, match=r"lamp_2m.*do not fit.*context of 100 tokens.*longer context"):
-        maker_of(Letters(100)).prompt(parse_method("rag_k1"), {"description": "x"}, HISTORY, 3, "", "key")
+        builder_of(Letters(100)).prompt(parse_method("rag_k1"), {"description": "x"}, HISTORY, 3, "", "key")
     with pytest.raises(DataError, match="answer of 1002 tokens"):
-        maker_of(Letters(900)).prompt(
+        builder_of(Letters(900)).prompt(
             Method(0, None, False, False), {"description": "x"}, (), 0, "", "k", "y" * 1000
         )
 
 
 def test_headline_prompts_are_cut_at_the_article() -> None:
     seen = (HistoryItem("0", {"text": "the long article " * 30, "title": "Own Headline!"}),)
-    builder = maker_of(Letters(300), NEWS)
+    builder = builder_of(Letters(300), NEWS)
     lines = builder.prompt(
         parse_method("rag_k1"), {"text": "the asked article"}, seen, 1, "", "key"
     ).text.split("\n")
@@ -600,7 +601,7 @@ def learner(*items: HistoryItem) -> User:
 def test_a_history_without_answers_is_read_as_text_on_any_base(variant: str) -> None:
     """No retrieval, no profile, no instruction: the authors' format of citations, and plain text without."""
     user = learner(paper(0, "Cited  Work", "We do."), paper(1, "", "We\ndid."), paper(2), paper(3, title=" "))
-    examples = list(maker_of(task=CITATION).history_examples(variant, user))
+    examples = list(builder_of(task=CITATION).history_examples(variant, user))
     assert [(example.prompt, example.answer) for example in examples] == [
         ("paper title: My Paper reference:", "Cited Work"),
         ("paper title:", "My Paper abstract: We did."),
@@ -609,13 +610,13 @@ def test_a_history_without_answers_is_read_as_text_on_any_base(variant: str) -> 
     tweets = learner(
         *(HistoryItem(str(t), {"text": text}) for t, text in enumerate(["so \n tired", "", "{x}"]))
     )
-    texts = list(maker_of(task=TWEET).history_examples(variant, tweets))
+    texts = list(builder_of(task=TWEET).history_examples(variant, tweets))
     assert [(one.prompt, one.answer) for one in texts] == [("tweet:", "so tired"), ("tweet:", "{x}")]
 
 
 def test_a_text_stops_before_the_earliest_query() -> None:
     user = dataclasses.replace(learner(paper(0), paper(1)), queries=(Query("q", {}, None, 1),))
-    assert len(list(maker_of(task=CITATION).history_examples("base", user))) == 1
+    assert len(list(builder_of(task=CITATION).history_examples("base", user))) == 1
 
 
 @pytest.mark.parametrize("counter", [Letters, Words])
@@ -625,7 +626,7 @@ def test_a_text_is_cut_at_a_words_end_to_what_the_context_holds(counter: type[Le
         size = counter(context)
         for text in (words, "x" * 50):
             user = learner(HistoryItem("0", {"text": text}))
-            found = list(maker_of(size, TWEET).history_examples("base", user))
+            found = list(builder_of(size, TWEET).history_examples("base", user))
             whole = size.answer_ids(text)
             room = context - len(size.prompt_ids("tweet:"))
             assert bool(found) == (room > 1 + (counter is Letters))
@@ -641,7 +642,9 @@ def test_a_text_is_cut_at_a_words_end_to_what_the_context_holds(counter: type[Le
 def test_a_query_shows_both_references_and_cuts_the_title_alone() -> None:
     fields = {"title": "long " * 200, "option_1": "First Work", "option_2": "Second Work"}
     text = (
-        maker_of(Letters(600), CITATION).prompt(parse_method("rag_k1"), fields, (paper(0),), 1, "", "k").text
+        builder_of(Letters(600), CITATION)
+        .prompt(parse_method("rag_k1"), fields, (paper(0),), 1, "", "k")
+        .text
     )
     assert len(Letters(0).prompt_ids(text)) <= 600 - CITATION.max_answer_tokens
     assert "reference: [1] - First Work [2] - Second Work" in text
@@ -665,7 +668,7 @@ def test_items_without_the_querys_field_are_cut_at_their_own_text() -> None:
     room = len(Words(0).prompt_ids(asked)) + task.max_answer_tokens
     ends = {5: "note: one two three four\n", 4: "note: one two three\n", 2: "note: one\n", 0: ""}
     for words, line in ends.items():
-        builder = maker_of(Words(room + words), task)
+        builder = builder_of(Words(room + words), task)
         prompt = builder.prompt(parse_method("rag_k1"), {"question": "how is it?"}, notes, 1, "", "key")
         assert prompt.text == line + asked
         assert prompt.retrieved == (notes if line else ())

@@ -10,7 +10,7 @@ import pytest
 from oppu_core.data import HistoryItem, Query, User
 from oppu_core.prompting import retrieval
 from oppu_core.prompting.retrieval import BM25Index, BM25Retriever, RandomRetriever, RecentRetriever, top_k
-from oppu_core.tasks.task import TASKS
+from oppu_core.tasks.task_files import TASKS
 from oppu_core.texts import normal, script_words
 from rank_bm25 import BM25Okapi
 

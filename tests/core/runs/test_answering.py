@@ -19,7 +19,7 @@ from oppu_core.prompting.methods import parse_method
 from oppu_core.prompting.retrieval import BM25Retriever
 from oppu_core.runs.answering import AnswerRules, answer, generate_answers, plan_units
 from oppu_core.runs.predictions import Answer, QueryId
-from oppu_core.tasks.task import get_task
+from oppu_core.tasks.task_files import get_task
 from oppu_core.training.config import Peft, personal_config
 from packed_toys import filled
 from toy_models import FAMILIES, write_model

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 from oppu_core.data import HistoryItem, Query, User
-from oppu_core.data.dataset import Dataset, write_dataset
+from oppu_core.data.dataset import Dataset
+from oppu_core.data.dataset_writer import write_dataset
 from oppu_core.errors import ConfigError, ModelError
-from oppu_core.tasks.task import TASKS
+from oppu_core.tasks.task_files import TASKS
 from rich.console import Console
 
 MOVIE = TASKS["lamp_2m"]

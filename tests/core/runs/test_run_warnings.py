@@ -9,7 +9,8 @@ from oppu_core.modeling.tokenizer import Tokenizer
 from oppu_core.prompting.builder import PromptBuilder, answer_tokens
 from oppu_core.prompting.methods import parse_method
 from oppu_core.runs.cautions import scoring_warnings, tokenizer_warnings, version_warnings
-from oppu_core.tasks.task import TASKS, Task
+from oppu_core.tasks.task import Task
+from oppu_core.tasks.task_files import TASKS
 from transformers import BertTokenizer
 
 MOVIES, NEWS, STARS = TASKS["lamp_2m"], TASKS["lamp_4"], TASKS["lamp_3"]

@@ -17,7 +17,7 @@ from oppu_core.modeling.adapters import OWN, adapter_config_json, peft_config
 from oppu_core.modeling.base_files import BaseIdentity
 from oppu_core.modeling.dtypes import Dtype
 from oppu_core.storage.store import CONFIG_FILE, WEIGHTS_FILE, Key, Store, adapter_key, task_lora_key
-from oppu_core.tasks.task import TASKS
+from oppu_core.tasks.task_files import TASKS
 from oppu_core.training.config import TrainConfig, personal_config
 from oppu_core.training.personal import history_hash, key_of
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 from oppu_core.errors import ConfigError
-from oppu_core.tasks.task import TASKS, PersonalFormat, Task, get_task, load_task, task_from
+from oppu_core.tasks.task import PersonalFormat, Task
+from oppu_core.tasks.task_files import TASKS, get_task, load_task, task_from
 
 MOVIE, CITATION = TASKS["lamp_2m"], TASKS["lamp_1"]
 

@@ -17,9 +17,10 @@ from oppu_core.modeling.base_files import projection_names
 from oppu_core.modeling.packed_model import PackedModel
 from oppu_core.modeling.packing import Packed, TokenizedExample, pack
 from oppu_core.modeling.stacked_adapters import Drop
-from oppu_core.training.cohort import Cohort, _AdamW, _dropout
+from oppu_core.training.cohort import Cohort, _dropout
 from oppu_core.training.config import Peft, TrainConfig, personal_config
 from oppu_core.training.loop import Outcome, Progress, Trained, train
+from oppu_core.training.row_adamw import RowAdamW
 from packed_toys import Users, count_hooks, draw, example, filled, in_doubles, partitions, state_distance
 from rounding import ADAPTERS, LOSSES, UNDECIDED
 from toy_models import FAMILIES
@@ -303,14 +304,14 @@ def test_a_user_who_diverges_leaves_and_harms_nobody(
     broken: int, value: float, trainee: Loaded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sound = trainee().cohort(USERS)
-    step = _AdamW.step
+    step = RowAdamW.step
 
-    def spoil(self: _AdamW, *args: Any) -> None:
+    def spoil(self: RowAdamW, *args: Any) -> None:
         step(self, *args)
         if self.steps == 1:
             self.weights_UP[broken] = value
 
-    monkeypatch.setattr(_AdamW, "step", spoil)
+    monkeypatch.setattr(RowAdamW, "step", spoil)
     seen: list[tuple[int, int]] = []
     outcomes = trainee().cohort(USERS, lambda place, progress: seen.append((place, progress.step)))
     monkeypatch.undo()

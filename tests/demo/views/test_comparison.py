@@ -3,7 +3,7 @@
 import pytest
 from oppu_core.data.types import HistoryItem
 from oppu_core.prompting.builder import Prompt
-from oppu_core.tasks.task import get_task
+from oppu_core.tasks.task_files import get_task
 from oppu_demo.engine import Answered
 from oppu_demo.views.comparison import Column, compare_view, default_methods, tagline_of, title_of
 

@@ -11,13 +11,15 @@ import pytest
 from oppu_core.data.sample import GRAMMARS, sample_users
 from oppu_core.data.types import HistoryItem, Query, User
 from oppu_core.prompting.profiles import compute_profile
-from oppu_core.tasks.task import Task, get_task
+from oppu_core.tasks.task import Task
+from oppu_core.tasks.task_files import get_task
 from oppu_demo.tabs.about import about_view
 from oppu_demo.tabs.scoreboard import per_user_rows, scoreboard_view
 from oppu_demo.views.person import Adapter, habit_line, history_view, loss_curve, person_view
 from oppu_eval.reporting.habits import habits
 from oppu_eval.reporting.table import number
-from oppu_eval.scoring.evaluate import evaluate, results_dict
+from oppu_eval.scoring.evaluate import evaluate
+from oppu_eval.scoring.results import Results
 
 EVIL = '<script>alert(1)</script><img src=x onerror="alert(2)">'
 FACTS = {"examples": 24, "first_loss": 0.556, "last_loss": 0.0497, "seconds": 0.324, "steps": 12}
@@ -88,18 +90,18 @@ def view(task: Task, user: User, everybody: Sequence[User], **more: Any) -> Read
     return Reader(person_view(task, user, habits(task, everybody), profile, **more))
 
 
-def results_of(task: Task, people: Sequence[User], answers: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+def results_of(task: Task, people: Sequence[User], answers: Mapping[str, Sequence[str]]) -> Results:
     """Results of methods that give everybody these answers, one for each person."""
     predictions = {
         method: {(user.user_id, q.id): given for user, given in zip(people, each, strict=True) if given
                  for q in user.queries}
         for method, each in answers.items()
     }  # fmt: skip
-    return results_dict([evaluate(task, people, people, predictions, 0, resamples=200)], {})
+    return Results({task.name: evaluate(task, people, people, predictions, 0, resamples=200)}, {})
 
 
 @pytest.fixture
-def results() -> dict[str, Any]:
+def results() -> Results:
     """Four people who say comedy, twice each: the adapter helps two of them and harms one."""
     people = [person(f"p{i}", ["action"] * (i + 2), golds=["comedy", "comedy"]) for i in range(4)]
     return results_of(
@@ -284,10 +286,10 @@ def test_the_loss_curve_has_a_point_for_every_step_and_keeps_its_scale() -> None
     assert ">9<" in loss_curve([1.0], steps=9)
 
 
-def test_the_scoreboard_says_what_the_results_say(results: dict[str, Any]) -> None:
+def test_the_scoreboard_says_what_the_results_say(results: Results) -> None:
     page = Reader(scoreboard_view(results, "lamp_2m"))
-    for row in results["rows"]:
-        assert number(row["value"]) in page.text
+    for row in results.rows:
+        assert number(row.value) in page.text
     assert "oppu_k0 best .750 .250 to 1.000" in page.text
     assert page.text.count(" best ") == 1
     assert "2/1/1" in page.text
@@ -298,7 +300,7 @@ def test_the_scoreboard_says_what_the_results_say(results: dict[str, Any]) -> No
     assert "left:25.0%;width:75.0%" in styles
 
 
-def test_the_picture_has_a_bar_for_each_person(results: dict[str, Any]) -> None:
+def test_the_picture_has_a_bar_for_each_person(results: Results) -> None:
     page = Reader(scoreboard_view(results, "lamp_2m"))
     kinds = [each["class"] for tag, each in zip(page.tags, page.attributes, strict=True) if tag == "rect"]
     assert kinds == ["oppu-rect-good"] * 2 + ["oppu-rect-same", "oppu-rect-bad"]
@@ -311,13 +313,13 @@ def test_the_picture_has_a_bar_for_each_person(results: dict[str, Any]) -> None:
     assert spans == [(0.0, 50.0), (0.0, 50.0), (49.5, 1.0), (50.0, 50.0)]
 
 
-def test_the_table_has_every_person_under_every_method(results: dict[str, Any]) -> None:
+def test_the_table_has_every_person_under_every_method(results: Results) -> None:
     headers, rows = per_user_rows(results, "lamp_2m")
-    scores = results["per_user"]["lamp_2m"]
+    scores = results.tasks["lamp_2m"].per_user
     assert headers[:3] == ["person", "items", "adapter changes"]
     assert set(headers[3:]) == set(scores)
     for user_id, items, change, *values in rows:
-        assert items == results["history_lengths"]["lamp_2m"][user_id]
+        assert items == results.tasks["lamp_2m"].history_lengths[user_id]
         assert change == scores["oppu_k0"][user_id] - scores["non_personalized"][user_id]
         assert values == [round(scores[method][user_id], 3) for method in headers[3:]]
     assert [row[0] for row in rows] == ["p0", "p1", "p2", "p3"]
@@ -354,8 +356,8 @@ def test_one_person_and_no_adapter_are_enough_for_a_scoreboard() -> None:
     assert "adapter changes" not in per_user_rows(plain, "lamp_2m")[0]
 
 
-@pytest.mark.parametrize("known", [None, {"tasks": {}}])
-def test_without_results_the_page_says_how_to_make_them(known: dict[str, Any] | None) -> None:
+@pytest.mark.parametrize("known", [None, Results({}, {})])
+def test_without_results_the_page_says_how_to_make_them(known: Results | None) -> None:
     page = Reader(scoreboard_view(known, "lamp_2m", "runs/<b>mine"))
     assert "oppu evaluate --run runs/<b>mine" in page.text
     assert "b" not in page.tags
@@ -369,8 +371,8 @@ def test_names_on_the_scoreboard_are_text() -> None:
         "oppu_k0": ["comedy"] * 2,
         f"rag_k1 ({EVIL})": ["action"] * 2,
     }
-    results = results_of(MOVIES, people, given)
-    results["notes"] = {"lamp_2m": [EVIL]}
+    scored = results_of(MOVIES, people, given).tasks["lamp_2m"]
+    results = Results({"lamp_2m": dataclasses.replace(scored, notes=[EVIL])}, {})
     page = Reader(scoreboard_view(results, "lamp_2m"))
     assert page.text.count(EVIL) >= 5  # a bar's title each, the row, its description, the note
     assert not {"script", "img"} & set(page.tags)

@@ -11,23 +11,26 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from oppu_core.data.dataset import write_dataset
+from oppu_core.data.dataset_writer import write_dataset
 from oppu_core.data.types import User
 from oppu_core.errors import ConfigError, DataError
 from oppu_core.runs.config import resolve_config
 from oppu_core.runs.options import RunOptions
-from oppu_core.runs.run import Run, start_run
+from oppu_core.runs.run import Run
+from oppu_core.runs.start import start_run
 from oppu_core.storage.files import read_json, read_jsonl, write_json, write_jsonl
-from oppu_core.tasks.task import Task, get_task
+from oppu_core.tasks.task import Task
+from oppu_core.tasks.task_files import get_task
 from oppu_eval.cli import main as cli
 from oppu_eval.lm_eval.files import read_harness
 from oppu_eval.lm_eval.results import harness_rows
 from oppu_eval.reporting import run_report as run_results
 from oppu_eval.reporting.findings import finding
 from oppu_eval.reporting.run_report import report_harness
-from oppu_eval.reporting.table import best_method, methods_of, render_table
-from oppu_eval.scoring.evaluate import evaluate, results_dict
+from oppu_eval.reporting.table import render_table
+from oppu_eval.scoring.evaluate import evaluate
 from oppu_eval.scoring.metrics import metrics_for
+from oppu_eval.scoring.results import Results, ScoreRow
 from oppu_eval.scoring.run_results import results_path
 from rich.console import Console
 
@@ -132,18 +135,18 @@ def all_methods(folder: Path, users: Sequence[User], answers: Mapping[str, Answe
         lm_eval(folder, method, users, given, day=day, **options)
 
 
-def alone(*paths: Path) -> dict[str, Any]:
+def alone(*paths: Path) -> Results:
     """The rows of some files; nothing is drawn."""
     with mock.patch.object(run_results, "_write"):
         return report_harness(None, paths, False, resamples=RESAMPLES)[0]
 
 
-def rows_of(results: Mapping[str, Any], metric: str = "accuracy") -> dict[str, Mapping[str, Any]]:
-    return {name: rows[metric] for name, rows in methods_of(results, "lamp_2m").items()}
+def rows_of(results: Results, metric: str = "accuracy") -> dict[str, ScoreRow]:
+    return {name: rows[metric] for name, rows in results.tasks["lamp_2m"].by_method().items()}
 
 
-def notes_of(results: Mapping[str, Any]) -> str:
-    return " ".join(results["notes"]["lamp_2m"])
+def notes_of(results: Results) -> str:
+    return " ".join(results.tasks["lamp_2m"].notes)
 
 
 @pytest.fixture
@@ -162,7 +165,7 @@ def run(tmp_path: Path, tagging: Task, users: list[User], answers: dict[str, Ans
         write_jsonl(run.predictions_path("lamp_2m", name), lines)
     found = evaluate(tagging, users, others, given, SEED, resamples=RESAMPLES)
     provenance = {"config": config.to_json(), **run.provenance}
-    write_json(results_path(run), results_dict([found], provenance))
+    write_json(results_path(run), Results({"lamp_2m": found}, provenance).to_json())
     return run
 
 
@@ -180,7 +183,7 @@ def test_samples_give_the_numbers_that_evaluate_gives(
     assert made.results.per_user == {f"{name} (gpt2)": ours.per_user[name] for name in answers}
     assert made.results.history_lengths == ours.history_lengths
     assert made.answers == {f"{name} (gpt2)": given for name, given in answers.items()}
-    assert not made.other_queries
+    assert not any(row.other_queries for row in made.results.rows)
 
 
 @pytest.mark.parametrize("task", ["lamp_1", "lamp_3", "lamp_4", "lamp_5"])
@@ -195,10 +198,10 @@ def test_all_kinds_of_tasks(tmp_path: Path, task: str, make_user: MakeUser) -> N
     ]
     given = {(user.user_id, query.id): golds[0] or "" for user in people for query in user.queries}
     lm_eval(tmp_path, "rag_k1", people, given, task=task)
-    rows = alone(tmp_path)["rows"]
-    assert [row["metric"] for row in rows] == [metric.name for metric in metrics_for(known)]
-    assert {row["method"] for row in rows} == {"rag_k1 (gpt2)"}
-    assert rows[0]["ci95"] is not None
+    rows = alone(tmp_path).rows
+    assert [row.metric for row in rows] == [metric.name for metric in metrics_for(known)]
+    assert {row.method for row in rows} == {"rag_k1 (gpt2)"}
+    assert rows[0].ci95 is not None
 
 
 def test_beside_a_run(
@@ -217,9 +220,9 @@ def test_beside_a_run(
         "non_personalized (gpt2)", "rag_k1 (gpt2)", "oppu_k0 (gpt2)",
     ]  # fmt: skip
     for name in ("non_personalized", "oppu_k0"):  # the same answers, so the same numbers
-        theirs = {**rows[f"{name} (gpt2)"], "method": name}
-        assert theirs.pop("other_queries") is False
-        assert theirs == rows[name]
+        theirs = rows[f"{name} (gpt2)"]
+        assert theirs.other_queries is False
+        assert dataclasses.replace(theirs, method=name) == rows[name]
     assert results_path(run).read_bytes() == before
     assert (path, left_out) == (run.path / "report.html", [])
     page = path.read_text()
@@ -237,8 +240,8 @@ def test_alone(tmp_path: Path, users: list[User], answers: dict[str, Answers]) -
     results, path, _ = report_harness(None, [tmp_path], False, resamples=RESAMPLES)
     assert list(rows_of(results)) == ["non_personalized (oppu)", "rag_k1 (oppu)", "oppu_k0 (oppu)"]
     assert path == tmp_path / "report.html"
-    assert "personal adapters answer as the user did" in finding(results, "lamp_2m")
-    assert "without personalization" in finding(results, "lamp_2m")
+    assert "personal adapters answer as the user did" in finding(results.tasks["lamp_2m"])
+    assert "without personalization" in finding(results.tasks["lamp_2m"])
     page = path.read_text()
     assert "5 users, 19 queries." in page
     assert set(re.findall(r">(\d+) past items", page)) <= set("34567")  # the samples tell
@@ -255,7 +258,7 @@ def test_a_file_is_reported_beside_itself(
     file.rename(renamed)
     results, path, _ = report_harness(None, [renamed, renamed], False, resamples=RESAMPLES)
     assert path == file.parent / "report.html"
-    assert rows_of(results)["rag_k1 (gpt2)"]["ci95"] is not None
+    assert rows_of(results)["rag_k1 (gpt2)"].ci95 is not None
 
 
 def test_without_samples_there_is_the_value_alone(
@@ -265,8 +268,8 @@ def test_without_samples_there_is_the_value_alone(
     results, path, _ = report_harness(None, [tmp_path], False, resamples=RESAMPLES)
     row = rows_of(results)["oppu_k0 (gpt2)"]
     asked = [(answers["oppu_k0"][u.user_id, q.id], q.gold) for u in users[2:] for q in u.queries]
-    assert row["value"] == pytest.approx(sum(a == gold for a, gold in asked) / 12, abs=1e-12)
-    assert (row["users"], row["queries"]) == (3, 12)
+    assert row.value == pytest.approx(sum(a == gold for a, gold in asked) / 12, abs=1e-12)
+    assert (row.users, row.queries) == (3, 12)
     for name in (
         "ci95",
         "delta",
@@ -276,11 +279,11 @@ def test_without_samples_there_is_the_value_alone(
         "p_value_same_prompt",
         "wins",
     ):
-        assert row[name] is None
-    assert results["per_user"]["lamp_2m"] == {}
+        assert getattr(row, name) is None
+    assert results.tasks["lamp_2m"].per_user == {}
     assert "oppu_k0 (gpt2): no samples" in notes_of(results)
     assert "--log_samples gives them" in path.read_text()
-    assert "no personal adapter was compared" in finding(results, "lamp_2m")
+    assert "no personal adapter was compared" in finding(results.tasks["lamp_2m"])
 
 
 def test_how_many_users_a_part_without_samples_has_is_not_known(
@@ -289,14 +292,14 @@ def test_how_many_users_a_part_without_samples_has_is_not_known(
     lm_eval(tmp_path, "rag_k1", users, answers["rag_k1"], limit=7, log_samples=False)
     results, path, _ = report_harness(None, [tmp_path], False, resamples=RESAMPLES)
     row = rows_of(results)["rag_k1 (gpt2)"]
-    assert (row["users"], row["queries"]) == (None, 7)
+    assert (row.users, row.queries) == (None, 7)
     text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", path.read_text()))
     assert " 7 queries. Judged by" in text
     assert "None" not in text
     assert "None" not in shown(results)
 
 
-def shown(results: Mapping[str, Any], width: int = 120) -> str:
+def shown(results: Results, width: int = 120) -> str:
     console = Console(width=width, file=io.StringIO())
     console.print(render_table(results))
     assert isinstance(console.file, io.StringIO)
@@ -313,13 +316,13 @@ def test_rows_on_fewer_queries_are_not_compared(
     lm_eval(tmp_path / "out", "oppu_k0", users, golds, data=data, day=2, limit=6, log_samples=log_samples)
     results, path, _ = report_harness(run, [tmp_path / "out"], False, resamples=RESAMPLES)
     row = rows_of(results)["oppu_k0 (gpt2)"]
-    assert (row["value"], row["queries"], row["other_queries"]) == (1.0, 6, True)
-    assert (row["delta"], row["delta_same_prompt"], row["wins"]) == (None, None, None)
-    assert row["users"] == (2 if log_samples else None)
-    assert best_method(methods_of(results, "lamp_2m"), "accuracy") != "oppu_k0 (gpt2)"
+    assert (row.value, row.queries, row.other_queries) == (1.0, 6, True)
+    assert (row.delta, row.delta_same_prompt, row.wins) == (None, None, None)
+    assert row.users == (2 if log_samples else None)
+    assert results.tasks["lamp_2m"].best_method() != "oppu_k0 (gpt2)"
     assert "not to be compared with it: oppu_k0 (gpt2) on 6." in notes_of(results)
     assert "oppu_k0 (gpt2), 6 queries" in path.read_text()
-    assert not rows_of(results)["non_personalized (gpt2)"]["other_queries"]
+    assert not rows_of(results)["non_personalized (gpt2)"].other_queries
 
 
 def test_a_part_alone_is_not_compared_with_the_run(
@@ -329,7 +332,7 @@ def test_a_part_alone_is_not_compared_with_the_run(
     lm_eval(tmp_path / "out", "rag_k1", users, answers["rag_k1"], data=data, limit=6)
     with mock.patch.object(run_results, "_write"):
         results = report_harness(run, [tmp_path / "out"], False, resamples=RESAMPLES)[0]
-    assert [name for name, row in rows_of(results).items() if row.get("other_queries")] == ["rag_k1 (gpt2)"]
+    assert [name for name, row in rows_of(results).items() if row.other_queries] == ["rag_k1 (gpt2)"]
 
 
 def test_samples_that_lack_queries_are_refused_even_where_the_value_is_the_same(
@@ -350,8 +353,8 @@ def test_parts_of_the_same_queries_are_compared_with_each_other(
     lm_eval(tmp_path, "rag_k1", users, answers["rag_k1"], limit=3, day=3, model_args={"pretrained": "opt"})
     results = alone(tmp_path)
     rows = rows_of(results)
-    assert rows["rag_k1 (gpt2)"]["delta"] is not None
-    assert [name for name, row in rows.items() if row["other_queries"]] == ["rag_k1 (opt)"]
+    assert rows["rag_k1 (gpt2)"].delta is not None
+    assert [name for name, row in rows.items() if row.other_queries] == ["rag_k1 (opt)"]
 
 
 def test_models_are_compared_with_themselves_alone(
@@ -360,7 +363,7 @@ def test_models_are_compared_with_themselves_alone(
     lm_eval(tmp_path, "non_personalized", users, answers["non_personalized"])
     lm_eval(tmp_path, "rag_k1", users, answers["rag_k1"], day=2, model_args="pretrained=opt")
     rows = rows_of(alone(tmp_path))
-    assert rows["rag_k1 (opt)"]["delta"] is None
+    assert rows["rag_k1 (opt)"].delta is None
 
 
 def test_users_set_aside_are_left_out_of_the_comparison(
@@ -370,9 +373,9 @@ def test_users_set_aside_are_left_out_of_the_comparison(
     lm_eval(tmp_path, "oppu_k0", users, answers["oppu_k0"], day=2, set_aside=["u2"])
     results = alone(tmp_path)
     row = rows_of(results)["oppu_k0 (gpt2)"]
-    assert (row["users"], row["queries"], row["other_queries"]) == (4, 15, False)
-    assert row["delta_same_prompt"] is not None
-    assert results["set_aside"]["lamp_2m"] == {"oppu_k0 (gpt2)": ["u2"]}
+    assert (row.users, row.queries, row.other_queries) == (4, 15, False)
+    assert row.delta_same_prompt is not None
+    assert results.tasks["lamp_2m"].set_aside == {"oppu_k0 (gpt2)": ["u2"]}
     assert "1 user(s) set aside" in shown(results)
 
 
@@ -380,7 +383,7 @@ def test_predictions_are_scored_here(tmp_path: Path, users: list[User], answers:
     lm_eval(tmp_path / "scored", "rag_k1", users, answers["rag_k1"])
     lm_eval(tmp_path / "only", "rag_k1", users, answers["rag_k1"], predict_only=True)
     scored, only = alone(tmp_path / "scored"), alone(tmp_path / "only")
-    assert only["rows"] == scored["rows"]
+    assert only.rows == scored.rows
     assert "answered with --predict_only, scored here" in notes_of(only)
     assert "predict_only" not in notes_of(scored)
 
@@ -390,7 +393,7 @@ def test_the_newest_file_counts(tmp_path: Path, users: list[User], answers: dict
     lm_eval(tmp_path / "b", "rag_k1", users, answers["rag_k1"], day=2)
     results = alone(tmp_path)
     newest = alone(tmp_path / "a")
-    assert results["rows"] == newest["rows"]
+    assert results.rows == newest.rows
     assert re.search(r"b/\S+01-02\S+ is left out, as \S+a/\S+01-09\S+ is newer", notes_of(results))
 
 

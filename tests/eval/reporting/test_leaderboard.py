@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from oppu_core.data.dataset import Dataset, write_dataset
+from oppu_core.data.dataset import Dataset
+from oppu_core.data.dataset_writer import write_dataset
 from oppu_core.data.types import HistoryItem, Query, User
 from oppu_core.errors import ConfigError, DataError
 from oppu_core.runs.config import resolve_config
 from oppu_core.runs.options import RunOptions
-from oppu_core.runs.run import Run, start_run
+from oppu_core.runs.run import Run
+from oppu_core.runs.start import start_run
 from oppu_core.storage.files import write_jsonl
-from oppu_core.tasks.task import Task, get_task
+from oppu_core.tasks.task import Task
+from oppu_core.tasks.task_files import get_task
 from oppu_eval.reporting.leaderboard import export_lamp, has_golds, not_lamp
 
 METHODS = ("non_personalized", "oppu_k0")

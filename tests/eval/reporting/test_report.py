@@ -14,12 +14,13 @@ from typing import Any
 import pytest
 from oppu_core.data.types import User
 from oppu_core.tasks.task import Task
-from oppu_eval.reporting.examples import Example, pick_examples, shorten
+from oppu_eval.reporting.examples import ExampleUser, pick_examples, shorten
 from oppu_eval.reporting.figures import draw_figures, personal_pair
 from oppu_eval.reporting.findings import describe_method, finding
 from oppu_eval.reporting.report import render_report
 from oppu_eval.reporting.table import p_text, render_table, signed
-from oppu_eval.scoring.evaluate import evaluate, results_dict
+from oppu_eval.scoring.evaluate import evaluate
+from oppu_eval.scoring.results import Results, ScoreRow
 from rich.console import Console
 
 pytestmark = pytest.mark.slow  # draws pictures and whole reports
@@ -52,31 +53,40 @@ def predictions(tagging: Task, users: list[User], answer_with: AnswerWith) -> di
     return made
 
 
-def results_for(task: Task, users: list[User], predictions: Any) -> dict[str, Any]:
-    return results_dict([evaluate(task, users, users[:3], predictions, 0, resamples=300)], {"seed": 0})
+def results_for(task: Task, users: list[User], predictions: Any) -> Results:
+    found = evaluate(task, users, users[:3], predictions, 0, resamples=300)
+    return Results({task.name: found}, {"seed": 0})
 
 
 @pytest.fixture
-def results(tagging: Task, users: list[User], predictions: dict[str, Any]) -> dict[str, Any]:
+def results(tagging: Task, users: list[User], predictions: dict[str, Any]) -> Results:
     return results_for(tagging, users, predictions)
 
 
+def changed(results: Results, **changes: Any) -> Results:
+    return Results({"lamp_2m": dataclasses.replace(results.tasks["lamp_2m"], **changes)}, {})
+
+
+def with_rows(results: Results, change: Callable[[ScoreRow], dict[str, Any]]) -> Results:
+    """The same with other values in some rows."""
+    return changed(results, rows=[dataclasses.replace(row, **change(row)) for row in results.rows])
+
+
 def all_users(
-    task: Task, users: list[User], predictions: dict[str, Any], results: dict[str, Any]
-) -> list[Example]:
+    task: Task, users: list[User], predictions: dict[str, Any], results: Results
+) -> list[ExampleUser]:
     """An example of every user, so that nothing hostile is left out by chance."""
     examples = []
     for user in users:
-        alone = {**results, "per_user": {task.name: {
-            method: {user.user_id: scores[user.user_id]}
-            for method, scores in results["per_user"][task.name].items()
-        }}}  # fmt: skip
+        one = results.tasks[task.name]
+        per_user = {method: {user.user_id: scores[user.user_id]} for method, scores in one.per_user.items()}
+        alone = dataclasses.replace(one, per_user=per_user)
         examples += pick_examples(task, users, predictions, alone)
     return examples
 
 
 @pytest.fixture
-def page(tagging: Task, users: list[User], predictions: dict[str, Any], results: dict[str, Any]) -> str:
+def page(tagging: Task, users: list[User], predictions: dict[str, Any], results: Results) -> str:
     examples = all_users(tagging, users, predictions, results)
     run = {"base": "<b>tiny</b>", "versions": {"torch": "2.9"}, "methods": ["a", "b"], "note": None}
     return render_report(results, draw_figures(results), examples, run, paper=True)
@@ -151,8 +161,8 @@ def test_page_is_well_formed_with_unique_ids_and_one_outline(page: str) -> None:
     assert referenced <= set(parser.ids)
 
 
-def test_page_shows_every_row_and_answer(page: str, results: dict[str, Any]) -> None:
-    for method in {row["method"] for row in results["rows"]}:
+def test_page_shows_every_row_and_answer(page: str, results: Results) -> None:
+    for method in {row.method for row in results.rows}:
         assert f'<th scope="row">{method}</th>' in page
         assert f"<dt>{method}</dt><dd>{describe_method(method)}</dd>" in page
     assert page.count("<article") == 10
@@ -163,16 +173,16 @@ def test_page_shows_every_row_and_answer(page: str, results: dict[str, Any]) -> 
 
 
 def test_same_input_gives_the_same_bytes(
-    tagging: Task, users: list[User], predictions: dict[str, Any], results: dict[str, Any], page: str
+    tagging: Task, users: list[User], predictions: dict[str, Any], results: Results, page: str
 ) -> None:
-    again = json.loads(json.dumps(results_for(tagging, users, predictions)))
+    again = Results.from_json(json.loads(json.dumps(results_for(tagging, users, predictions).to_json())))
     examples = all_users(tagging, users, predictions, again)
     run = {"base": "<b>tiny</b>", "versions": {"torch": "2.9"}, "methods": ["a", "b"], "note": None}
     assert render_report(again, draw_figures(again), examples, run, paper=True) == page
     assert draw_figures(again) == draw_figures(results)
 
 
-def test_figures_are_valid_svg_without_outside_references(results: dict[str, Any]) -> None:
+def test_figures_are_valid_svg_without_outside_references(results: Results) -> None:
     figures = draw_figures(results)
     assert list(figures) == ["lamp_2m/comparison", "lamp_2m/differences", "lamp_2m/history"]
     for svg in figures.values():
@@ -181,17 +191,17 @@ def test_figures_are_valid_svg_without_outside_references(results: dict[str, Any
         assert "<metadata" not in svg
         assert "clip-path" not in svg or 'id="' in svg
     texts = "".join(ET.fromstring(figures["lamp_2m/comparison"]).itertext())
-    assert all(row["method"] in texts for row in results["rows"])
+    assert all(row.method in texts for row in results.rows)
 
 
 def test_figures_without_adapters_show_the_comparison_alone(
     tagging: Task, users: list[User], predictions: dict[str, Any]
 ) -> None:
     results = results_for(tagging, users, {"rag_k1": predictions["rag_k1"]})
-    assert personal_pair(results, "lamp_2m") is None
+    assert personal_pair(results.tasks["lamp_2m"]) is None
     assert list(draw_figures(results)) == ["lamp_2m/comparison"]
-    assert pick_examples(tagging, users, predictions, results) == []
-    assert "no personal adapter was compared" in finding(results, "lamp_2m")
+    assert pick_examples(tagging, users, predictions, results.tasks["lamp_2m"]) == []
+    assert "no personal adapter was compared" in finding(results.tasks["lamp_2m"])
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -202,7 +212,7 @@ def test_few_users_make_a_whole_report(
     names = {user.user_id for user in some}
     few = {m: {key: a for key, a in answers.items() if key[0] in names} for m, answers in predictions.items()}
     results = results_for(tagging, some, few)
-    examples = pick_examples(tagging, some, few, results)
+    examples = pick_examples(tagging, some, few, results.tasks["lamp_2m"])
     assert len(examples) == count
     outline(render_report(results, draw_figures(results), examples, {}))
 
@@ -218,49 +228,44 @@ def test_rating_and_generation_make_a_whole_report(
         right = {(user.user_id, query.id): gold for user in some for query in user.queries}
         predictions = {"non_personalized": dict.fromkeys(right, "2"), "oppu_k0": right}
         results = results_for(task, some, predictions)
-        text = render_report(
-            results, draw_figures(results), pick_examples(task, some, predictions, results), {}
-        )
+        examples = pick_examples(task, some, predictions, results.tasks[task.name])
+        text = render_report(results, draw_figures(results), examples, {})
         outline(text)
         assert ("off by 2" in text) == (task.kind == "rating")
 
 
-def with_delta(results: dict[str, Any], delta: float, interval: list[float] | None) -> dict[str, Any]:
-    rows = [
-        {**row, "delta_same_prompt": delta, "delta_same_prompt_ci95": interval}
-        if row["method"] == "oppu_k0"
-        else row
-        for row in results["rows"]
-    ]
-    return {**results, "rows": rows}
+def finding_with(results: Results, delta: float, interval: tuple[float, float] | None) -> str:
+    values = {"delta_same_prompt": delta, "delta_same_prompt_ci95": interval}
+    other = with_rows(results, lambda row: values if row.method == "oppu_k0" else {})
+    return finding(other.tasks["lamp_2m"])
 
 
-def test_finding_says_what_the_interval_allows(results: dict[str, Any]) -> None:
-    good = finding(with_delta(results, 0.48, [0.41, 0.55]), "lamp_2m").replace("\u00a0", " ")
+def test_finding_says_what_the_interval_allows(results: Results) -> None:
+    good = finding_with(results, 0.48, (0.41, 0.55)).replace("\u00a0", " ")
     assert "On movie tagging" in good
     assert "difference +48 points, 95 % interval +41 to +55" in good
     assert "above zero: the adapters help" in good
-    unclear = finding(with_delta(results, 0.02, [-0.03, 0.07]), "lamp_2m")
+    unclear = finding_with(results, 0.02, (-0.03, 0.07))
     assert "−3 to +7" in unclear
     assert "does not show" in unclear
-    bad = finding(with_delta(results, -0.1, [-0.2, -0.01]), "lamp_2m")
+    bad = finding_with(results, -0.1, (-0.2, -0.01))
     assert "do harm" in bad
     assert "zero: the adapters help" not in bad + unclear
-    assert "single user" in finding(with_delta(results, 0.5, None), "lamp_2m")
+    assert "single user" in finding_with(results, 0.5, None)
 
 
-def test_finding_admits_that_a_simple_rule_does_better(results: dict[str, Any]) -> None:
-    rows = [{**row, "value": 0.99} if row["method"] == "user_majority" else row for row in results["rows"]]
-    text = finding({**results, "rows": rows}, "lamp_2m")
+def test_finding_admits_that_a_simple_rule_does_better(results: Results) -> None:
+    better = with_rows(results, lambda row: {"value": 0.99} if row.method == "user_majority" else {})
+    text = finding(better.tasks["lamp_2m"])
     assert "most frequent answer does as well or better: 99" in text
 
 
 def test_examples_are_the_best_the_typical_and_the_least_served_user(
-    tagging: Task, users: list[User], predictions: dict[str, Any], results: dict[str, Any]
+    tagging: Task, users: list[User], predictions: dict[str, Any], results: Results
 ) -> None:
-    scores = results["per_user"]["lamp_2m"]
+    scores = results.tasks["lamp_2m"].per_user
     gain = {name: scores["oppu_k0"][name] - scores["non_personalized"][name] for name in scores["oppu_k0"]}
-    examples = pick_examples(tagging, users, predictions, results)
+    examples = pick_examples(tagging, users, predictions, results.tasks["lamp_2m"])
     assert len(examples) == 3
     assert gain[examples[0].user_id] == max(gain.values())
     assert gain[examples[2].user_id] == min(gain.values())
@@ -278,7 +283,8 @@ def test_helping_with_an_error_metric_means_lowering_it(rating: Task, make_user:
     plain = {key: "1" if key[0] == "helped" else "5" for key in right}
     oppu = {key: "1" if key[0] == "harmed" else "5" for key in right}
     predictions = {"non_personalized": plain, "oppu_k0": oppu}
-    examples = pick_examples(rating, some, predictions, results_for(rating, some, predictions))
+    results = results_for(rating, some, predictions)
+    examples = pick_examples(rating, some, predictions, results.tasks[rating.name])
     assert [(example.user_id, example.story) for example in examples] == [
         ("helped", "The adapter helps most"),
         ("same", "A typical user"),
@@ -286,7 +292,7 @@ def test_helping_with_an_error_metric_means_lowering_it(rating: Task, make_user:
     ]
 
 
-def render(results: dict[str, Any], width: int, paper: bool) -> str:
+def render(results: Results, width: int, paper: bool) -> str:
     out = io.StringIO()
     Console(file=out, width=width, color_system=None).print(render_table(results, paper))
     return out.getvalue()
@@ -294,29 +300,28 @@ def render(results: dict[str, Any], width: int, paper: bool) -> str:
 
 @pytest.mark.parametrize("width", [80, 100, 140])
 @pytest.mark.parametrize("paper", [False, True])
-def test_table_cuts_nothing_at_usual_widths(results: dict[str, Any], width: int, paper: bool) -> None:
-    wide = [{**row, "wins": {"better": 88, "equal": 10, "worse": 12}} for row in results["rows"]]
-    text = render({**results, "rows": wide}, width, paper)
+def test_table_cuts_nothing_at_usual_widths(results: Results, width: int, paper: bool) -> None:
+    wide = with_rows(results, lambda row: {"wins": {"better": 88, "equal": 10, "worse": 12}})
+    text = render(wide, width, paper)
     assert "…" not in text
     assert max(map(len, text.splitlines())) <= width
-    for row in results["rows"]:
-        assert row["method"] in text
-        if row["metric"] == "accuracy" and row["delta"] is not None:
-            assert f"{signed(row['delta'])} {p_text(row['p_value'])}" in text
+    for row in results.rows:
+        assert row.method in text
+        if row.metric == "accuracy" and row.delta is not None and row.p_value is not None:
+            assert f"{signed(row.delta)} {p_text(row.p_value)}" in text
     assert "88/10/12" in text
     assert ("users\n" in text or "queries" in text) and ("Llama-2-7B" in text) == paper
 
 
-def test_table_stars_mark_p_below_five_percent(results: dict[str, Any]) -> None:
-    rows = [{**row, "p_value": 0.049 if row["method"] == "rag_k1" else 0.051} for row in results["rows"]]
-    text = render({**results, "rows": rows}, 100, False)
+def test_table_stars_mark_p_below_five_percent(results: Results) -> None:
+    stars = with_rows(results, lambda row: {"p_value": 0.049 if row.method == "rag_k1" else 0.051})
+    text = render(stars, 100, False)
     assert text.count("p=.049*") == 1
     assert "p=.051*" not in text
 
 
-def test_untrusted_names_do_not_become_rich_markup(results: dict[str, Any]) -> None:
-    info = {**results["tasks"]["lamp_2m"], "title": "[red]my[/red] task"}
-    assert "[red]my[/red] task" in render({**results, "tasks": {"lamp_2m": info}}, 100, False)
+def test_untrusted_names_do_not_become_rich_markup(results: Results) -> None:
+    assert "[red]my[/red] task" in render(changed(results, title="[red]my[/red] task"), 100, False)
 
 
 def test_numbers_are_written_with_a_true_sign() -> None:
@@ -356,10 +361,3 @@ def test_importing_the_package_does_not_import_torch_or_matplotlib() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-
-
-def test_rows_are_what_dataclasses_say(tagging: Task, users: list[User], predictions: dict[str, Any]) -> None:
-    result = evaluate(tagging, users, [], predictions, 0, resamples=50)
-    assert {field.name for field in dataclasses.fields(result.rows[0])} == set(
-        results_dict([result], {})["rows"][0]
-    )

@@ -10,7 +10,8 @@ from oppu_core.data.types import User
 from oppu_core.errors import DataError
 from oppu_core.tasks.task import Task
 from oppu_eval.reporting.paper import paper_value
-from oppu_eval.scoring.evaluate import Row, TaskResults, evaluate, method_order, results_dict, same_prompt
+from oppu_eval.scoring.evaluate import evaluate, method_order, same_prompt
+from oppu_eval.scoring.results import Results, ScoreRow, TaskResults
 
 MakeUser = Callable[..., User]
 AnswerWith = Callable[..., dict[tuple[str, str], str]]
@@ -21,7 +22,7 @@ ISSUE_KEYS = {
 }  # fmt: skip
 
 
-def rows_of(result: TaskResults) -> dict[tuple[str, str], Row]:
+def rows_of(result: TaskResults) -> dict[tuple[str, str], ScoreRow]:
     return {(row.method, row.metric): row for row in result.rows}
 
 
@@ -271,13 +272,14 @@ def test_results_are_plain_json_with_the_keys_of_the_issue(
     tagging: Task, users: list[User], others: list[User], predictions: dict[str, Any]
 ) -> None:
     result = run(tagging, users, others, predictions)
-    results = results_dict([result], {"seed": 0, "loss": float("nan"), "devices": ("cpu",)})
+    provenance = {"seed": 0, "loss": float("nan"), "devices": ("cpu",)}
+    results = Results({"lamp_2m": result}, provenance).to_json()
     text = json.dumps(results, allow_nan=False, sort_keys=True)
     assert json.loads(text) == results
     assert results["provenance"] == {"seed": 0, "loss": None, "devices": ["cpu"]}
     for row in results["rows"]:
         assert set(row) == ISSUE_KEYS | {"wins", "reference", "higher_is_better"}
-    again = results_dict([run(tagging, users, others, predictions)], {"seed": 0, "devices": ("cpu",)})
+    again = Results({"lamp_2m": run(tagging, users, others, predictions)}, {}).to_json()
     assert json.dumps(again["rows"]) == json.dumps(results["rows"])
     assert results["per_user"]["lamp_2m"]["user_majority"].keys() == {user.user_id for user in users}
     assert results["history_lengths"]["lamp_2m"]["u0"] == 2

@@ -17,9 +17,11 @@ from oppu_core.prompting.builder import PromptBuilder
 from oppu_core.prompting.methods import parse_method
 from oppu_core.prompting.retrieval import BM25Retriever, RandomRetriever, RecentRetriever
 from oppu_core.runs import answering as inference
-from oppu_core.tasks.task import Task, get_task
+from oppu_core.tasks.task import Task
+from oppu_core.tasks.task_files import get_task
 from oppu_eval.reporting.drawing import png_bytes, svg_text
-from oppu_eval.studies.case_choice import Case, Counts, Pair, about_user, build, choose, verdict
+from oppu_eval.studies.case_choice import Counts, Pair, choose
+from oppu_eval.studies.case_content import Case, about_user, build, verdict
 from oppu_eval.studies.case_pages import cases_page, table
 from oppu_eval.studies.case_picture import draw
 
@@ -39,12 +41,12 @@ class Words:
     answer_ids = prompt_ids
 
 
-def maker_for(task: Task, context: int = 10_000) -> PromptBuilder:
+def builder_for(task: Task, context: int = 10_000) -> PromptBuilder:
     return PromptBuilder(task, Words(context), {"bm25": BM25Retriever(task)})
 
 
 def built(task: Task, users: Sequence[User], predictions: Any, cases: int = 8) -> tuple[list[Case], Counts]:
-    builder = maker_for(task)
+    builder = builder_for(task)
     return build(task, users, predictions, lambda _: builder, lambda user: "likes films", cases=cases)
 
 
@@ -265,13 +267,13 @@ def test_prompts_are_those_that_answering_sends(task_name: str, monkeypatch: pyt
     monkeypatch.setattr(inference, "generate_answers", generate_answers)
     methods = ("non_personalized", "random_k1", "rag_k1", "recent_k2", "pag_k1", "oppu_k0", "oppu_pag_k1")
 
-    def maker_of(method: str) -> PromptBuilder:
+    def builder_of(method: str) -> PromptBuilder:
         return personal if parse_method(method).personal else plain
 
     profiles = {one.user_id: f"profile of {one.user_id}." for one in users}
     base: Any = None
     for name in methods:
-        method, builder = parse_method(name), maker_of(name)
+        method, builder = parse_method(name), builder_of(name)
         builder = dataclasses.replace(builder, profile_of=lambda one: profiles[one.user_id])
         rules = inference.AnswerRules(builder.answer_tokens)
         for unit in inference.answer(base, method, users, builder, rules, adapter_of=lambda _: {}):
@@ -280,7 +282,7 @@ def test_prompts_are_those_that_answering_sends(task_name: str, monkeypatch: pyt
         method: {(u.user_id, q.id): "comedy" if i % 2 else "action" for u in users for q in u.queries}
         for i, method in enumerate(methods)
     }
-    cases, _ = build(task, users, predictions, maker_of, lambda one: profiles[one.user_id])
+    cases, _ = build(task, users, predictions, builder_of, lambda one: profiles[one.user_id])
     made = {(a.method, case.user_id, case.query_id): a.prompt for case in cases for a in case.asked}
     assert len(made) == len(sent) == 7 * 4
     assert made == sent

@@ -7,14 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from oppu_core.data import HistoryItem, Query, User
-from oppu_core.data.dataset import Dataset, write_dataset
+from oppu_core.data.dataset import Dataset
+from oppu_core.data.dataset_writer import write_dataset
 from oppu_core.data.sample import sample_users
 from oppu_core.errors import ConfigError
 from oppu_core.prompting.builder import Example, PromptBuilder
 from oppu_core.prompting.methods import parse_method
 from oppu_core.prompting.profiles import compute_profile
 from oppu_core.prompting.retrieval import BM25Retriever, RecentRetriever
-from oppu_core.tasks.task import TASKS, PersonalFormat, Task
+from oppu_core.tasks.task import PersonalFormat, Task
+from oppu_core.tasks.task_files import TASKS
 from oppu_eval.studies.histories import (
     Side,
     drawn,
@@ -51,7 +53,7 @@ class Words:
         return [*map(len, text.split()), 2]
 
 
-def maker_of(task: Task, context: int = 100_000) -> PromptBuilder:
+def builder_of(task: Task, context: int = 100_000) -> PromptBuilder:
     return PromptBuilder(task, Words(context), {"bm25": BM25Retriever(task), "recent": RecentRetriever()})
 
 
@@ -193,7 +195,7 @@ def test_a_one_sided_dataset_is_stored_and_gives_prompts_and_examples(
     dataset = Dataset.open(tmp_path / "data")
     assert dataset.task == one_sided(task, side)
 
-    plain, builder = maker_of(task), maker_of(dataset.task)
+    plain, builder = builder_of(task), builder_of(dataset.task)
     for user, stored in zip(users, dataset.users(), strict=True):
         assert stored == one_sided_user(task, user, side)
         assert all(set(item.fields) == set(fields) for item in stored.history)
@@ -239,12 +241,12 @@ def test_a_one_sided_prompt_is_cut_at_the_item_first(name: str, side: Side) -> N
     asked = f"{task.instruction}\n{task.query_text(fields)}"
     room = len(Words().prompt_ids(asked)) + task.max_answer_tokens
     for words, end in ((7, "six"), (6, "five"), (3, "two")):
-        prompt = maker_of(sided, room + words).query_prompt(parse_method("rag_k1"), user, query, "")
+        prompt = builder_of(sided, room + words).query_prompt(parse_method("rag_k1"), user, query, "")
         line, _, rest = prompt.text.partition("\n")
         assert rest == asked
         text = item.fields[field]
         assert line == f"{word} {text[: text.index(end) + len(end)]}"
-    assert maker_of(sided, room).query_prompt(parse_method("rag_k1"), user, query, "").text == asked
+    assert builder_of(sided, room).query_prompt(parse_method("rag_k1"), user, query, "").text == asked
 
 
 OWN = Task(
@@ -279,7 +281,7 @@ def test_an_item_without_its_optional_field_is_still_read() -> None:
     user = User("u", "test", items, ())
     sides: tuple[Side, Side] = ("input", "output")
     given, answers = (
-        list(maker_of(one_sided(OWN, side)).history_examples("base", one_sided_user(OWN, user, side)))
+        list(builder_of(one_sided(OWN, side)).history_examples("base", one_sided_user(OWN, user, side)))
         for side in sides
     )
     assert given == [

@@ -12,7 +12,8 @@ import pytest
 from oppu_core.data import HistoryItem, Query, User
 from oppu_core.errors import DataError, ModelError
 from oppu_core.modeling.base import Base, load_base
-from oppu_core.tasks.task import Task, get_task
+from oppu_core.tasks.task import Task
+from oppu_core.tasks.task_files import get_task
 from oppu_eval.scoring.metrics import Array
 from oppu_eval.studies.relevance import relevance, sentence_features
 

@@ -38,7 +38,8 @@ from oppu_eval.reporting.study_views import (
     terminal,
     write_studies_report,
 )
-from oppu_eval.scoring.evaluate import evaluate, results_dict
+from oppu_eval.scoring.evaluate import evaluate
+from oppu_eval.scoring.results import Results
 from oppu_eval.studies.activity import Activity
 from oppu_eval.studies.cases import Cases
 from oppu_eval.studies.cost import Cost
@@ -506,7 +507,7 @@ def test_report_of_a_run_has_a_section_for_its_studies(
     users = [make_user(f"u{number}", ["comedy", "action"]) for number in range(3)]
     answers = {(user.user_id, query.id): "comedy" for user in users for query in user.queries}
     evaluated = evaluate(tagging, users, [], {"rag_k1": answers}, 0, resamples=50)
-    results = results_dict([evaluated], {"seed": 0})
+    results = Results({tagging.name: evaluated}, {"seed": 0})
     written(tmp_path / "studies")
     views = study_views(tmp_path / "studies", tmp_path)
     without = render_report(results, {}, [], {})

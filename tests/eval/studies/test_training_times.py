@@ -16,7 +16,8 @@ from oppu_core.modeling.adapters import attach
 from oppu_core.modeling.base import Base, load_base
 from oppu_core.modeling.packing import tokenize
 from oppu_core.prompting.builder import PromptBuilder
-from oppu_core.tasks.task import TASKS, Task, get_task
+from oppu_core.tasks.task import Task
+from oppu_core.tasks.task_files import TASKS, get_task
 from oppu_core.training.config import TrainConfig, personal_config
 from oppu_core.training.loop import train
 from oppu_eval.reporting.drawing import png_bytes, svg_text
@@ -32,7 +33,7 @@ def counted(user: User) -> list[int]:
     return [sum(len(text.split()) for text in item.fields.values()) for item in user.history]
 
 
-def maker_of(task: Task, base: Base) -> PromptBuilder:
+def builder_of(task: Task, base: Base) -> PromptBuilder:
     return PromptBuilder(task, base.tokenizer, {})
 
 
@@ -81,7 +82,7 @@ def test_items_have_exactly_so_many_words_and_all_are_read(task: Task, length: i
     user = synthetic_user(task, VOCABULARY, 7, length, seed=1)
     assert counted(user) == [length] * 7
     assert user.training_history == user.history
-    examples = list(maker_of(task, tiny).history_examples("base", user))
+    examples = list(builder_of(task, tiny).history_examples("base", user))
     assert len(examples) == 7
     for item, example in zip(user.history, examples, strict=True):
         if task.output_field:
@@ -138,7 +139,7 @@ def test_steps_and_tokens_are_those_of_a_plain_training(name: str, supports_pack
         dataclasses.replace(load_base("tiny", device="cpu"), supports_packing=supports_packing),
     )
     config = settings(name, stop_loss=1e9)  # all epochs are trained all the same
-    builder = maker_of(task, base)
+    builder = builder_of(task, base)
     points = merged(measure(base, builder, config, VOCABULARY, sizes=(2, 4), repeats=1))
     assert [(p.axis, p.items, p.words) for p in points] == [
         ("items", 2, 100),
@@ -161,7 +162,7 @@ def test_steps_and_tokens_are_those_of_a_plain_training(name: str, supports_pack
 @pytest.mark.usefixtures("short_items")
 def test_repeats_come_in_rounds_of_all_sizes() -> None:
     base = load_base("tiny", device="cpu")
-    builder, config = maker_of(get_task("lamp_3"), base), settings("lamp_3", epochs=1)
+    builder, config = builder_of(get_task("lamp_3"), base), settings("lamp_3", epochs=1)
     points = list(measure(base, builder, config, VOCABULARY, sizes=(2, 3), repeats=2))
     rounds = [[point.shape for point in points[:4]], [point.shape for point in points[4:]]]
     assert set(rounds[0]) == set(rounds[1]) and len(set(rounds[0])) == 4
@@ -172,7 +173,7 @@ def test_repeats_come_in_rounds_of_all_sizes() -> None:
 @pytest.mark.usefixtures("short_items")
 def test_what_is_there_is_not_measured_again(tiny: Base) -> None:
     base = load_base("tiny", device="cpu")
-    builder, config = maker_of(get_task("lamp_3"), base), settings("lamp_3", epochs=1)
+    builder, config = builder_of(get_task("lamp_3"), base), settings("lamp_3", epochs=1)
 
     def go_on(done: Iterable[Point], fresh: Base | None = None) -> list[Point]:
         fresh = fresh or load_base("tiny", device="cpu")
@@ -198,7 +199,7 @@ def test_a_context_that_cuts_an_item_is_refused_before_anything_is_trained(
     task, words = get_task(name), ["extraordinarily"]
     base = shortened(tiny, context)
     with pytest.raises(DataError, match=rf"{name}: an item of 100 words .* {context} tokens.*--model"):
-        next(measure(base, maker_of(task, base), settings(name), words))
+        next(measure(base, builder_of(task, base), settings(name), words))
     assert not hasattr(tiny.model, "peft_config")
 
 
@@ -206,18 +207,18 @@ def test_a_soft_prompt_takes_its_place_in_the_context(tiny: Base) -> None:
     task = get_task("lamp_7")
     user = synthetic_user(task, VOCABULARY, 4, 100, seed=0)
     needed = max(
-        len(r.ids) for r in tokenize(maker_of(task, tiny).history_examples("base", user), tiny.tokenizer)
+        len(r.ids) for r in tokenize(builder_of(task, tiny).history_examples("base", user), tiny.tokenizer)
     )
     base = shortened(tiny, needed)
     config = settings("lamp_7", method="prompt_tuning", targets=(), virtual_tokens=5)
     with pytest.raises(DataError, match=f"{needed - 5} tokens"):
-        next(measure(base, maker_of(task, base), config, VOCABULARY, sizes=(2, 4)))
+        next(measure(base, builder_of(task, base), config, VOCABULARY, sizes=(2, 4)))
 
 
 @pytest.mark.parametrize("sizes", [(5,), (5, 5), (0, 5), ()])
 def test_sizes_that_make_no_line_are_refused(sizes: tuple[int, ...], tiny: Base) -> None:
     with pytest.raises(ConfigError, match="two sizes"):
-        next(measure(tiny, maker_of(get_task("lamp_3"), tiny), settings("lamp_3"), VOCABULARY, sizes=sizes))
+        next(measure(tiny, builder_of(get_task("lamp_3"), tiny), settings("lamp_3"), VOCABULARY, sizes=sizes))
 
 
 def test_points_are_read_as_they_were_saved() -> None:

@@ -10,7 +10,7 @@ from oppu_demo.state import YOU, Page
 
 
 def add_api(page: Page) -> None:
-    """Add ``/users``, ``/compare``, ``/train`` and ``/forget`` to the page that is being laid out."""
+    """Add ``/users``, ``/compare``, ``/train`` and ``/forget`` to the page that is being built."""
 
     def users(task: str) -> list[dict[str, Any]]:
         """The people of a task: their ids, how many items their history has, their questions."""
@@ -34,8 +34,8 @@ def add_api(page: Page) -> None:
         fields: dict[str, str] | None = None,
         methods: list[str] | None = None,
     ) -> dict[str, dict[str, Any]]:
-        """Every method's answer, prompt and seconds: to one of the user's questions (`query` is its id) or to
-        new `fields`. `user` may be "me" behind /train."""
+        """Every method's answer, prompt and seconds, for one of the user's questions (`query` is its id) or
+        for new `fields`. `user` may be "me" after /train."""
         with _Refusing():
             _check(task=(task, str), user=(user, str), query=(query, str))
             _check(fields=(fields or {}, dict), methods=(methods or [], list))
@@ -59,8 +59,8 @@ def add_api(page: Page) -> None:
             }
 
     def train(request: gr.Request, task: str, history: str) -> dict[str, dict[str, float]]:
-        """Train the caller's own adapters on a history (JSON, a table, or one item a line); they are the
-        caller's alone. Returns each adapter's first and last loss and seconds."""
+        """Train the caller's own adapters on a history (JSON, a table, or one item per line); nobody else can
+        use them. Returns each adapter's first and last loss and seconds."""
         with _Refusing():
             _check(task=(task, str), history=(history, str))
             session = page.session(request.session_hash)
@@ -78,7 +78,7 @@ def add_api(page: Page) -> None:
             }
 
     def forget(request: gr.Request) -> str:
-        """Remove everything of the caller's from memory and disk."""
+        """Remove everything of the caller from memory and disk."""
         with _Refusing():
             page.session(request.session_hash)
             page.forget(request.session_hash)
@@ -91,18 +91,14 @@ def add_api(page: Page) -> None:
 
 
 def _check(**given: tuple[Any, type]) -> None:
-    """See that arguments are of their types; Gradio does not.
-
-    Raises:
-        ConfigError: one is not.
-    """
+    """Refuse arguments of other types than these; Gradio does not."""
     for name, (value, kind) in given.items():
         if not isinstance(value, kind):
             raise ConfigError(f"{name} has to be of the type {kind.__name__}, not {type(value).__name__}.")
 
 
 class _Refusing:
-    """Our errors as Gradio's, which reach the caller with their message."""
+    """Turns our errors into Gradio's, which reach the caller with their message."""
 
     def __enter__(self) -> None:
         return None

@@ -1,4 +1,4 @@
-"""The page: its tabs, and what happens between them."""
+"""The page: its tabs, and the events between them."""
 
 import dataclasses
 from typing import Any
@@ -20,11 +20,11 @@ QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
 
 def build(page: Page) -> gr.Blocks:
-    """The page for a run."""
+    """Build the page for a run."""
     tasks = [(task.title, name) for name, task in page.engine.tasks.items()]
-    gr.set_static_paths([page.sessions.root])  # Gradio would keep copies of downloads
+    gr.set_static_paths([page.sessions.root])  # else Gradio would keep copies of downloads
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
-        add_api(page)  # first: a control's function of the same name would take the endpoint's
+        add_api(page)  # first, or a control's function of the same name would take the endpoint's name
         gr.HTML(render("head.html.j2"))
         with gr.Tabs() as tabs:
             with gr.Tab("Compare", id="compare"):
@@ -49,7 +49,7 @@ def build(page: Page) -> gr.Blocks:
             return compare.open(task, user_id, request.session_hash)
 
         def came_or_went(task: str, here: str, trained: int, request: gr.Request) -> list[Any]:
-            """Whoever has just been trained is asked first; whoever is forgotten is nobody's choice."""
+            """Select a visitor who has just trained an adapter; deselect one who was forgotten."""
             return compare.open(task if trained else here, YOU if trained else None, request.session_hash)
 
         def pick(task: str, event: gr.SelectData, request: gr.Request) -> list[Any]:
@@ -61,7 +61,7 @@ def build(page: Page) -> gr.Blocks:
             blocks.state_holder.session_data.pop(request.session_hash, None)
 
         def forget_values(visit: str) -> None:
-            """Gradio remembers every control's last value, for each visit, until the server ends."""
+            """Erase the controls' last values, which Gradio keeps for each visit until the server ends."""
             if visit in blocks.state_holder:
                 blocks.state_holder.session_data[visit].config_values.clear()
 
@@ -83,13 +83,13 @@ def build(page: Page) -> gr.Blocks:
 
 @dataclasses.dataclass(frozen=True)
 class _PersonTab:
-    """`meet` are the arguments of an event that shows whoever is chosen."""
+    """The tab; `meet` are the arguments of an event that shows the chosen person."""
 
     meet: dict[str, Any]
 
 
 def _person_tab(page: Page, compare: CompareTab) -> _PersonTab:
-    """Who is chosen in Compare."""
+    """Lay out the tab about the person who is chosen in Compare."""
     portrait = gr.HTML(min_height=300)
     search = gr.Textbox(label="Search their history", placeholder="a word, a tag, a date")
     history = gr.HTML(max_height=560)
@@ -115,7 +115,7 @@ def _person_tab(page: Page, compare: CompareTab) -> _PersonTab:
 
 @dataclasses.dataclass(frozen=True)
 class _ScoreboardTab:
-    """`score` are the arguments of an event that shows the results of today."""
+    """The tab; `score` are the arguments of an event that shows the current results."""
 
     task: gr.Dropdown
     people: gr.Dataframe
@@ -123,8 +123,8 @@ class _ScoreboardTab:
 
 
 def _scoreboard_tab(page: Page, tasks: list[tuple[str, str]]) -> _ScoreboardTab:
-    """The run's results, and everybody's."""
-    results, run = page.results(), str(page.engine.run.path)  # as they are now; a page reads them anew
+    """Lay out the tab with the run's results, over all people and for each."""
+    results, run = page.results(), str(page.engine.run.path)  # current ones; a page reads them again
     task = gr.Dropdown(tasks, value=tasks[0][1], label="Task")
     board = gr.HTML(scoreboard_view(results, tasks[0][1], run))
     headers, rows = per_user_rows(results, tasks[0][1])

@@ -1,4 +1,4 @@
-"""``oppu demo``: the page on this machine, and the folder of a Space."""
+"""``oppu demo``: serve the page on this machine, or write the folder of a Space."""
 
 from pathlib import Path
 from typing import Annotated
@@ -58,9 +58,7 @@ def demo(
 
 
 @demo_app.command("export-space", epilog="Example: [bold]oppu demo export-space my-space[/bold]")
-def export_space(
-    folder: Annotated[Path, typer.Argument(help="The folder to make.")],
-) -> None:
+def export_space(folder: Annotated[Path, typer.Argument(help="The folder to make.")]) -> None:
     """Write a folder that can be pushed as a Hugging Face Space as it is."""
     from oppu_demo.space import write_space
 

@@ -1,17 +1,16 @@
 """One base in memory for everything that the page answers and trains.
 
-Task LoRAs lie beside the base's weights and are exchanged between tasks and variants; personal adapters are
-stacked on top. Their sum is the function of `oppu answer`, where the task LoRA is merged. Whoever uses the
-model takes a turn; a training gives its turn away between two steps.
+Task LoRAs are kept beside the base's weights and swapped between tasks and variants; personal adapters are
+stacked on top. This computes the same as `oppu answer`, where the task LoRA is merged. Every use of the model
+takes a turn; trainings pass their turn on between steps.
 """
 
-import collections
 import contextlib
 import dataclasses
 import functools
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
 from oppu_core.data.types import Query, User
 from oppu_core.errors import ConfigError, ModelError, StoreError, TrainingError, explained
@@ -32,48 +31,14 @@ from oppu_core.tasks.task import Task
 from oppu_core.training.loop import Outcome, Progress, Trained
 from oppu_core.training.trainer import Trainer
 
+from oppu_demo.turns import Turns
+
 CACHED_ADAPTERS = 64
-
-
-class Turns:
-    """A lock that goes to whoever has waited longest."""
-
-    def __init__(self) -> None:
-        self._guard = threading.Lock()
-        self._waiting: collections.deque[threading.Event] = collections.deque()
-
-    @contextlib.contextmanager
-    def turn(self) -> Iterator[None]:
-        """Wait for a turn, and have it for the block."""
-        self._wait()
-        try:
-            yield
-        finally:
-            self._leave()
-
-    def pass_on(self) -> None:
-        """Within a turn: let those who wait go first."""
-        self._leave()
-        self._wait()
-
-    def _wait(self) -> None:
-        mine = threading.Event()
-        with self._guard:
-            self._waiting.append(mine)
-            if len(self._waiting) == 1:
-                mine.set()
-        mine.wait()
-
-    def _leave(self) -> None:
-        with self._guard:
-            self._waiting.popleft()
-            if self._waiting:
-                self._waiting[0].set()
 
 
 @dataclasses.dataclass(frozen=True)
 class Answered:
-    """An answer, the prompt it was given to, and how long it took (without waiting for a turn)."""
+    """An answer, its prompt, and its time in seconds (without waiting for a turn)."""
 
     method: str
     text: str
@@ -108,7 +73,7 @@ class Engine:
         self.run = run
         self._opened_with = self._description()
         self._turns = Turns()
-        self._prompting = threading.Lock()  # retrievers and tokenizers keep what they met
+        self._prompting = threading.Lock()  # retrievers and tokenizers have caches
         self._methods = {name: parse_method(name) for name in run.config.methods}
         if not is_store(run.store_path):
             raise StoreError(f"The weights of {run.path} are not at {run.store_path}; put the store back.")
@@ -119,7 +84,7 @@ class Engine:
             }
             variants = [stage.variant for stage in self._stages.values()]
             self._base = VariantJobs(variants[0], store, Compute(device=device)).load_base()
-        self._first = {variant.task.name: variant for variant in variants}  # any of a task's
+        self._first = {variant.task.name: variant for variant in variants}  # any variant of a task
         self.tasks: dict[str, Task] = {name: one.task for name, one in self._first.items()}
         self._users = {name: {user.user_id: user for user in v.users} for name, v in self._first.items()}
         shapes = {
@@ -133,7 +98,7 @@ class Engine:
                 f"The tasks of {run.path} have adapters of different shapes, which one page cannot hold; "
                 "make a run for each of them."
             )
-        # Checkpointing is a matter of one training, not of the model that everybody shares.
+        # Checkpointing is for a single training, not for the model that everybody shares.
         task_config = dataclasses.replace(variants[0].task_config, gradient_checkpointing=False)
         personal_config = dataclasses.replace(variants[0].personal_config, gradient_checkpointing=False)
         self._task_model = attach(self._base.model, task_config, TASK)
@@ -170,7 +135,7 @@ class Engine:
         return self._users[task]
 
     def personal_variants(self, task: str) -> list[str]:
-        """The variants of a task that personal adapters are for."""
+        """The variants of a task that have personal adapters."""
         return [
             variant
             for name, variant in self._stages
@@ -178,7 +143,7 @@ class Engine:
         ]
 
     def keys(self, task: str, user: User) -> dict[str, Key]:
-        """Where the adapters of one of the run's users are in the store, by variant."""
+        """The keys of a run's user's adapters in the store, by variant."""
         return {
             variant: self._variant(task, variant).key_of(user) for variant in self.personal_variants(task)
         }
@@ -195,10 +160,10 @@ class Engine:
 
         Args:
             task: The task's name.
-            name: The method's.
-            user: Who asks; one of the run's users, or somebody with `adapters`.
-            query: What is asked.
-            adapters: Somebody's own adapters by variant.
+            name: The method's name.
+            user: One of the run's users, or a visitor with `adapters`.
+            query: The query.
+            adapters: A visitor's own adapters by variant.
 
         Raises:
             StoreError: the user has no adapter.
@@ -228,11 +193,7 @@ class Engine:
             return Answered(name, text, prompt, time.perf_counter() - start)
 
     def _check_current(self) -> None:
-        """See that nobody was forgotten since the page was opened: it has everybody in memory.
-
-        Raises:
-            StoreError: somebody was.
-        """
+        """Refuse to go on if somebody was forgotten since the page was opened: it has everybody in memory."""
         if self._description() != self._opened_with:
             raise StoreError(
                 f"{self.run.path} has changed since this page was opened: somebody was forgotten, or it was "
@@ -246,15 +207,18 @@ class Engine:
     def train(
         self, task: str, user: User, on_step: Callable[[str, Progress], None]
     ) -> dict[str, tuple[Trained, State]]:
-        """Train somebody's own adapters, one for each variant; nothing is stored.
+        """Train a visitor's own adapters, one for each variant; nothing is stored.
 
         Args:
             task: The task's name.
-            user: Their history.
-            on_step: Told of every step, with the variant; what it raises ends the training.
+            user: The visitor's history.
+            on_step: Called after every step with the variant; an exception in it ends the training.
+
+        Returns:
+            {variant: (result, adapter)}.
 
         Raises:
-            TrainingError: the history cannot be learnt from.
+            TrainingError: the history cannot be trained on.
         """
         trained: dict[str, tuple[Trained, State]] = {}
         for variant in self.personal_variants(task):
@@ -274,7 +238,7 @@ class Engine:
 
         def step(_: int, progress: Progress) -> None:
             on_step(progress)
-            if trainer.together:  # else half-trained weights lie in the model
+            if trainer.together:  # else the model holds half-trained weights
                 self._turns.pass_on()
                 self._stand(stage, personal=True)
 
@@ -291,11 +255,11 @@ class Engine:
             self._standing = place
         if personal:
             return dataclasses.replace(self._base, model=self._model)
-        load_state(self._model, self._fresh)  # changes no answer; whoever was answered last may lie there
+        load_state(self._model, self._fresh)  # does not change answers; removes the previous user's adapter
         return dataclasses.replace(self._base, model=self._model.get_base_model())
 
     def _builder(self, task: str, method: Method, private: bool) -> PromptBuilder:
-        """What makes the prompts of a method; a private one keeps nothing of a history."""
+        """The builder of a method's prompts; a private one caches nothing of a history."""
         builder, tokenizer = self._builders[task], self._base.tokenizer
         if private:
             tokenizer = tokenizer.forgetful()

@@ -1,4 +1,4 @@
-"""A visitor's adapter to take along: the zip that `oppu adapters export` would write."""
+"""Exporting a visitor's adapter as the zip that `oppu adapters export` would write."""
 
 import dataclasses
 from pathlib import Path
@@ -18,7 +18,7 @@ def write_zip(engine: Engine, session: Session, variant: str) -> Path:
 
     Raises:
         ConfigError: the session is over, or has no such adapter.
-        StoreError: the task LoRA that it stands on is not intact.
+        StoreError: the task LoRA that it was trained on is not intact.
     """
     with session.held():
         own = session.own
@@ -28,6 +28,6 @@ def write_zip(engine: Engine, session: Session, variant: str) -> Path:
         with open_store(engine.run.store_path) as store:
             work = find_variant(engine.run, own.task, variant, personal=True)
             bundle = bundle_of(store, work, own.user, own.adapters[variant], facts)
-        path = session.folder / f"my-adapter-{variant}.zip"  # a variant of the run's: no text of a visitor's
+        path = session.folder / f"my-adapter-{variant}.zip"  # a variant's name, no text of the visitor's
         write_bundle(bundle, path)
         return path

@@ -1,4 +1,4 @@
-"""How the page is served."""
+"""Serving the page."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
 
 
 def theme() -> gr.themes.Base:
-    """Gradio's plain theme with the system's own fonts: nothing is fetched from elsewhere."""
+    """Gradio's plain theme with the system's fonts, so that nothing is downloaded from elsewhere."""
     plain = gr.themes.Default(primary_hue="blue", neutral_hue="slate", font=FONTS, font_mono=MONO)
     # Enough contrast (WCAG AA) for text on and in the accent colour.
     return plain.set(
@@ -30,9 +30,9 @@ def theme() -> gr.themes.Base:
 
 
 def launch(blocks: gr.Blocks, host: str = "127.0.0.1", port: int | None = None, **options: Any) -> str:
-    """Serve the page; its address."""
+    """Serve the page and return its address."""
     blocks.queue(max_size=200)
-    if host in LOOPBACK:  # other names for this machine are another site's way into a visitor's browser
+    if host in LOOPBACK:  # under other host names, another site could reach the page (DNS rebinding)
         hosts = Middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK))
         options["app_kwargs"] = {"middleware": [hosts]}
     _, address, _ = blocks.launch(

@@ -1,7 +1,7 @@
-"""A visitor's own history: pasted or uploaded text to items, and items to adapters.
+"""A visitor's own history: from pasted or uploaded text to items, and from items to adapters.
 
-What comes in is text and nothing else: it is never unpacked, never a path, and read up to a limit that the
-page states. Nothing of it is logged or written.
+Input is only ever text: it is never unpacked or used as a path, and it is read up to a limit that the page
+states. Nothing of it is logged or written.
 """
 
 import collections
@@ -34,17 +34,17 @@ MAX_ITEM_CHARS = 10_000
 MAX_COLUMNS = 64
 SHOWN_PROBLEMS = 50
 USER_ID = "me"
-EXAMPLE_ITEMS = 24  # with half as many, an adapter of the sample world answers worse than none
+EXAMPLE_ITEMS = 24  # with half as many, an adapter in the sample world is worse than none
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Preview:
-    """An own history as read.
+    """A parsed history.
 
     Attributes:
-        items: What can be used, oldest first.
-        problems: What is wrong with the other lines; the first :data:`SHOWN_PROBLEMS` of them.
-        unusable: How many lines cannot be used.
+        items: The usable items, oldest first.
+        problems: The first :data:`SHOWN_PROBLEMS` problems of unusable lines.
+        unusable: Number of unusable lines.
     """
 
     items: tuple[HistoryItem, ...]
@@ -55,7 +55,7 @@ class Preview:
         """The items.
 
         Raises:
-            DataError: there is none; the message says why.
+            DataError: there are none; the message says why.
         """
         if not self.items:
             problems = " ".join(f"{problem}." for problem in self.problems[:3])
@@ -64,24 +64,23 @@ class Preview:
 
     @property
     def summary(self) -> str:
-        """What was read, in a line."""
+        """A summary in one line."""
         items = f"{len(self.items):,} item{'s' * (len(self.items) != 1)} to learn from"
         lines = f"; {self.unusable:,} line{'s' * (self.unusable != 1)} cannot be used"
         return items + (lines if self.unusable else "") + "."
 
 
 def read_items(task: Task, text: str | None, file: Path | None) -> Preview:
-    """Read an own history, in any form that :func:`how_to` names.
+    """Read a history, in any form that :func:`how_to` names.
 
     Args:
-        task: What it is for.
+        task: The task of the history.
         text: Pasted text.
-        file: An uploaded file, in the place of `text`.
+        file: An uploaded file, instead of `text`.
 
     Raises:
-        ConfigError: there are both.
-        DataError: there is nothing, it is no text or has a structure that is not understood, or there is
-            more than the limits allow.
+        ConfigError: both are given.
+        DataError: there is nothing, it is not text, has an unknown structure, or exceeds the limits.
     """
     if file is not None and text and text.strip():
         raise ConfigError("There is pasted text and a file; take one of them away.")
@@ -104,7 +103,7 @@ def read_file(file: Path) -> str:
     """An uploaded file's text; no more than the limit is read.
 
     Raises:
-        DataError: it cannot be read, is too large, or is no text.
+        DataError: it cannot be read, is too large, or is not text.
     """
     try:
         status = file.lstat()
@@ -140,20 +139,20 @@ def _limited(records: Iterator[Row], where: str) -> Iterator[Row]:
 
 @functools.cache
 def example(task: Task) -> str:
-    """Lines to try: what a user of the sample world left behind, the least like the others.
+    """Lines to try: the history of an unusual user of the sample world.
 
     Empty for a task that the sample world does not have.
     """
     if task.name not in GRAMMARS or GRAMMARS[task.name].task != task:
         return ""
     size = (EXAMPLE_ITEMS, EXAMPLE_ITEMS)
-    # Not the seed of anybody's run: nobody in it has this history.
+    # A seed that runs do not use, so that nobody in them has this history.
     users = list(sample_users(task, test_users=40, other_users=0, history=size, queries=1, seed=1000))
     words = [_words(task, user) for user in users]
     everybody: collections.Counter[str] = sum(words, collections.Counter())
 
     def habit(place: int) -> int:
-        """How many more items have the user's favourite word than have it with a usual user."""
+        """In how many more items than usual the user's favourite word occurs."""
         return max(len(users) * count - everybody[word] for word, count in words[place].items())
 
     items = users[max(range(len(users)), key=habit)].history
@@ -164,7 +163,7 @@ def example(task: Task) -> str:
 
 
 def _words(task: Task, user: User) -> collections.Counter[str]:
-    """In how many items the user writes each word; an answer that is a label is one word."""
+    """The number of items in which the user writes each word; a label counts as one word."""
     words: collections.Counter[str] = collections.Counter()
     for item in user.history:
         text = item.fields[task.text_field]
@@ -177,10 +176,10 @@ class Step:
     """A step of a training.
 
     Attributes:
-        variant: Which of the adapters is in training.
+        variant: The variant whose adapter is being trained.
         step: Steps done, from 1.
-        steps: Steps in all, of this adapter.
-        loss: In nats.
+        steps: Steps of this adapter in all.
+        loss: The loss in nats.
         losses: The loss curves so far, by variant.
     """
 
@@ -192,16 +191,16 @@ class Step:
 
 
 def train_own(engine: Engine, session: Session, task: str, items: Sequence[HistoryItem]) -> Iterator[Step]:
-    """Train a session's own adapters, in a thread of its own; they are the session's once this has ended.
+    """Train a session's adapters in a thread, yielding steps; at the end the session has the adapters.
 
-    Steps are left out where whoever asks for them is slower than the training. An earlier training of the
-    session's that is still going on is cancelled; its adapters are kept until the new ones are there.
+    Steps are skipped if the consumer is slower than the training. A training of the session that is still
+    running is cancelled; existing adapters are kept until the new ones are complete.
 
     Raises:
         CancelledError: the session or its training was cancelled or forgotten.
         ConfigError: the run has no personal method for the task.
         DataError: there are no items.
-        TrainingError: the items cannot be learnt from.
+        TrainingError: the items cannot be trained on.
     """
     if not engine.personal_variants(task):
         raise ConfigError(f"The run has no method with personal adapters for {task}.")
@@ -224,7 +223,7 @@ def train_own(engine: Engine, session: Session, task: str, items: Sequence[Histo
         try:
             news.put(engine.train(task, user, on_step))
         except OppuError as error:
-            error.__cause__ = error.__context__ = None  # their tracebacks hold the history
+            error.__cause__ = error.__context__ = None  # their tracebacks refer to the history
             news.put(error.with_traceback(None))
         except BaseException as error:
             news.put(error)
@@ -249,4 +248,4 @@ def train_own(engine: Engine, session: Session, task: str, items: Sequence[Histo
         adapters = {variant: state for variant, (_, state) in event.items()}
         session.keep(training, Own(task, user, adapters, losses, facts))
     finally:
-        training.cancel()  # also where nobody asks any more
+        training.cancel()  # even if the consumer has stopped asking

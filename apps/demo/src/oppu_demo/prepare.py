@@ -1,4 +1,4 @@
-"""Making the quickstart's run while a page shows how far it is."""
+"""Making the quickstart's run while a page shows the progress."""
 
 import contextlib
 import dataclasses
@@ -7,20 +7,21 @@ from pathlib import Path
 
 import gradio as gr
 from oppu_core.errors import ConfigError
-from oppu_core.runs.jobs import JOBS, execute
+from oppu_core.runs.execute import execute
+from oppu_core.runs.jobs import JOBS
 from oppu_core.runs.options import Compute
 from oppu_core.runs.progress import ProgressReporter, Stage
 from oppu_core.runs.run import Run, open_run
 from oppu_eval.quickstart import DEFAULT_TASKS, quickstart_run
 from oppu_eval.reporting.run_report import write_report
-from oppu_eval.scoring.run_results import evaluate_run, results_path
+from oppu_eval.scoring.run_results import evaluate_run, results_path, run_predictions
 from rich.console import Console
 
 from oppu_demo.templating import render
 
 TITLE = "OPPU is getting ready"
-CHANGE_SECONDS = 4  # between the word that it is ready and the first look for the new page
-# Once the status says so, the page asks again and again whether another one has taken its place.
+CHANGE_SECONDS = 4  # between the notice that it is ready and the first check for the new page
+# Once the run is ready, the page checks repeatedly whether the new page has replaced it.
 RELOAD = f"""<script>
 let waiting = setInterval(() => {{
   if (!document.querySelector("[data-ready]")) return;
@@ -37,7 +38,7 @@ let waiting = setInterval(() => {{
 
 @dataclasses.dataclass
 class Status:
-    """How far it is: the stage's title, and the share of the whole that is done."""
+    """The progress: the stage's title, and the share of the whole that is done."""
 
     title: str = "Laying out the sample world"
     share: float = 0.0
@@ -45,7 +46,7 @@ class Status:
 
 
 class _PageStage(Stage):
-    """A stage that also tells how much of it is done."""
+    """A stage that also reports the share of it that is done."""
 
     def __init__(self, stage: Stage, on_move: Callable[[float], None], total: float) -> None:
         self._stage, self._on_move, self._total, self._moved = stage, on_move, total, 0.0
@@ -58,13 +59,13 @@ class _PageStage(Stage):
 
 
 class PageWatch(ProgressReporter):
-    """Tells the page as well as the terminal.
+    """Reports progress to the page as well as to the terminal.
 
     Args:
         console: The terminal.
         log: The run's log.
         status: What the page shows.
-        stages: How many there will be.
+        stages: The number of stages.
     """
 
     def __init__(self, console: Console, log: Path, status: Status, stages: int) -> None:
@@ -81,17 +82,17 @@ class PageWatch(ProgressReporter):
         self._move(0)
 
     def _move(self, share: float) -> None:
-        """So much of the stage is done."""
+        """Record the share of the stage that is done."""
         self._status.share = min((self._done + share) / self._stages, 1)
 
 
 def ready(path: Path) -> bool:
-    """Whether a run is there, answered and scored."""
+    """Whether there is a run that is answered and scored."""
     return (path / "run.json").is_file() and results_path(open_run(path)).exists()
 
 
 def prepare(path: Path, device: str, status: Status) -> Run:
-    """Make the quickstart's run, or what is missing of it."""
+    """Make the quickstart's run, or whatever is missing of it."""
     run = quickstart_run(path, DEFAULT_TASKS)
     variants = 3
     stages = len(DEFAULT_TASKS) * (2 * variants + len(run.config.methods)) + 1
@@ -99,16 +100,17 @@ def prepare(path: Path, device: str, status: Status) -> Run:
     with run.lock():
         execute(run, JOBS, Compute(device=device), reporter)
     status.title = "Scoring, with intervals over users"
-    write_report(run, evaluate_run(run), paper=False)
+    predictions = run_predictions(run)
+    write_report(run, evaluate_run(run, predictions), paper=False, predictions=predictions)
     status.share = 1.0
     return run
 
 
 def check_ready(run: Run) -> None:
-    """See that a run has something to show.
+    """Check that a run has something to show.
 
     Raises:
-        ConfigError: it has no personal method; the page would compare nothing.
+        ConfigError: it has no personal method, so that there is nothing to compare.
     """
     if not any(name.startswith("oppu") for name in run.config.methods):
         raise ConfigError(
@@ -118,7 +120,7 @@ def check_ready(run: Run) -> None:
 
 
 def waiting_page(status: Status) -> gr.Blocks:
-    """The page that is there until the run is."""
+    """The page that is shown until the run is ready."""
     with gr.Blocks(title=TITLE, analytics_enabled=False) as blocks:
         view = gr.HTML(lambda: render("preparing.html.j2", status=status), every=1.0)
         del view

@@ -1,4 +1,4 @@
-"""From the command line's options to a page that is served until Ctrl-C."""
+"""Serving the page, by the command line's options, until Ctrl-C."""
 
 import signal
 import socket
@@ -21,10 +21,10 @@ FIRST_PORT, PORTS = 7860, 100
 
 
 def free_port(host: str, port: int | None) -> int:
-    """The port that was asked for, or the first free one.
+    """The given port, or the first free one.
 
     Raises:
-        ConfigError: it is taken, or this machine has no such address.
+        ConfigError: the port is taken, or this machine has no such address.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     for candidate in [port] if port else range(FIRST_PORT, FIRST_PORT + PORTS):
@@ -61,18 +61,18 @@ def serve(
     """Serve the page for a run until it is interrupted.
 
     Args:
-        path: The run; None is the quickstart's.
-        quickstart: Where that is, or will be.
-        host: Where to listen.
-        port: Which port; None takes a free one.
+        path: The run; None takes the quickstart's.
+        quickstart: The folder of the quickstart's run.
+        host: The address to listen on.
+        port: The port; None takes a free one.
         auth: ``name:password``, or None.
-        browser: Open it in a browser.
+        browser: Whether to open the page in a browser.
         device: Where to compute.
 
     Raises:
-        OppuError: the run cannot be shown, or the address cannot be had.
+        OppuError: the run cannot be shown, or the address cannot be used.
     """
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # visitors' files go, as with Ctrl-C
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # visitors' files are removed, as on Ctrl-C
     console = Console(stderr=True, highlight=False)
     port = free_port(host, port)
     name, _, password = (auth or "").partition(":")
@@ -87,7 +87,7 @@ def serve(
             page = _page(prepare(quickstart, device, status), device)
             blocks = build(page)
             status.ready = True
-            time.sleep(CHANGE_SECONDS / 2)  # every page has heard of it
+            time.sleep(CHANGE_SECONDS / 2)  # until every page has been notified
         finally:
             waiting.close(verbose=False)
     else:

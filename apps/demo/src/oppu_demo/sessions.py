@@ -1,7 +1,7 @@
-"""What visitors have of their own: in memory and in a folder of their session, until it is forgotten.
+"""Visitors' sessions: what they have of their own, in memory and in a folder, until it is forgotten.
 
-A session is known by an id that cannot be guessed. Whoever forgets one, leaves one alone, or is crowded out
-loses everything in it. Knows nothing of models and formats.
+A session has an id that cannot be guessed. Everything in it is removed when it is forgotten, left unused, or
+crowded out. Knows nothing of models and formats.
 """
 
 import atexit
@@ -35,7 +35,7 @@ JOIN_SECONDS = 5
 
 
 class CancelledError(OppuError):
-    """A training was cancelled; nothing of it was kept."""
+    """A training was cancelled; nothing of it is kept."""
 
     def __init__(self) -> None:
         super().__init__("The training was cancelled; nothing of it was kept.")
@@ -47,10 +47,10 @@ class Own:
 
     Attributes:
         task: The task's name.
-        user: Their history.
-        adapters: By variant.
+        user: The visitor with their history.
+        adapters: The adapters by variant.
         losses: The losses of all steps, by variant.
-        facts: What training came to, by variant.
+        facts: The results of training, by variant.
     """
 
     task: str
@@ -60,14 +60,14 @@ class Own:
     facts: "dict[str, Trained]"
 
     def clear(self) -> None:
-        """Let go of what somebody may still hold this for."""
+        """Drop the contents, even if something still refers to this object."""
         for part in (self.adapters, self.losses, self.facts):
             part.clear()
 
 
 @dataclasses.dataclass(repr=False)
 class Training:
-    """A training that may be cancelled; `on_cancel` is called then."""
+    """A training that can be cancelled; `on_cancel` is called then."""
 
     on_cancel: Callable[[], object]
     cancelled: bool = False
@@ -81,13 +81,13 @@ class Training:
 
 
 class Session:
-    """One visitor's.
+    """One visitor's session.
 
     Attributes:
-        id: Cannot be guessed.
-        folder: For this session's files; nobody else may read it.
-        own: What was trained, if it was.
-        ended: Why there is nothing any more; empty while the session lasts.
+        id: An id that cannot be guessed.
+        folder: The folder of its files; nobody else may read it.
+        own: What was trained, if anything.
+        ended: Why the session is over; empty while it lasts.
     """
 
     def __init__(self, folder: Path, on_keep: Callable[[], None]) -> None:
@@ -101,15 +101,15 @@ class Session:
         self._lock = threading.RLock()
 
     def touch(self) -> None:
-        """Note that the session is in use."""
+        """Record that the session is in use."""
         self.used = time.monotonic()
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Keep the session from being forgotten during the block.
+        """Within the block, keep the session from being forgotten.
 
         Raises:
-            ConfigError: it is over already.
+            ConfigError: it is already over.
         """
         with self._lock:
             if self.ended:
@@ -118,7 +118,7 @@ class Session:
             yield
 
     def begin(self, on_cancel: Callable[[], object]) -> Training:
-        """Note a new training; one that goes on is cancelled.
+        """Begin a new training; a running one is cancelled.
 
         Raises:
             ConfigError: the session is over.
@@ -129,12 +129,12 @@ class Session:
             return self.training
 
     def cancel(self) -> None:
-        """Cancel the training that goes on, if there is one."""
+        """Cancel the running training, if there is one."""
         if training := self.training:
             training.cancel()
 
     def keep(self, training: Training, own: Own) -> None:
-        """Take over what was trained, in the place of what there was.
+        """Replace the session's adapters by newly trained ones.
 
         Raises:
             CancelledError: the training was cancelled, as all are when a session ends.
@@ -144,13 +144,13 @@ class Session:
                 own.clear()
                 raise CancelledError
             self.touch()
-            for file in self.folder.iterdir():  # of the adapters that were
+            for file in self.folder.iterdir():  # files of the previous adapters
                 file.unlink()
             self.own, self.training = own, None
         self._on_keep()
 
     def end(self, why: str) -> None:
-        """Remove everything; a training ends at its next step. Does nothing the second time."""
+        """Remove everything; a running training ends at its next step. Further calls do nothing."""
         with self._lock:
             self.ended = self.ended or why
             self.cancel()
@@ -162,10 +162,10 @@ class Session:
 
 
 class Sessions:
-    """All sessions of a process, in a private temporary folder that goes with the process.
+    """All sessions of a process, in a private temporary folder that is removed with the process.
 
     Args:
-        with_adapters: So many may have adapters at once; of more, the longest unused ones are ended.
+        with_adapters: The most sessions with adapters; beyond that, the least recently used ones are ended.
 
     Attributes:
         root: The folder.
@@ -186,10 +186,10 @@ class Sessions:
         return session
 
     def get(self, session_id: str) -> Session:
-        """The session of an id; it is in use now.
+        """The session with an id, which then counts as used.
 
         Raises:
-            ConfigError: it is over, or there never was one.
+            ConfigError: it is over, or never existed.
         """
         with self._lock:
             session = self._sessions.get(session_id)
@@ -203,7 +203,7 @@ class Sessions:
         self._end([session], FORGOTTEN)
 
     def expire(self, seconds: float) -> int:
-        """End the sessions that were unused for so long; returns how many."""
+        """End the sessions that were unused for this time; return their number."""
         oldest = time.monotonic() - seconds
         return self._end([session for session in self._all() if session.used < oldest], EXPIRED)
 
@@ -211,7 +211,7 @@ class Sessions:
         """End all sessions and remove the folder."""
         trainings = [session.training for session in self._all()]
         self._end(self._all(), CLOSED)
-        for training in trainings:  # a thread that computes while Python shuts down may crash
+        for training in trainings:  # threads that compute while Python shuts down may crash
             if training and training.thread:
                 training.thread.join(JOIN_SECONDS)
         shutil.rmtree(self.root, ignore_errors=True)

@@ -1,7 +1,7 @@
-"""The demo as a Hugging Face Space: a folder that can be pushed as it is.
+"""Writing the demo as a Hugging Face Space: a folder that can be pushed as it is.
 
-Our packages are on no registry, so the folder holds them as wheels, built from the source tree. The Hub
-installs ``requirements.txt`` before it has the folder's other files: ``app.py`` unpacks the wheels itself.
+Our packages are not in a registry, so the folder has them as wheels, built from the source tree. The Hub
+installs ``requirements.txt`` before it has the folder's other files, so ``app.py`` unpacks the wheels itself.
 """
 
 import shutil
@@ -27,13 +27,13 @@ GIT_IGNORE = "/packages/\n/runs/\n__pycache__/\n"
 
 
 def write_space(folder: Path) -> None:
-    """Write the folder of a Space, whole or not at all.
+    """Write the folder of a Space, all or nothing.
 
     Args:
-        folder: The folder to make; it may be there if it is empty.
+        folder: The folder to make; it may exist if it is empty.
 
     Raises:
-        ConfigError: the folder holds something, there is no source tree, or a wheel cannot be built.
+        ConfigError: the folder is not empty, there is no source tree, or a wheel cannot be built.
     """
     folder = folder.resolve()  # "." has no name
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
@@ -66,13 +66,13 @@ def _build(package: str, folder: Path) -> Path:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         raise ConfigError(f"The wheel of {package} cannot be built. uv says:\n{done.stderr.strip()}")
-    (folder / ".gitignore").unlink(missing_ok=True)  # uv's, which leaves out every wheel
+    (folder / ".gitignore").unlink(missing_ok=True)  # written by uv; it excludes every wheel
     (wheel,) = set(folder.glob("*.whl")) - before
     return wheel
 
 
 def _requirements(wheels: Iterable[Path]) -> list[str]:
-    """What our packages need of others, but for Gradio: the Hub installs it at the README's version."""
+    """The requirements of our packages, except Gradio, which the Hub installs in the README's version."""
     needs: set[str] = set()
     for wheel in wheels:
         (info,) = (entry for entry in zipfile.Path(wheel).iterdir() if entry.name.endswith(".dist-info"))

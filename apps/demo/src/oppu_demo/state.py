@@ -1,4 +1,4 @@
-"""What the page knows and does, without its controls."""
+"""The state and the functions of the page, without its controls."""
 
 import contextlib
 import dataclasses
@@ -17,7 +17,8 @@ from oppu_core.tasks.task import Task
 from oppu_eval.reporting.examples import shorten
 from oppu_eval.reporting.habits import Habits, habits
 from oppu_eval.scoring.metrics import metrics_for
-from oppu_eval.scoring.run_results import read_results, results_path
+from oppu_eval.scoring.results import Results
+from oppu_eval.scoring.run_results import known_results
 
 from oppu_demo.engine import Engine
 from oppu_demo.sessions import Session, Sessions
@@ -31,7 +32,7 @@ UNUSED_SECONDS = 3600.0
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-    """What a comparison was about, and what came of it."""
+    """A comparison: its question and its answers."""
 
     task: str
     question: str
@@ -40,7 +41,7 @@ class Asked:
 
 
 class Page:
-    """One for all visitors.
+    """The page, one object for all visitors.
 
     Args:
         engine: The run's base and adapters.
@@ -53,14 +54,14 @@ class Page:
         self._asked: dict[str, Asked] = {}
         self._facing: dict[str, tuple[str, str]] = {}
         self._lock = threading.Lock()
-        # Told of every visit that is forgotten: whatever shows the page may keep texts of its own.
+        # Called for every forgotten visit: the server of the page may keep texts of its own.
         self.on_forget: Callable[[str], object] = lambda visit: None
         self.everybody = functools.cache(self._everybody)
         self._ending = threading.Event()
         threading.Thread(target=self._expire, name="expire sessions", daemon=True).start()
 
     def close(self) -> None:
-        """Remove what all visitors left."""
+        """Remove everything of all visitors."""
         self._ending.set()
         self.sessions.close()
 
@@ -74,10 +75,10 @@ class Page:
             release_memory()
 
     def session(self, visit: str | None) -> Session:
-        """A visitor's session, a new one if there is none or it is over.
+        """A visitor's session; a new one if there is none or it is over.
 
         Raises:
-            ConfigError: nobody says whose.
+            ConfigError: the visit is not known.
         """
         if not visit:
             raise ConfigError("Send a session_hash of your own, which nobody can guess; gradio_client does.")
@@ -93,7 +94,7 @@ class Page:
         return self._by_visit.get(visit or "")
 
     def forget(self, visit: str | None) -> None:
-        """Remove everything of a visitor's."""
+        """Remove everything of a visitor."""
         with self._lock:
             session = self._by_visit.pop(visit or "", None)
             self._asked.pop(visit or "", None)
@@ -109,7 +110,7 @@ class Page:
         """A task of the run.
 
         Raises:
-            ConfigError: it has none of this name.
+            ConfigError: there is none with this name.
         """
         if name not in self.engine.tasks:
             raise ConfigError(f"There is no task {name!r} here; there are {', '.join(self.engine.tasks)}.")
@@ -119,7 +120,7 @@ class Page:
         """One of the run's users, or the visitor.
 
         Raises:
-            DataError: there is nobody of this id.
+            DataError: there is nobody with this id.
         """
         own = session.own if session else None
         if user_id == YOU:
@@ -131,7 +132,7 @@ class Page:
         return self.engine.users(task)[user_id]
 
     def people(self, task: str, session: Session | None) -> list[tuple[str, str]]:
-        """(label, id) of everybody who can be asked for."""
+        """(label, id) of everybody who can be chosen."""
         own = session.own if session else None
         mine = [("You", YOU)] if own is not None and own.task == task else []
         return mine + self._people(task)
@@ -150,7 +151,7 @@ class Page:
         return [(shorten(" ".join(query.fields[field].split()), 90), query.id) for query in user.queries]
 
     def telling(self, task: str) -> tuple[str, str]:
-        """A user and a query to start with: where the adapter has helped in the run, if anywhere."""
+        """A user and a query to start with; if possible, one where the adapter helped in the run."""
         personal = next(name for name in self.engine.methods if parse_method(name).personal)
         plain = parse_method(personal).without_adapter.name
         metric = metrics_for(self.task(task))[0]
@@ -190,7 +191,7 @@ class Page:
         return asked_query(user, fields)
 
     def chosen(self, methods: Sequence[str] | None) -> list[str]:
-        """Methods in the run's order; those of the start if none is chosen.
+        """The chosen methods in the run's order; the default ones if none is chosen.
 
         Raises:
             ConfigError: the run does not have one of them.
@@ -207,7 +208,7 @@ class Page:
     def compare(
         self, task: str, user: User, query: Query, methods: Sequence[str], session: Session | None
     ) -> Iterator[Asked]:
-        """A comparison as its answers come in."""
+        """Yield a comparison as its answers come in."""
         own = session.own if session else None
         adapters = own.adapters if own is not None and own.user is user else None
         columns = {name: Column(name) for name in methods}
@@ -223,7 +224,7 @@ class Page:
             yield dataclasses.replace(asked, columns=tuple(columns.values()))
 
     def keep(self, visit: str | None, asked: Asked | None) -> None:
-        """Note a visitor's latest comparison; None for none."""
+        """Record a visitor's latest comparison; None for none."""
         with self._lock:
             if asked is not None and visit in self._by_visit:
                 self._asked[visit] = asked
@@ -231,13 +232,13 @@ class Page:
                 self._asked.pop(visit or "", None)
 
     def turn_to(self, visit: str | None, task: str, user_id: str) -> None:
-        """Note whom a visitor has before them."""
+        """Record the task and the person that a visitor is looking at."""
         with self._lock:
             if visit in self._by_visit:
                 self._facing[visit] = task, user_id
 
     def facing(self, visit: str | None) -> tuple[str, str]:
-        """The task and the person that a visitor has before them."""
+        """The task and the person that a visitor is looking at."""
         first = next(iter(self.engine.tasks))
         return self._facing.get(visit or "") or (first, self.telling(first)[0])
 
@@ -246,11 +247,11 @@ class Page:
         return self._asked.get(visit or "")
 
     def shown(self, asked: Asked, reveal: bool) -> str:
-        """A comparison's cards."""
+        """A comparison's cards as HTML."""
         return compare_view(self.task(asked.task), asked.question, asked.columns, asked.gold, reveal)
 
     def portrait(self, task: str, user: User, session: Session) -> str:
-        """What there is to know about a person."""
+        """Everything about a person as HTML."""
         own = session.own
         of_the_run = own is None or own.user is not user
         if own is not None and not of_the_run:
@@ -284,9 +285,9 @@ class Page:
     def _everybody(self, task: str) -> Habits:
         return habits(self.task(task), self.engine.users(task).values())
 
-    def results(self) -> dict[str, Any] | None:
+    def results(self) -> Results | None:
         """The run's results, if it has been evaluated."""
-        return read_results(self.engine.run) if results_path(self.engine.run).exists() else None
+        return known_results(self.engine.run)
 
 
 def _bytes(state: Any) -> int:

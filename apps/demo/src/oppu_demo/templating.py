@@ -1,4 +1,4 @@
-"""HTML from templates; whatever users wrote is escaped."""
+"""HTML from templates; texts by users are escaped."""
 
 import functools
 from importlib.resources import files
@@ -19,18 +19,18 @@ def _environment() -> Environment:
 
 
 def render(template: str, **values: Any) -> str:
-    """A template with these values."""
+    """Fill in a template."""
     # Lone surrogates (possible in JSON texts) cannot be sent as UTF-8.
     return _environment().get_template(template).render(**values).encode("utf-8", "replace").decode("utf-8")
 
 
 def problem(error: object) -> str:
-    """What went wrong."""
+    """An error message."""
     return render("error.html.j2", problem=str(error))
 
 
 def notice(text: str) -> str:
-    """What stands where there is nothing yet."""
+    """A placeholder where there is nothing yet."""
     return render("notice.html.j2", text=text)
 
 

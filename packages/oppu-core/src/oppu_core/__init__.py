@@ -1,9 +1,8 @@
 """oppu-core: everything that makes a personal language model.
 
-What this package exports is the Python API (``docs/python.md``); what else lies in its modules may change.
-In the order of the pipeline the rooms are :mod:`tasks`, :mod:`data`, :mod:`prompting`, :mod:`modeling`,
-:mod:`training`, :mod:`storage`, :mod:`runs` and :mod:`ownership`. Names are loaded when they are used:
-importing this package imports no torch.
+The names exported here are the Python API (``docs/python.md``); everything else in the modules may change.
+In pipeline order the rooms are :mod:`tasks`, :mod:`data`, :mod:`prompting`, :mod:`modeling`, :mod:`training`,
+:mod:`storage`, :mod:`runs` and :mod:`ownership`. Names are loaded on first use; the package imports no torch.
 """
 
 import importlib
@@ -19,8 +18,9 @@ if TYPE_CHECKING:
     from oppu_core.ownership.bundle import write_bundle
     from oppu_core.runs.asking import ask
     from oppu_core.runs.options import Compute, RunOptions
-    from oppu_core.runs.run import Run, open_run, start_run
-    from oppu_core.tasks.task import load_task
+    from oppu_core.runs.run import Run, open_run
+    from oppu_core.runs.start import start_run
+    from oppu_core.tasks.task_files import load_task
 
 __version__ = "0.1.0"
 __all__ = [
@@ -44,7 +44,7 @@ __all__ = [
     "write_bundle",
 ]
 
-_ELSEWHERE = {  # than in `api`
+_ELSEWHERE = {  # names that are not in `api`, and their modules
     "Compute": "runs.options",
     "Dataset": "data.dataset",
     "OppuError": "errors",
@@ -53,10 +53,10 @@ _ELSEWHERE = {  # than in `api`
     "ask": "runs.asking",
     "export_adapter": "ownership.adapter_export",
     "export_base": "ownership.base_export",
-    "load_task": "tasks.task",
+    "load_task": "tasks.task_files",
     "open_run": "runs.run",
     "sample_users": "data.sample",
-    "start_run": "runs.run",
+    "start_run": "runs.start",
     "write_bundle": "ownership.bundle",
 }
 

@@ -1,4 +1,4 @@
-"""The start of ``oppu``: Ctrl-C is answered in one line, also while the command line is being loaded."""
+"""Entry point of ``oppu``: Ctrl-C ends it with one line, even while the command line is still loading."""
 
 import sys
 

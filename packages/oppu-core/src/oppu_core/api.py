@@ -1,7 +1,7 @@
-"""What a Python program needs beside the functions of the rooms; :mod:`oppu_core` exports both.
+"""High-level functions for Python programs; :mod:`oppu_core` exports them along with those of the rooms.
 
-Values in memory take the road of files: the same readers, and so the same rules. Nothing here draws progress
-bars unless it is asked to; cautions go to the standard error, as on the command line.
+Values in memory go through the same readers as files, so the same rules apply. Progress bars are drawn only
+on request; warnings go to standard error, as on the command line.
 """
 
 import contextlib
@@ -25,14 +25,16 @@ from oppu_core.data.importers.detect import import_files, open_reader
 from oppu_core.data.importers.json_lines import read_line
 from oppu_core.errors import DataError
 from oppu_core.ownership import personalize as own
-from oppu_core.runs import jobs as run_jobs
 from oppu_core.runs.asking import ask
+from oppu_core.runs.execute import execute as execute_jobs
+from oppu_core.runs.jobs import JOBS, Job
 from oppu_core.runs.options import Compute
 from oppu_core.runs.predictions import read_answers
 from oppu_core.runs.progress import ProgressReporter
 from oppu_core.runs.run import Run
 from oppu_core.storage.files import scratch_dir
-from oppu_core.tasks.task import Task, load_task
+from oppu_core.tasks.task import Task
+from oppu_core.tasks.task_files import load_task
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -108,29 +110,25 @@ def _json_lines(records: Iterable[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def execute(
-    run: Run,
-    jobs: Sequence[run_jobs.Job] = run_jobs.JOBS,
-    compute: Compute | None = None,
-    *,
-    progress: bool = False,
+    run: Run, jobs: Sequence[Job] = JOBS, compute: Compute | None = None, *, progress: bool = False
 ) -> None:
-    """Train and answer: do what is missing of a run's jobs, and nothing twice.
+    """Train and answer: do whatever is still missing of a run's jobs.
 
-    Start it again after an interruption, and it continues. Other processes have to wait.
+    After an interruption, call it again to continue. The run is locked for other processes meanwhile.
 
     Args:
         run: The run.
         jobs: ``bases`` (train the task LoRAs), ``personal`` (train the users' adapters), ``answers``.
-        compute: Where and how; by default on a GPU if there is one.
-        progress: Show what is being done on the standard error.
+        compute: Device and batch sizes; by default a GPU is used if there is one.
+        progress: Show progress on standard error.
 
     Raises:
-        ConfigError: another process works on the run.
-        OppuError: data or base are no longer those of the run, a task base cannot be trained, or adapters are
-            missing that answers need. A user whose adapter cannot be trained is named and set aside.
+        ConfigError: another process is working on the run.
+        OppuError: the data or the base have changed since the run was started, a task base cannot be trained,
+            or adapters that answers need are missing. Users whose training fails are reported and skipped.
     """
     with run.lock():
-        run_jobs.execute(run, jobs, compute, _reporter(run, progress))
+        execute_jobs(run, jobs, compute, _reporter(run, progress))
 
 
 def _reporter(run: Run, progress: bool) -> ProgressReporter:
@@ -142,10 +140,10 @@ def predictions(run: Run) -> "DataFrame":
     """A run's answers as a table; needs pandas.
 
     Args:
-        run: A run; what it has not answered yet is left out.
+        run: A run; queries without an answer yet are left out.
 
     Returns:
-        A row for each test query and method: ``task``, ``method``, ``user_id``, ``id`` (the query's),
+        One row per test query and method: ``task``, ``method``, ``user_id``, ``id`` (the query's),
         ``answer``, ``gold`` (None where it is withheld).
 
     Raises:
@@ -168,10 +166,10 @@ class Personal:
     """A person whose history was learned (:func:`personalize`).
 
     Attributes:
-        run: The run whose task bases the adapters stand on; ``run.path.parent`` is the folder of everything.
-        task: What the history is for.
+        run: The run whose task bases the adapters belong to; everything is below ``run.path.parent``.
+        task: The task of the history.
         user_id: The person's name in the run.
-        history: The usable items, and what is wrong with each other one.
+        history: The usable items, and the problem of each unusable one.
     """
 
     run: Run
@@ -188,11 +186,10 @@ class Personal:
             device: Where to compute: ``auto``, ``cpu``, ``cuda`` …
 
         Returns:
-            Answers by method; those that begin with ``oppu`` are by the person's own adapter, the others by
-            the prompt alone.
+            Answers by method; those of ``oppu`` methods use the person's adapter, others only the prompt.
 
         Raises:
-            ConfigError: a text is empty, missing or of no field.
+            ConfigError: a text is empty, missing, or not for one of the task's fields.
         """
         return ask(self.run, self.user_id, text, self.task.name, device, others)
 
@@ -210,23 +207,23 @@ def personalize(
     """Train adapters on one person's history, as ``oppu personalize`` does.
 
     The history and the adapters are kept in the run, where ``oppu forget`` finds them. Without a run, one of
-    the sample world on the shipped base is made in `folder` (and found there the next time); that base knows
-    the sample world and nothing else. Without a folder as well, everything is in a temporary one, which
-    vanishes with the returned object, at the latest when Python ends. Nothing leaves this machine.
+    the sample world is made in `folder` (and reused next time); its tiny base knows nothing but the sample
+    world. Without a folder either, everything is in a temporary one, which is removed with the returned
+    object, or at the latest when Python exits. Nothing leaves this machine.
 
     Args:
-        items: The history: dicts with the task's fields (of lamp_2m ``description`` and ``tag``), or
-            ``input`` and ``output``; ``id`` and ``date`` may be left out. From about ten items on, an adapter
-            can learn habits. Items that cannot be used are left out with a warning.
-        task: A task's name, or the path of its TOML file; may be left out if the run has only one.
-        run: A run with personal methods, to learn on its base and with its settings.
-        folder: Where the run of the sample world is made, if there is no `run`.
+        items: The history: dicts with the task's fields (for lamp_2m ``description`` and ``tag``), or
+            ``input`` and ``output``; ``id`` and ``date`` are optional. An adapter needs about ten items to
+            learn habits. Unusable items are left out with a warning.
+        task: A task's name, or the path of its TOML file; optional if the run has only one.
+        run: A run with personal methods; its base and settings are used.
+        folder: Where to make the run of the sample world if `run` is not given.
         user_id: The person's name in the run. A changed history of the same name replaces the old one.
         device: Where to compute: ``auto``, ``cpu``, ``cuda`` …
-        progress: Show what is being done on the standard error.
+        progress: Show progress on standard error.
 
     Returns:
-        The person, to be asked.
+        The person, ready to answer queries.
 
     Raises:
         ConfigError: the task is unknown or not the run's, or the name is taken.

@@ -1,8 +1,8 @@
 """Every error that oppu raises on purpose.
 
-A message says three things: what is wrong, where (file, line, user, field), and what to do. The command
-line prints it without a traceback; a library user catches :class:`OppuError`. :func:`explained` gives what
-libraries raise the same form.
+A message says what is wrong, where (file, line, user, field), and what to do. The command line prints it
+without a traceback; callers of the library catch :class:`OppuError`. :func:`explained` turns exceptions of
+other libraries into the same form.
 """
 
 import contextlib
@@ -11,14 +11,14 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
 
-_LONGEST = 300  # characters of a library's message
-_COMPARED = 20_000  # names; comparing takes a while
+_LONGEST = 300  # characters that are kept of a library's message
+_COMPARED = 20_000  # names that are compared at most; it takes a while
 _LONGEST_NAME = 100
 _ADVICE = "Most likely the base, settings and libraries do not fit together: try the same with --model tiny."
 
 
 class OppuError(Exception):
-    """Base of all errors raised on purpose; the text is meant for a person."""
+    """Base class of all errors raised on purpose; the message is meant for people."""
 
 
 class ConfigError(OppuError):
@@ -41,29 +41,24 @@ class TrainingError(OppuError):
     """An adapter could not be trained (non-finite loss, nothing to train on)."""
 
 
-class Interrupted(OppuError):  # noqa: N818 (a wish, no error)
-    """A person pressed Ctrl-C; the text says how to go on."""
+class Interrupted(OppuError):  # noqa: N818 (a request, not an error)
+    """Someone pressed Ctrl-C; the message says how to continue."""
 
 
 class HubError(OppuError):
-    """The Hugging Face hub cannot be reached, or does not do what it is asked."""
+    """The Hugging Face hub cannot be reached, or refuses a request."""
 
 
 def did_you_mean(
-    name: str,
-    known: Iterable[str],
-    show: Callable[[str], str] = str,
-    *,
-    most: int = 1,
-    cutoff: float = 0.6,
+    name: str, known: Iterable[str], show: Callable[[str], str] = str, *, most: int = 1, cutoff: float = 0.6
 ) -> str:
-    """`` Did you mean …?`` with what is known and close to a name; empty where nothing is.
+    """`` Did you mean …?`` with the known names that are close to an unknown one; empty if none is.
 
     Args:
-        name: What there is not.
-        known: What there is.
-        show: How a known one is written.
-        most: So many are named.
+        name: The unknown name.
+        known: The known names.
+        show: Formats a known name.
+        most: How many to suggest at most.
         cutoff: How close they have to be, from 0 to 1.
     """
     compared = itertools.islice((one for one in known if len(one) < _LONGEST_NAME), _COMPARED)
@@ -73,14 +68,14 @@ def did_you_mean(
 
 @contextlib.contextmanager
 def explained(what: str, kind: type[OppuError], advice: str = _ADVICE) -> Iterator[None]:
-    """Turn what libraries raise inside the block into one sentence: what failed, why, and what to do.
+    """Turn exceptions of libraries inside the block into one sentence: what failed, why, and what to do.
 
-    Errors of ours, of the operating system, and a cancelled training pass as they are.
+    Our own errors, those of the operating system, and a cancelled training pass through unchanged.
 
     Args:
         what: What is being done, e.g. ``Training the task LoRA``.
-        kind: Which error to raise.
-        advice: What to do, where memory is not what was missing.
+        kind: The error class to raise.
+        advice: What to do, unless memory ran out.
     """
     try:
         yield
@@ -91,16 +86,16 @@ def explained(what: str, kind: type[OppuError], advice: str = _ADVICE) -> Iterat
 
 
 def reason(error: Exception, advice: str = _ADVICE) -> str:
-    """What a library's exception says, in one line, and what to do about it.
+    """A library's exception in one line, and what to do about it.
 
     Args:
         error: The exception.
-        advice: What to do, where memory is not what was missing.
+        advice: What to do, unless memory ran out.
     """
     text = str(error)
     if (
         isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"  # torch's, which is not imported for this
+        or type(error).__name__ == "OutOfMemoryError"  # torch's; torch is not imported just for this
         or any(words in text.lower() for words in ("out of memory", "can't allocate memory"))
     ):
         return (

@@ -1,7 +1,7 @@
-"""One form for what is compared: white space, Unicode, numbers, and the words of any script.
+"""The form in which texts are compared: white space, Unicode, numbers, and the words of any script.
 
-Labels, golds and answers are held against each other in this form everywhere: import, training, scoring,
-references, audit, harness and page. Knows nothing of tasks or data.
+Labels, golds and answers are compared in this form everywhere: import, training, scoring, references, audit,
+harness and page. Knows nothing of tasks or data.
 """
 
 import decimal
@@ -10,13 +10,13 @@ import unicodedata
 
 import regex
 
-# Invisible, and no white space to Unicode: they come with copied web pages.
+# Invisible characters that Unicode does not count as white space: they come with copied web pages.
 _INVISIBLE = str.maketrans("", "", "\u200b\u2060\ufeff\u00ad")
 _NUMBER = regex.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,4})?")
-_SHORT_DIGITS = 9  # a number of fewer digits was written so; more may be a 32-bit float read as one of 64
+_SHORT_DIGITS = 9  # with fewer digits a number is as written; with more it may be a widened 32-bit float
 _MOST_PLACES = 15  # beyond, a number with an exponent has lost digits and must not look exact
 
-# Scripts that are written without spaces: each character (with its marks) is a word; others have runs.
+# In scripts without spaces each character (with its marks) is a word, in others each run of letters.
 _SPACELESS = "".join(
     rf"\p{{{name}}}" for name in ("Han", "Hiragana", "Katakana", "Thai", "Lao", "Khmer", "Myanmar", "Tibetan")
 )
@@ -29,17 +29,17 @@ _LATIN = regex.compile(r"[a-z0-9]")
 
 
 def normal(text: str) -> str:
-    """A text as it is trained on and compared: composed Unicode (NFC), a space for any white space."""
+    """A text as it is trained on and compared: in composed Unicode (NFC), white space as single spaces."""
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
 def label_key(text: str) -> str:
-    """What two spellings of one label have in common: :func:`normal`, and nothing invisible."""
+    """A key that all spellings of one label share: :func:`normal`, without invisible characters."""
     return normal(text.translate(_INVISIBLE))
 
 
 def as_number(text: str) -> decimal.Decimal | None:
-    """The finite number that a text is, exactly; None where it is none (``five``, ``5,0``, ``nan``)."""
+    """The exact value of a text that is a finite number; None if it is not (``five``, ``5,0``, ``nan``)."""
     stripped = text.strip()
     if not _NUMBER.fullmatch(stripped):
         return None
@@ -47,9 +47,9 @@ def as_number(text: str) -> decimal.Decimal | None:
 
 
 def number_text(text: str) -> str:
-    """A number the way people write it: ``5.00`` and ``5e0`` are ``5``; what is no number stays as it is.
+    """A number as people write it: ``5.00`` and ``5e0`` become ``5``; other texts stay as they are.
 
-    A 32-bit float that was widened on its way (3.700000047683716) is the number that it was written as (3.7).
+    A 32-bit float that was widened to 64 bits (3.700000047683716) becomes the number first written (3.7).
     """
     number = as_number(text)
     if number is None or abs(number.adjusted()) > _MOST_PLACES:
@@ -63,7 +63,7 @@ def number_text(text: str) -> str:
 
 
 def _as_single(value: float) -> str | None:
-    """The shortest decimal of a number that is a 32-bit float to the last bit; None where it is not."""
+    """The shortest decimal of a value that is exactly a 32-bit float; None if it is not."""
     try:
         single = struct.pack("f", value)
     except OverflowError:
@@ -75,10 +75,10 @@ def _as_single(value: float) -> str | None:
 
 
 def script_words(text: str) -> list[str]:
-    """The words of a text in any script, case evened out.
+    """The words of a text in any script, case-folded.
 
-    Runs of letters and digits; where a script has no spaces between words (Chinese, Japanese, Thai, …) each
-    character. Scripts and marks are those of the ``regex`` library (Unicode's).
+    Words are runs of letters and digits; in scripts without spaces (Chinese, Japanese, Thai, …), single
+    characters. Scripts and marks are Unicode's, by the ``regex`` library.
 
     Example:
         >>> script_words("Новый мост, 新桥 2024!")

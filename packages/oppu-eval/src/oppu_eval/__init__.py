@@ -1,6 +1,6 @@
 """oppu-eval: honest comparisons of personal language models.
 
-What this package exports belongs to the Python API (``docs/python.md``); names are loaded when they are used.
+The names exported here belong to the Python API (``docs/python.md``); they are loaded on first use.
 """
 
 import importlib

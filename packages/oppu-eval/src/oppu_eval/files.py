@@ -1,4 +1,4 @@
-"""The names of what this package writes into runs and into folders of studies."""
+"""The names of the files that this package writes into runs and into folders of studies."""
 
 from pathlib import Path
 
@@ -11,10 +11,10 @@ FIGURES = "figures"
 LEADERBOARD = "leaderboard"
 OF_RUNS = (RESULTS, REPORT, FIGURES, LEADERBOARD)  # all are made from all users of a run at once
 
-STUDIES_FOLDER = "studies"  # of a run: its further experiments
-STUDIES_FILE = "studies.json"  # names what `oppu study` has made in a folder
-STUDY_RUNS = "runs"  # of a folder of studies
-STUDY_DATA = "data"  # likewise: datasets made of others
+STUDIES_FOLDER = "studies"  # in a run: the folder of studies
+STUDIES_FILE = "studies.json"  # in a folder of studies: the names of what `oppu study` has made there
+STUDY_RUNS = "runs"  # in a folder of studies
+STUDY_DATA = "data"  # likewise: derived datasets
 
 
 def studies_made(folder: Path) -> list[str]:

@@ -1,13 +1,14 @@
-"""The quickstart: the whole comparison on the sample world, sized to end in about a minute a task."""
+"""The quickstart: the whole comparison on the sample world, sized to take about a minute per task."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from oppu_core.data.dataset import MANIFEST, write_dataset
+from oppu_core.data.dataset import MANIFEST
+from oppu_core.data.dataset_writer import write_dataset
 from oppu_core.data.sample import GRAMMARS, sample_users
 from oppu_core.errors import ConfigError
-from oppu_core.tasks.task import get_task
+from oppu_core.tasks.task_files import get_task
 
 if TYPE_CHECKING:
     from oppu_core.runs.run import Run
@@ -26,7 +27,7 @@ DEFAULT_TASKS = ("lamp_2m", "lamp_4")
 
 
 def quickstart_tasks(text: str | None) -> list[str]:
-    """The tasks that a person asked for: names with commas between them, or ``all``.
+    """Parse names of tasks, separated by commas, or ``all``.
 
     Raises:
         ConfigError: there is no such task in the sample world.
@@ -42,7 +43,7 @@ def quickstart_tasks(text: str | None) -> list[str]:
 
 
 def quickstart_data(folder: Path, tasks: Sequence[str]) -> list[Path]:
-    """The sample datasets of a quickstart, written once."""
+    """The sample datasets of a quickstart; written if they are missing."""
     paths = []
     for name in tasks:
         path = folder / name
@@ -56,9 +57,9 @@ def quickstart_data(folder: Path, tasks: Sequence[str]) -> list[Path]:
 
 
 def quickstart_run(path: Path, tasks: Sequence[str]) -> "Run":
-    """Start a quickstart, or continue one that was asked for the same."""
+    """Start a quickstart, or continue one with the same configuration."""
     from oppu_core.runs.options import RunOptions
-    from oppu_core.runs.run import start_run
+    from oppu_core.runs.start import start_run
 
     data = quickstart_data(path.parent / f"{path.name}-data", tasks)
     return start_run(path, RunOptions(data=data, settings=SETTINGS))

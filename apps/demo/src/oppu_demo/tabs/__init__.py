@@ -1,1 +1,1 @@
-"""The page's tabs: controls and view of each."""
+"""The page's tabs, each with its controls and view."""

@@ -1,4 +1,4 @@
-"""How it works, for somebody who has never heard of adapters: six sentences and one picture, as HTML."""
+"""How it works, for people who have never heard of adapters: six sentences and a picture, as HTML."""
 
 from oppu_demo.templating import render
 

@@ -1,4 +1,4 @@
-"""The tab "Compare": who is asked what, and the answers side by side."""
+"""The tab "Compare": a person, a query, and the answers side by side."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -30,16 +30,16 @@ class CompareTab:
 
     @property
     def outputs(self) -> list[Any]:
-        """What :meth:`open` sets, in its order."""
+        """The controls that :meth:`open` sets, in order."""
         return [self.task, self.user, self.source, self.query, *self.words, self.result]
 
     def shows(self, task: str, user_id: str | None, visit: str | None) -> bool:
-        """Whether the visitor has this task, and this person if one is named, before them already."""
+        """Whether the visitor is already looking at this task, and at this person if one is given."""
         before = self.page.facing(visit)
         return before[0] == task and user_id in (None, before[1])
 
     def open(self, task: str, user_id: str | None, visit: str | None) -> list[Any]:
-        """Turn to a task and a person; None is whoever tells most."""
+        """Switch to a task and a person; None takes the one of :meth:`Page.telling`."""
         page, session = self.page, self.page.session(visit)
         page.keep(visit, None)
         told, query_id = page.telling(task)
@@ -76,7 +76,7 @@ class CompareTab:
 
 
 def compare_tab(page: Page, tasks: list[tuple[str, str]]) -> CompareTab:
-    """Lay the tab out."""
+    """Lay out the tab."""
     first = tasks[0][1]
     who, what = page.telling(first)
     person = page.engine.users(first)[who]

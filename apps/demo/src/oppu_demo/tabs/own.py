@@ -1,4 +1,4 @@
-"""The tab "Your own history": paste, train, take along, forget."""
+"""The tab "Your own history": paste, train, download, forget."""
 
 import contextlib
 import dataclasses
@@ -38,20 +38,20 @@ FORGOTTEN = notice("Forgotten: your items, your adapter and the downloads are go
 
 @dataclasses.dataclass(frozen=True)
 class OwnTab:
-    """The controls that others listen to; `trained` changes when there is an adapter, or none any more."""
+    """The controls that others listen to; `trained` changes when an adapter is trained or removed."""
 
     task: gr.Dropdown
     trained: gr.State
 
 
 class _Handlers:
-    """What the tab's controls do."""
+    """The event handlers of the tab's controls."""
 
     def __init__(self, page: Page) -> None:
         self._page = page
 
     def check(self, task: str, content: str) -> str:
-        """Look at pasted items."""
+        """Check pasted items."""
         if not content.strip():
             return UNCHECKED
         try:
@@ -60,8 +60,8 @@ class _Handlers:
             return problem(error)
 
     def choose_task(self, task: str, content: str) -> list[Any]:
-        """Say how items of another task are written."""
-        # What is pasted meanwhile has its own answer, which may be there before this one.
+        """Show how items of another task are written."""
+        # A text pasted meanwhile is checked separately, and its result may come before this one.
         preview = self.check(task, content) if content.strip() else gr.skip()
         return [gr.update(info=how_to(self._page.task(task))), preview]
 
@@ -70,20 +70,20 @@ class _Handlers:
         return example(self._page.task(task))
 
     def take_file(self, task: str, file: str) -> list[Any]:
-        """Put an uploaded file's text where pasted text would be."""
+        """Put an uploaded file's text into the box for pasted text."""
         try:
             content = read_file(Path(file))
-            read_items(self._page.task(task), None, Path(file))  # its name says what it has to be
+            read_items(self._page.task(task), None, Path(file))  # its suffix tells the format
         except OppuError as error:
             return [gr.skip(), problem(error)]
         finally:
-            Path(file).unlink(missing_ok=True)  # nothing of it stays on the disk
+            Path(file).unlink(missing_ok=True)  # nothing of it stays on disk
             with contextlib.suppress(OSError):
-                Path(file).parent.rmdir()  # Gradio's, named by a hash of the file
+                Path(file).parent.rmdir()  # Gradio's folder, named by a hash of the file
         return [content, self.check(task, content)]
 
     def learn(self, task: str, content: str, request: gr.Request) -> Iterator[list[Any]]:
-        """Train, and show how far it is: [progress, train, cancel, variant, download, trained]."""
+        """Train and show the progress: [progress, train, cancel, variant, download, trained]."""
         session = self._page.session(request.session_hash)
         off, on, rest = gr.update(interactive=False), gr.update(interactive=True), [gr.skip()] * 3
         try:
@@ -112,7 +112,7 @@ class _Handlers:
         self._page.session(request.session_hash).cancel()
 
     def choose_variant(self, variant: str, request: gr.Request) -> Any:
-        """Make another adapter ready to be downloaded."""
+        """Make another adapter ready for download."""
         try:
             path = write_zip(self._page.engine, self._page.session(request.session_hash), variant)
         except OppuError:
@@ -129,7 +129,7 @@ class _Handlers:
 
 
 def own_tab(page: Page, tasks: list[tuple[str, str]]) -> OwnTab:
-    """Lay the tab out."""
+    """Lay out the tab."""
     first = tasks[0][1]
     gr.HTML(render("own_head.html.j2", promise=PROMISE, limits=LIMITS))
     with gr.Row(equal_height=False):

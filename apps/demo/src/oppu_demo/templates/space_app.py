@@ -1,4 +1,4 @@
-"""`oppu demo` as a Space: the run of the quickstart is made at the first start, then the page is served."""
+"""`oppu demo` as a Space: the quickstart's run is made on the first start, then the page is served."""
 
 import importlib
 import os
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).resolve().parent
 ZERO_GPU = os.getenv("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
-GPU_SECONDS = 15  # for one answer, the first one's start of a process included
+GPU_SECONDS = 15  # for one answer, including the start of a process for the first
 
 # The Hub installs requirements.txt before it has the wheels, so they are unpacked here.
 for wheel in (HERE / "wheels").glob("*.whl"):
@@ -28,15 +28,15 @@ sys.path.insert(0, str(HERE / "packages"))
 
 
 def use_lent_gpus() -> None:
-    """Have answers for the run's people written on the GPUs that ZeroGPU lends.
+    """Answer for the run's people on the GPUs that ZeroGPU lends.
 
-    ZeroGPU runs a decorated function in a process forked from this one: it sees this process's memory as it
-    was at that moment, and nothing but its result comes back. So what is done there is a function of ids and
-    a query, with a copy of the model that this process never computes with: a fork in the middle of a
-    training would find weights half exchanged and locks held for ever.
+    ZeroGPU runs a decorated function in a process forked from this one: it sees this process's memory as of
+    that moment, and only its result is returned. So the function takes ids and a query, and uses a copy of
+    the model with which this process never computes: a fork during a training would find half-swapped
+    weights and locks that are never released.
 
-    The model goes to the GPU within the function, not before. That is advised against for large models, but
-    takes milliseconds for this one, and keeps it out of the emulation of CUDA in this process.
+    The model is moved to the GPU within the function, not before. That is advised against for large models,
+    but takes milliseconds for this one, and avoids the emulation of CUDA in this process.
 
     Visitors' own histories and adapters are not sent there. Their training and their answers stay on the CPU,
     where they can be watched, cancelled and forgotten.
@@ -53,12 +53,12 @@ def use_lent_gpus() -> None:
     @on_gpu
     def answer_there(task: str, name: str, user_id: str, query: "Query") -> "Answered":
         engine = lent[0]
-        torch.set_num_threads(1)  # OpenMP's threads are not forked; waiting for them would never end
-        engine.base.model.to("cuda")  # the first time; the process may be asked again
+        torch.set_num_threads(1)  # OpenMP's threads are not forked, so waiting for them would never end
+        engine.base.model.to("cuda")  # only the first time has an effect; the process may be reused
         return engine.answer(task, name, engine.users(task)[user_id], query)
 
     class LentEngine(Engine):
-        """Answers there if it can, else here."""
+        """Answers on a lent GPU if possible, else here."""
 
         def __init__(self, run: "Run", device: str) -> None:
             super().__init__(run, device)
@@ -84,7 +84,7 @@ def use_lent_gpus() -> None:
 
 
 def main() -> None:
-    """Serve the page where the Hub expects it."""
+    """Serve the page at the address that the Hub expects."""
     if ZERO_GPU:
         use_lent_gpus()
     from oppu_core.cli.main import main as oppu
@@ -95,7 +95,7 @@ def main() -> None:
     if not ZERO_GPU:
         oppu()
         return
-    # Here "auto" would take the emulated GPU, and everything on this thread would go through the emulation.
+    # "auto" would take the emulated GPU here, and everything on this thread would go through the emulation.
     sys.argv += ["--device", "cpu"]
     page = threading.Thread(target=oppu)
     page.start()

@@ -1,1 +1,1 @@
-"""What people see, as HTML; no controls."""
+"""Views as HTML, without controls."""

@@ -1,4 +1,4 @@
-"""The answers of several methods side by side, as HTML: what is said, where it differs, what it stands on."""
+"""The answers of several methods side by side as HTML: texts, differences, and what they are based on."""
 
 import dataclasses
 import difflib
@@ -15,11 +15,11 @@ from oppu_demo.templating import render
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """One method's place in a comparison.
+    """One method's column in a comparison.
 
     Attributes:
         method: The method's name.
-        answered: Its answer; None while it is awaited.
+        answered: Its answer; None if it is not there yet.
         problem: Why there will be none.
     """
 
@@ -29,7 +29,7 @@ class Column:
 
 
 def default_methods(methods: Sequence[str]) -> list[str]:
-    """The five to be shown first: nothing, retrieval, profile, adapter, adapter with retrieval or profile."""
+    """The five methods shown first: plain, retrieval, profile, adapter, adapter with retrieval or profile."""
     parsed = {name: parse_method(name) for name in methods}
     kinds = [
         [name for name, m in parsed.items() if not m.personal and m.variant == "base"],
@@ -67,11 +67,7 @@ def title_of(method: str) -> str:
 def tagline_of(method: str) -> str:
     """What a method knows of the person, in one line."""
     parsed = parse_method(method)
-    items = {
-        "random": "some others’ item",
-        "recent": "their latest item",
-        "bm25": "their most similar item",
-    }
+    items = {"random": "some others’ item", "recent": "their latest item", "bm25": "their most similar item"}
     seen = [f"{items[parsed.retriever]}{'s' * (parsed.k > 1)}"] if parsed.retriever else []
     if parsed.profile:
         seen.append("a text about them")
@@ -82,20 +78,16 @@ def tagline_of(method: str) -> str:
 
 
 def compare_view(
-    task: Task,
-    question: str,
-    columns: Sequence[Column],
-    gold: str | None = None,
-    reveal: bool = False,
+    task: Task, question: str, columns: Sequence[Column], gold: str | None = None, reveal: bool = False
 ) -> str:
     """The cards of a comparison.
 
     Args:
-        task: What was asked.
+        task: The task.
         question: The query's text.
-        columns: In the order of the page.
-        gold: The user's own answer, if it is known.
-        reveal: Show it, and hold the answers against it.
+        columns: The columns in the order of the page.
+        gold: The user's own answer, if known.
+        reveal: Whether to show it and compare the answers with it.
     """
     plain = next((c.answered.text for c in columns if c.answered and not _personal(c.method)), None)
     shown = gold if reveal else None
@@ -136,7 +128,7 @@ def _seconds(seconds: float) -> str:
 
 
 def _marked(text: str, plain: str | None) -> list[tuple[str, bool]]:
-    """The text in pieces, each with whether it differs from the plain answer."""
+    """The text in pieces: (piece, whether it differs from the plain answer)."""
     words, others = text.split(), (plain or "").split()
     pieces: list[tuple[str, bool]] = []
     matcher = difflib.SequenceMatcher(
@@ -149,7 +141,7 @@ def _marked(text: str, plain: str | None) -> list[tuple[str, bool]]:
 
 
 def _verdict(task: Task, text: str, gold: str) -> dict[str, object]:
-    """How an answer does against the user's own."""
+    """How an answer compares with the user's own."""
     metric = metrics_for(task)[0]
     score = metric.score([text], [gold])
     if task.kind == "generation":

@@ -1,7 +1,6 @@
-"""One person as HTML: what they did in the past, what is typical of it, and what was learnt from it.
+"""One person as HTML: their history, what is typical of it, and what was learned from it.
 
-Everything is taken from what training may see (:attr:`User.training_history`), so that nobody reads here how
-a query was answered.
+Everything is from what training may see (:attr:`User.training_history`), so it reveals no query's answer.
 """
 
 import collections
@@ -36,10 +35,10 @@ class Adapter:
 
     Attributes:
         variant: The prompts that it was trained with, e.g. ``rag_k1``.
-        facts: What the store knows of its training (:attr:`oppu_core.storage.store.Entry.facts`).
-        size: Bytes of its weights, where they are known.
+        facts: Facts about its training (:attr:`oppu_core.storage.store.Entry.facts`).
+        size: The size of its weights in bytes, if known.
         problem: Why there is none.
-        losses: Of every step, where they are known.
+        losses: The loss of every step, if known.
     """
 
     variant: str
@@ -51,7 +50,7 @@ class Adapter:
 
 @dataclasses.dataclass(frozen=True)
 class _Bar:
-    """A person's number beside everybody's, both also as percentages of the bar's room, and how far apart."""
+    """A person's number beside everybody's, both also in percent of the bar's width, and their distance."""
 
     name: str
     own: str
@@ -73,7 +72,7 @@ def habit_line(task: Task, user: User) -> str:
         how = "mostly" if 2 * sum(own.labels[name] for name in common) >= own.texts else "often"
         what = f"{how} {habit_field(task)}" if task.kind == "rating" else how
         return shorten(f"{line} · {what} {', '.join(common)}", _LINE_CHARS)
-    # "title style: about 9 words; all lower case; …." -> as many of its parts as there is room for
+    # "title style: about 9 words; all lower case; …." -> as many of its parts as fit
     about = compute_profile(task, user.training_history).partition(": ")[2].rstrip(".")
     joint = " · "
     for part in re.split("[;,] ", about) if about else []:
@@ -85,7 +84,7 @@ def habit_line(task: Task, user: User) -> str:
 
 
 def history_view(user: User, words: str | None) -> str:
-    """The items of a history that hold all of some words, the newest first; None is of an untouched box."""
+    """The items of a history that have all of some words, newest first; None is an untouched search box."""
     wanted = (words or "").casefold().split()
     items = [
         item
@@ -99,14 +98,14 @@ def history_view(user: User, words: str | None) -> str:
 def person_view(
     task: Task, user: User, everybody: Habits, profile: str, adapters: Sequence[Adapter] = ()
 ) -> str:
-    """What there is to know about a person.
+    """Everything about a person.
 
     Args:
-        task: What they are asked.
+        task: The task.
         user: The person.
         everybody: The habits of all test users.
-        profile: The text about them that a prompt can hold.
-        adapters: Their own, by variant.
+        profile: Their profile text for prompts.
+        adapters: Their adapters by variant.
     """
     own, everybody = _by_label(task, habits(task, [user])), _by_label(task, everybody)
     field = habit_field(task).replace("_", " ")
@@ -137,8 +136,8 @@ def loss_curve(losses: Sequence[float], steps: int = 0) -> Markup:
     """The losses of a training, step by step, as a small SVG picture; empty without any.
 
     Args:
-        losses: In the order of the steps.
-        steps: How many steps there will be, so that the picture of a running training keeps its scale.
+        losses: The losses in the order of the steps.
+        steps: The number of steps in all, so that the picture of a running training keeps its scale.
     """
     points = [(step, loss) for step, loss in enumerate(losses, 1) if math.isfinite(loss)]
     if not points:
@@ -171,7 +170,7 @@ def loss_curve(losses: Sequence[float], steps: int = 0) -> Markup:
 
 
 def _by_label(task: Task, measured: Habits) -> Habits:
-    """The same with every answer that is no label under `NO_LABEL`."""
+    """The same with every answer that is not a label under `NO_LABEL`."""
     labels: collections.Counter[str] = collections.Counter()
     for answer, count in measured.labels.items():
         labels[answer if answer in task.labels else NO_LABEL] += count
@@ -202,14 +201,14 @@ def _labels_line(field: str, own: Habits, everybody: Habits) -> str:
 
 
 def _texts_line(shares: Sequence[_Bar]) -> str:
-    """What is least like everybody, in a sentence; empty where all is much alike."""
+    """What differs most from everybody, in a sentence; empty if nothing differs much."""
     apart = sorted(shares, key=lambda bar: -bar.apart)[:3]
     parts = [f"{bar.name} {bar.own} (everybody {bar.all})" for bar in apart if bar.apart >= 0.05]
     return f"Least like everybody: {', '.join(parts)}." if parts else ""
 
 
 def _label_bars(task: Task, own: Habits, everybody: Habits) -> list[_Bar]:
-    """Labels that anybody gave: of ratings in their order, else by this person's, the rarest as one."""
+    """The labels that anybody gave: ratings in order, else by this person's frequency, the rarest merged."""
     known = [*task.labels, NO_LABEL]
     names = [name for name in known if own.labels.get(name) or everybody.labels.get(name)]
     if task.kind != "rating":
@@ -223,7 +222,7 @@ def _label_bars(task: Task, own: Habits, everybody: Habits) -> list[_Bar]:
 
 
 def _word_bars(own: Habits, everybody: Habits) -> list[_Bar]:
-    """The words that are in more of this person's texts than of everybody's, by how many more."""
+    """The words that are in a larger share of this person's texts than of everybody's, by the difference."""
     more = {
         word: _share(count, own) - _share(everybody.words.get(word, 0), everybody)
         for word, count in own.words.items()
@@ -237,7 +236,7 @@ def _word_bars(own: Habits, everybody: Habits) -> list[_Bar]:
 
 
 def _feature_bars(own: Habits, everybody: Habits) -> list[_Bar]:
-    """The measured features that occur; lengths have a scale of their own."""
+    """The features that occur; lengths have a scale of their own."""
     pairs = [(name, own.features[name], everybody.features.get(name, 0.0)) for name in FEATURES]
     length = _bars(pairs[:1], show=lambda value: f"{value:.1f}")
     return length + _bars([pair for pair in pairs[1:] if max(pair[1:]) >= 0.01], longest=1.0)

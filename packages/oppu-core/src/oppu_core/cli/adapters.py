@@ -1,4 +1,4 @@
-"""``oppu adapters`` and ``oppu base export``: what people can do with what was trained."""
+"""``oppu adapters`` and ``oppu base export``: what people can do with trained weights."""
 
 import contextlib
 from collections.abc import Iterator
@@ -55,10 +55,10 @@ def list_(
     rows = list(list_run(open_run(run))) if run is not None else list(list_store(store or Path()))
     table = Table(title=escape(f"Adapters of {run or store}"), collapse_padding=True, pad_edge=False)
     for name in ("user", "task", "variant", "method"):
-        table.add_column(name, overflow="fold", min_width=7)  # an id that is cut says nothing
+        table.add_column(name, overflow="fold", min_width=7)  # a truncated id is useless
     for name in ("items", "loss", "bytes", "seconds"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("status", min_width=7)  # on 80 columns too
+    table.add_column("status", min_width=7)  # even on 80 columns
     for row in rows:
         numbers = (
             "–" if row.items is None else f"{row.items:,}",
@@ -89,7 +89,7 @@ def show(user: UserArgument, run: RunOption, task: TaskOption = None, variant: V
     console = Console()
     table = Table(show_header=False, title=escape(f"The adapter of {user}"))
     table.add_column()
-    table.add_column(overflow="fold")  # folders and hashes, whole
+    table.add_column(overflow="fold")  # folders and hashes are not truncated
     for name, value in facts.items():
         table.add_row(name, escape(value))
     console.print(table)

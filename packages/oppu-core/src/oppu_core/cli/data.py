@@ -1,4 +1,4 @@
-"""``oppu data``: make datasets out of what others publish."""
+"""``oppu data``: import datasets, or make one of the sample world."""
 
 import dataclasses
 from pathlib import Path
@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from oppu_core.cli import look as look_commands
+from oppu_core.cli.audit import audit
+from oppu_core.cli.download import download
 from oppu_core.runs.options import PlantOption
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def import_(
         Literal["dev", "test"] | None,
         typer.Option(
             help="lamp, split by user: the users of this file are the test users, with its questions alone; "
-            "the others are the users of train and dev. For LaMP's leaderboard: test. Not with --test-users.",
+            "the others are the users of train and dev. For LaMP's leaderboard: test. Not with --test-users."
         ),
     ] = None,
     queries: Annotated[
@@ -100,7 +101,7 @@ def import_(
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
     from oppu_core.data.importers.detect import import_files, open_reader
-    from oppu_core.tasks.task import load_task
+    from oppu_core.tasks.task_files import load_task
 
     chosen = load_task(task) if task else None
     reader = open_reader(path, format_, chosen, test_users, queries, test_split, encoding)
@@ -139,10 +140,10 @@ def sample(
 
     Their preferences are known, so the best reachable score is too (the row "oracle" of a comparison).
     """
-    from oppu_core.data.dataset import write_dataset
+    from oppu_core.data.dataset_writer import write_dataset
     from oppu_core.data.sample import GRAMMARS, Planted, sample_users
     from oppu_core.errors import ConfigError
-    from oppu_core.tasks.task import get_task
+    from oppu_core.tasks.task_files import get_task
 
     chosen = get_task(task)
     if chosen.name not in GRAMMARS:
@@ -181,4 +182,7 @@ def _print_counts(dataset: "Dataset") -> None:
     Console().print(table)
 
 
-look_commands.register(app)
+app.command(epilog="Example: [bold]oppu data download lamp_2m --split time --out downloads/movies[/bold]")(
+    download
+)
+app.command(epilog="Example: [bold]oppu data audit data/movies --strict[/bold]")(audit)

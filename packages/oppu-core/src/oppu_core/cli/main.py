@@ -1,6 +1,6 @@
-"""The ``oppu`` command. Other packages add sub-commands through the entry-point group ``oppu.commands``.
+"""The ``oppu`` command. Other packages add subcommands through the entry-point group ``oppu.commands``.
 
-Start-up imports no torch: commands import what they need when they run.
+Starting it does not import torch: commands import what they need when they run.
 """
 
 import importlib.metadata
@@ -15,9 +15,10 @@ from rich.markup import escape
 
 from oppu_core import __version__
 from oppu_core.cli import adapters as ownership
-from oppu_core.cli import personal as personal_commands
 from oppu_core.cli.data import app as data_app
+from oppu_core.cli.forget import forget
 from oppu_core.cli.options import ReportToOption, RunOption, with_options
+from oppu_core.cli.personalize import personalize
 from oppu_core.cli.shared import ASK, DATA, OWN, TRAIN, Grouped, interruptible, work
 from oppu_core.errors import ConfigError, Interrupted, OppuError, reason
 from oppu_core.process import tune_process
@@ -107,7 +108,7 @@ def base_train(
 
     The others' queries are what it is trained on (see --examples); test users have no part in it.
     """
-    from oppu_core.runs.run import start_run
+    from oppu_core.runs.start import start_run
 
     work(start_run(run, options), ["bases"], Compute(device=device), report_to)
 
@@ -223,11 +224,18 @@ def profiles(
     Console().print(f"Profiles: {out}", highlight=False)
 
 
-personal_commands.register(app)
+app.command(rich_help_panel=OWN, epilog="Example: [bold]oppu forget test-003 --runs runs --dry-run[/bold]")(
+    forget
+)
+app.command(
+    rich_help_panel=OWN,
+    epilog="Example: [bold]oppu personalize --history my.jsonl --task lamp_2m --run runs/movies --user me"
+    "[/bold]",
+)(personalize)
 
 
 def register_plugins() -> None:
-    """Let installed packages add their commands; a broken one is named and left out."""
+    """Let installed packages add their commands; a broken one is reported and skipped."""
     for entry in importlib.metadata.entry_points(group="oppu.commands"):
         try:
             entry.load()(app)
@@ -238,7 +246,7 @@ def register_plugins() -> None:
 
 
 def _take_debug(arguments: list[str]) -> bool:
-    """Take ``--debug`` out of the arguments, wherever it stands; behind ``--`` it is a text."""
+    """Remove ``--debug`` from the arguments, wherever it is before ``--``; return whether it was there."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
     left = [argument for argument in arguments[:end] if argument != "--debug"]
     arguments[:end] = left
@@ -251,7 +259,7 @@ def _interrupted(text: str) -> NoReturn:
 
 
 def main() -> None:
-    """Run the command line: errors in one message, and where they happened if that was asked for."""
+    """Run the command line; errors become one message, with a traceback only for ``--debug``."""
     tune_process()
     debug = _take_debug(sys.argv)
 
@@ -267,7 +275,7 @@ def main() -> None:
     except KeyboardInterrupt:
         _interrupted("Interrupted.")
     except SystemExit as end:
-        if end.code == 130:  # typer's silent answer to Ctrl-C
+        if end.code == 130:  # typer's silent exit on Ctrl-C
             _interrupted("Interrupted.")
         raise
     except Interrupted as error:

@@ -1,6 +1,6 @@
-"""Options that commands take as a whole: :class:`~oppu_core.runs.options.RunOptions` and the like.
+"""Passing options to commands as a whole: :class:`~oppu_core.runs.options.RunOptions` and the like.
 
-A command says ``options: RunOptions``; typer sees one option for each of its fields.
+A command declares ``options: RunOptions``; typer sees one option for each of its fields.
 """
 
 import dataclasses
@@ -24,14 +24,14 @@ ReportToOption = Annotated[
 def with_options(
     command: Callable[..., None], like: Callable[..., Any] | None = None, **more: type
 ) -> Callable[..., None]:
-    """The command with an option for every field of the options that it takes whole.
+    """A command with one option for every field of its parameters that are options as a whole.
 
     Such a parameter is annotated with a dataclass whose fields are :func:`oppu_core.runs.options.option`.
 
     Args:
-        command: Called with the options put together.
-        like: Whose parameters and docstring it shows; by default its own.
-        more: Further parameters of this kind, by name; they stand last.
+        command: Called with the assembled options.
+        like: The function whose parameters and docstring are shown; by default `command`.
+        more: Further parameters of this kind, by name; they come last.
     """
     like = like or command
     whole: dict[str, Any] = {}
@@ -53,7 +53,7 @@ def with_options(
                 **{
                     field.name: value
                     for field in dataclasses.fields(kind)
-                    # What was not said, and what the field takes for that, may differ: None and ().
+                    # The default on the command line (None) may differ from the field's, e.g. ().
                     if (value := arguments.pop(field.name)) is not None or field.default is None
                 }
             )

@@ -1,4 +1,4 @@
-"""What commands share."""
+"""Helpers shared by commands."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 # The groups of commands in ``oppu --help``.
 START, DATA, TRAIN = "Start here", "Data", "Train step by step"
 ASK, OWN, EVALUATE = "Ask", "Own it", "Evaluate"
-# The commands in the order in which a person needs them; others stand behind.
+# The commands in the order in which people need them; others come after.
 _ORDER = (
     *("quickstart", "demo", "run"),
     "data",
@@ -29,7 +29,7 @@ _ORDER = (
 
 
 class Grouped(TyperGroup):
-    """A group that lists commands in the order of need, whichever package they come from."""
+    """A group that lists commands in the order above, whichever package they come from."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         """The commands' names."""
@@ -39,7 +39,7 @@ class Grouped(TyperGroup):
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Say how to go on when a person presses Ctrl-C."""
+    """Say how to continue when someone presses Ctrl-C."""
     try:
         yield
     except KeyboardInterrupt as error:
@@ -48,7 +48,7 @@ def interruptible() -> Iterator[None]:
 
 def work(run: "Run", jobs: Sequence["Job"], compute: Compute, report_to: ReportTo = "none") -> None:
     """Do a run's jobs with live progress."""
-    from oppu_core.runs.jobs import execute_visibly
+    from oppu_core.runs.execute import execute_visibly
 
     with interruptible():
         execute_visibly(run, jobs, compute, report_to)

@@ -1,164 +1,33 @@
 """The dataset on disk: a folder of Parquet shards, one row per user, described by ``dataset.json``.
 
-Written as a stream and whole or not at all; read user by user. A test user is a row group of its own, so
-that one user is read without the others. Every page carries a checksum, every shard a sha256, and every split
-the sha256 of what it says (``content``), which does not depend on how Parquet wrote it.
+It is read user by user. Each test user has a row group, so that one user is read without the others. Every
+page has a checksum, every shard a sha256, and every split the sha256 of its contents (``content``), which
+does not depend on how Parquet wrote it. :mod:`oppu_core.data.dataset_writer` writes datasets.
 """
 
 import contextlib
-import dataclasses
-import json
-import os
 import re
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from oppu_core.data.schema import NUMBERS, SplitWriter, from_row, schema_of, shown, to_row
+from oppu_core.data.schema import NUMBERS, from_row, schema_of, shown
 from oppu_core.data.types import SPLITS, Split, User
 from oppu_core.errors import ConfigError, DataError, did_you_mean
-from oppu_core.storage.files import file_sha256, new_dir, read_json, scratch_dir, write_json
-from oppu_core.tasks.task import TASKS, Task, Words, get_task, task_from
+from oppu_core.storage.files import file_sha256, read_json
+from oppu_core.tasks.task import Task
+from oppu_core.tasks.task_files import get_task, task_from
 
 FORMAT = 1
 MANIFEST = "dataset.json"
 
-# Beside the users: texts about them, and what was refused at import.
+# Files beside the users: their profile texts, and the records refused at import.
 PROFILES, REJECTED = "profiles.jsonl", "rejected.jsonl"
 
-_SHARD = re.compile(r"(others|test)-\d{5,}\.parquet")
-_OURS = {MANIFEST, PROFILES, REJECTED}
-
-
-def _refuse_strangers(path: Path) -> None:
-    """Only what writers of datasets leave behind may be replaced: never a person's other files."""
-    if not path.exists():
-        return
-    if not path.is_dir():
-        problem = "is not a folder"
-    elif strangers := sorted(entry.name for entry in path.iterdir() if not _is_ours(entry.name)):
-        problem = f"is not a dataset folder, or not only: it has {shown(strangers[0])}"
-    else:
-        return
-    raise DataError(
-        f"{path} exists and {problem}. Nothing was changed; choose another place or move it away."
-    )
-
-
-def _is_ours(name: str) -> bool:
-    return name in _OURS or _SHARD.fullmatch(name) is not None
-
-
-def write_dataset(
-    path: Path,
-    task: Task,
-    users: Iterable[User],
-    source: Mapping[str, Any],
-    beside: Path | None = None,
-    words: Callable[[], Words] | None = None,
-) -> "Dataset":
-    """Write users as a dataset folder, as a stream, whole or not at all.
-
-    The same users give the same bytes, however the two splits are interleaved. A dataset at `path` is
-    replaced.
-
-    Args:
-        path: The folder to be made.
-        task: Decides which fields history items and queries have.
-        users: Users of both splits in any order; the order within a split is kept.
-        source: Where the users come from (JSON values, no absolute path). Looked at after the last user, so
-            that a reader can complete it on the way.
-        beside: A folder whose ``profiles.jsonl`` and ``rejected.jsonl``, where they are there after the last
-            user, go into the dataset's.
-        words: Asked after the last user: the task's :attr:`Task.words`, where these go by the texts.
-
-    Raises:
-        DataError: a user cannot be stored (the message names user and field), `path` holds something else,
-            or the disk refuses.
-    """
-    # Through a link to the folder it names; realpath, because a loop of links makes Path.resolve raise.
-    target = Path(os.path.realpath(path))
-    user_ids: set[str] = set()
-    test_query_ids: dict[str, str] = {}
-    try:
-        _refuse_strangers(target)
-        with contextlib.ExitStack() as stack:
-            folder = stack.enter_context(new_dir(target))
-            writers = {split: SplitWriter(folder, split, schema_of(task)) for split in SPLITS}
-            for writer in writers.values():
-                stack.callback(writer.release)
-            for user in users:
-                row = to_row(user, task)
-                if user.user_id in user_ids:
-                    raise DataError(f"user {shown(user.user_id)} occurs twice; a user is one record.")
-                user_ids.add(user.user_id)
-                # Prediction files know a test query by its id alone; nobody looks up the others' queries.
-                for query in user.queries if user.split == "test" else ():
-                    if (first := test_query_ids.setdefault(query.id, user.user_id)) != user.user_id:
-                        message = f"user {shown(user.user_id)}: query {shown(query.id)} has the id"
-                        raise DataError(f"{message} of a query of test user {shown(first)}; rename one.")
-                writers[user.split].add(row)
-            for writer in writers.values():
-                writer.finish_shard()
-            if words is not None:
-                task = dataclasses.replace(task, words=words())
-            manifest = {
-                "format": FORMAT,
-                "task": task.name,
-                **({"task_definition": dataclasses.asdict(task)} if TASKS.get(task.name) != task else {}),
-                "source": dict(source),
-                "counts": {split: writer.counts for split, writer in writers.items()},
-                "content": {split: writer.content.hexdigest() for split, writer in writers.items()},
-                "shards": [shard for writer in writers.values() for shard in writer.shards],
-            }
-            for name in (PROFILES, REJECTED):
-                if beside is not None and (beside / name).exists():
-                    shutil.copyfile(beside / name, folder / name)
-            write_json(folder / MANIFEST, manifest)
-    except OSError as error:
-        raise DataError(f"{path} cannot be written: {error}.") from error
-    return Dataset.open(path)
-
-
-def rewrite_dataset(path: Path, keep: Callable[[str], bool]) -> "Dataset":
-    """Write a dataset again with some of its users, in its place, whole or not at all.
-
-    Task, source and order stay. Of the profiles and refused records those of the other users go, too; what
-    was refused without a user id stays.
-
-    Args:
-        path: The dataset folder.
-        keep: Whether a user id stays.
-
-    Raises:
-        DataError: the folder is no dataset or is damaged, or the disk refuses.
-    """
-    dataset = Dataset.open(path)
-    with scratch_dir(Path(os.path.realpath(path))) as scratch:
-        for name in (PROFILES, REJECTED):
-            if (path / name).exists():
-                _copy_rows(path / name, scratch / name, keep)
-        users = (user for user in dataset.users() if keep(user.user_id))
-        return write_dataset(path, dataset.task, users, dataset.source, scratch)
-
-
-def _copy_rows(source: Path, target: Path, keep: Callable[[str], bool]) -> None:
-    """Copy the lines whose ``user_id`` stays."""
-    try:
-        with source.open(encoding="utf-8") as lines, target.open("w", encoding="utf-8") as out:
-            for number, line in enumerate(lines, 1):
-                row = json.loads(line)
-                if not isinstance(row, dict):
-                    raise DataError(f"{source}, line {number}: expected an object. Correct or remove it.")
-                user_id = row.get("user_id")
-                if not isinstance(user_id, str) or keep(user_id):
-                    out.write(line)
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{source} cannot be copied: {error}. Correct or remove it.") from error
+SHARD = re.compile(r"(others|test)-\d{5,}\.parquet")
 
 
 class Dataset:
@@ -169,7 +38,7 @@ class Dataset:
         task: Its task.
         source: Where the users come from.
         counts: ``users``, ``queries`` and ``history_items`` of each split.
-        fingerprint: The sha256 of ``dataset.json``, and so of all users (not of what lies beside them).
+        fingerprint: The sha256 of ``dataset.json``, which covers all users (but not the files beside them).
 
     Example:
         >>> dataset = Dataset.open(Path("data/movies"))  # doctest: +SKIP
@@ -192,8 +61,7 @@ class Dataset:
         """Open a dataset folder.
 
         Raises:
-            DataError: the folder is missing, is no dataset, was written by a newer oppu, is of an unknown
-                task, or lacks a shard.
+            DataError: the folder is missing, not a dataset, of a newer oppu or unknown task, or incomplete.
         """
         path = Path(path)
         file = path / MANIFEST
@@ -221,11 +89,11 @@ class Dataset:
         return cls(path, task, manifest, file_sha256(file))
 
     def content(self, split: Split) -> str:
-        """The sha256 of what the split's users say, in order; independent of how Parquet wrote it."""
+        """The sha256 of the split's users, in order; independent of how Parquet wrote them."""
         return self._content[split]
 
     def users(self, split: Split | None = None) -> Iterator[User]:
-        """Users in order, row group by row group; the others before the test users when `split` is None.
+        """Yield users in order, one row group at a time; for `split` None the others before the test users.
 
         Raises:
             DataError: a shard is damaged.
@@ -238,7 +106,7 @@ class Dataset:
                             yield from_row(row)
 
     def user(self, user_id: str) -> User:
-        """One user, read without the others: the column of user ids (once), then one row group.
+        """One user, read without the others: the column of user ids (once), then a single row group.
 
         Raises:
             DataError: there is no such user, or the shard is damaged.
@@ -252,7 +120,7 @@ class Dataset:
             return from_row(parquet.read_row_group(group, use_threads=False).slice(place, 1).to_pylist()[0])
 
     def user_ids(self, split: Split) -> list[str]:
-        """The ids of a split's users, in order, without reading anything else.
+        """The ids of a split's users, in order; nothing else is read.
 
         Raises:
             DataError: a shard is damaged.
@@ -261,7 +129,7 @@ class Dataset:
         return [user_id for user_id, (number, _, _) in index if self._shards[number]["split"] == split]
 
     def verify(self) -> None:
-        """Compare every shard with the checksum it was written with.
+        """Compare every shard with its checksum.
 
         Raises:
             DataError: a shard has changed or cannot be read.
@@ -275,7 +143,7 @@ class Dataset:
                 raise DataError(_damaged(self.path / shard["file"], "its checksum differs"))
 
     def _users_index(self) -> dict[str, tuple[int, int, int]]:
-        """Shard, row group and row of every user id."""
+        """{user id: (shard, row group, row)}."""
         if self._index is None:
             index = {}
             for number, shard in enumerate(self._shards):
@@ -289,7 +157,7 @@ class Dataset:
 
     @contextlib.contextmanager
     def _reading(self, shard: Mapping[str, Any]) -> Iterator[Any]:
-        """An open shard; whatever Parquet stumbles over inside the block becomes one DataError."""
+        """An open shard; any failure of Parquet inside the block becomes a DataError."""
         file = self.path / shard["file"]
         try:
             with pq.ParquetFile(file, page_checksum_verification=True) as parquet:
@@ -308,7 +176,7 @@ def _damaged(file: Path, problem: str) -> str:
 
 
 def _is_manifest(manifest: Mapping[str, Any]) -> bool:
-    """Whether ``dataset.json`` has everything that a reader relies on."""
+    """Whether ``dataset.json`` has everything that reading relies on."""
     try:
         return (
             isinstance(manifest["task"], str)
@@ -316,9 +184,9 @@ def _is_manifest(manifest: Mapping[str, Any]) -> bool:
             and isinstance(manifest["source"], dict)
             and all(type(manifest["counts"][split][name]) is int for split in SPLITS for name in NUMBERS)
             and all(isinstance(manifest["content"][split], str) for split in SPLITS)
-            # A name that leads out of the folder is no shard of ours.
+            # A shard's name must not lead out of the folder.
             and all(
-                _SHARD.fullmatch(shard["file"])
+                SHARD.fullmatch(shard["file"])
                 and shard["split"] in SPLITS
                 and type(shard["users"]) is int
                 and isinstance(shard["sha256"], str)

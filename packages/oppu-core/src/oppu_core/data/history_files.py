@@ -1,6 +1,7 @@
-"""A person's own history as text: JSON, a table, tweets of an X archive, or one item a line.
+"""Parsing a person's own history: JSON, a table, the tweets of an X archive, or one item per line.
 
-Text that has a structure is understood or refused, never taken for plain lines. Knows nothing of limits.
+Text with a structure is either understood or refused, never read as plain lines. This is one module because
+each format is recognized by not being one of the others. Knows nothing of limits.
 """
 
 import dataclasses
@@ -19,9 +20,9 @@ from oppu_core.data.rejected import Unusable
 from oppu_core.errors import DataError
 from oppu_core.tasks.task import Task
 
-SEPARATORS = ("\t", " => ", " | ")  # between input and output; the first that a line has counts
+SEPARATORS = ("\t", " => ", " | ")  # between input and output; the first one found in a line is used
 
-Row = tuple[int, Any]  # a number, and the value or why it cannot be read
+Row = tuple[int, Any]  # a number, and the value or the reason why it cannot be read
 
 _JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 _TABLE_SUFFIXES = (".csv", ".tsv")
@@ -30,9 +31,9 @@ _SCRIPT = re.compile(
     r"|window\.[\w$.]+\s*=|export\s+(default|const)\s"
 )
 _TWEETS = re.compile(r"window\.YTD\.tweets?\.part\d+\s*=")
-# A document begins with what says so, or with a tag alone on its line; a person's text may begin with a tag.
+# A document begins with a declaration, or with a tag alone on its line; plain text may begin with a tag, too.
 _MARKUP = re.compile(r"<(!doctype|\?xml|html)\b|<[a-z!?/][^<>\n]*>\s*(\n|$)", re.IGNORECASE)
-_PIECE = re.compile(r"[\s,;]*[\[\]{}][\s\[\]{},;]*")  # a line of brackets: JSON that goes on over lines
+_PIECE = re.compile(r"[\s,;]*[\[\]{}][\s\[\]{},;]*")  # a line of brackets: part of JSON over several lines
 _TELLING_LINES = 50
 _HEAD_CHARS = 100_000
 
@@ -42,9 +43,9 @@ class Records:
     """The records of a history, in the file's order.
 
     Attributes:
-        unit: What their numbers count: "line", or "record" where one may have several lines.
-        rows: Number and value of each; of one that cannot be read, the reason.
-        columns: How many columns the table has; 0 where it is none.
+        unit: What the numbers count: "line", or "record" where a record may span several lines.
+        rows: (number, value) of each record; for an unreadable one, (number, reason).
+        columns: The number of columns of a table; 0 for other formats.
     """
 
     unit: str
@@ -53,16 +54,16 @@ class Records:
 
 
 def history_records(task: Task, text: str, where: str, suffix: str = "") -> Records:
-    """The records of a history, whichever format it has.
+    """The records of a history in any of the formats.
 
     Args:
-        task: What it is for; its fields tell a table's header.
+        task: The task of the history; a table's header is recognized by its fields.
         text: The text.
         where: How messages begin, e.g. "The file".
-        suffix: That of the file's name, where there is one.
+        suffix: The suffix of the file's name, if there is one.
 
     Raises:
-        DataError: the text has a structure that is not understood, or the task's items are no plain lines.
+        DataError: the text has an unknown structure, or the task's items cannot be plain lines.
     """
     text = text.removeprefix("\ufeff")
     start, suffix = text.lstrip("\ufeff \t\r\n"), suffix.lower()
@@ -84,7 +85,7 @@ def history_records(task: Task, text: str, where: str, suffix: str = "") -> Reco
 
 
 def how_to(task: Task) -> str:
-    """How a history of a task is written, in a sentence or two."""
+    """How to write a history for a task, in a sentence or two."""
     names = ", ".join(task.history_fields)
     forms = f"JSON (a list, or an object a line) or a table (CSV, TSV) with {names}"
     if _one_text(task):
@@ -97,7 +98,7 @@ def how_to(task: Task) -> str:
 
 
 def plain_fields(task: Task) -> tuple[str, ...] | None:
-    """The fields of an item that is a plain line: one input, or the only field, and the output."""
+    """The fields of a plain line: input and output, or the only field; None if an item has more."""
     inputs = [name for name in _required(task) if name != task.output_field]
     if len(inputs) != 1:
         return None
@@ -113,7 +114,7 @@ def _one_text(task: Task) -> bool:
 
 
 def _lines(text: str) -> list[str]:
-    """The lines without their ends: LF, CR LF or CR, and none of the rarer ones that a text may hold."""
+    """The lines without line ends. Only LF, CR LF and CR count; rarer ones may be part of a text."""
     return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
 
 
@@ -135,7 +136,7 @@ def _tweets(task: Task, text: str, where: str, script: str) -> Records:
 
 
 def _untweeted(task: Task) -> Any:
-    """What makes an item of a tweet as X exports it, and leaves all else as it is."""
+    """A function that turns a tweet as X exports it into an item, and returns other values unchanged."""
 
     def item(value: Any) -> Any:
         if not (isinstance(value, dict) and value.keys() == {"tweet"} and isinstance(value["tweet"], dict)):
@@ -170,7 +171,7 @@ def _json_list(text: str, where: str) -> list[Any]:
         value = DECODER.decode(text)
     except json.JSONDecodeError as error:
         problem = PYTHON if looks_like_python(text) else f"is not JSON ({error.msg}, line {error.lineno})"
-        # A tweet may start so: then it needs another one before it.
+        # A tweet may start with '[', but then not as the first line.
         hint = " Plain lines may not start so; put another line first." if re.match(r"\s*\[\w", text) else ""
         raise DataError(f"{where} starts with '[' as JSON does, but {problem}.{hint}") from error
     except RecursionError as error:
@@ -188,7 +189,7 @@ def _json_lines(lines: list[str]) -> Iterator[Row]:
 
 
 def _long_objects(text: str, where: str) -> list[Any] | None:
-    """JSON objects one after the other, where the first goes on over several lines."""
+    """JSON objects one after another, if the first spans several lines; else None."""
     try:
         _, end = DECODER.raw_decode(text)
     except (ValueError, RecursionError):
@@ -213,7 +214,7 @@ def _long_objects(text: str, where: str) -> list[Any] | None:
 
 
 def _table(task: Task, text: str, where: str, must_be: bool) -> Records | None:
-    """The records of a table with the task's columns; None where it may be plain lines."""
+    """The records of a table with the task's columns; None if the text may be plain lines."""
     first, second = (*(line for line in _lines(text[:_HEAD_CHARS]) if line.strip()), "", "")[:2]
     delimiter = _header_delimiter(task, first, second)
     if delimiter is None and not must_be and not SEP_LINE.fullmatch(first):
@@ -226,10 +227,10 @@ def _table(task: Task, text: str, where: str, must_be: bool) -> Records | None:
 
 
 def _header_delimiter(task: Task, first: str, second: str) -> str | None:
-    """What stands between the names of the task's fields in a header; None where it is no such header."""
+    """The delimiter of a header that names the task's fields; None if the line is not such a header."""
     for delimiter in delimiter_of(first, second) + DELIMITERS:
         names = cells_of(first, delimiter)
-        # A single word may be a text.
+        # A single word may be an item's text.
         if _has_columns(task, _own_names(task, names) if len(names) > 1 else names):
             return delimiter
     return None
@@ -242,7 +243,7 @@ def _has_columns(task: Task, names: list[str]) -> bool:
 
 
 def _own_names(task: Task, names: list[str]) -> list[str]:
-    """Names as the task writes them: "Text" is text."""
+    """Column names in the task's spelling: "Text" becomes "text"."""
     known = {name.casefold(): name for name in _known(task)}
     return [name if name in known.values() else known.get(name.casefold(), name) for name in names]
 
@@ -258,7 +259,7 @@ def _no_header(task: Task, where: str) -> DataError:
 
 def _table_rows(table: Table, names: list[str]) -> Iterator[Row]:
     for cells in table.rows():
-        if any(cells[len(names) :]):  # cut at a comma of the text
+        if any(cells[len(names) :]):  # the text was cut at a comma in it
             yield table.line, Unusable("has more cells than columns; quote what has a comma")
         elif any(cells):
             yield table.line, {name: cell for name, cell in zip(names, cells, strict=False) if name and cell}
@@ -268,11 +269,7 @@ def _table_rows(table: Table, names: list[str]) -> Iterator[Row]:
 
 
 def _refuse_structure(task: Task, lines: list[str], where: str) -> None:
-    """See that lines are plain.
-
-    Raises:
-        DataError: they are JSON that starts late, YAML, or a table without the task's header.
-    """
+    """Refuse lines that are JSON not from the first line on, YAML, or a table without the task's header."""
     if piece := next((line for line in lines if _PIECE.fullmatch(line)), None):
         raise DataError(
             f"{where} has JSON in it (a line {piece.strip()!r}) and other lines. Give the JSON alone."
@@ -285,14 +282,14 @@ def _refuse_structure(task: Task, lines: list[str], where: str) -> None:
 
 
 def _is_table(task: Task, lines: list[str]) -> bool:
-    """Whether lines without a known header are the rows of a table all the same."""
-    # One tab between two fields is how a plain line may be written.
+    """Whether lines without a known header are the rows of a table nevertheless."""
+    # A plain line may have one tab, between its two fields.
     plain = plain_fields(task) or ()
     if _steady(lines, "\t") > (2 if len(plain) == 2 else 1):
         return True
     if len(lines) < 3 or (len(plain) == 2 and any(sep in line for sep in SEPARATORS for line in lines)):
         return False
-    # In prose there is a space behind a comma.
+    # In prose a space follows a comma.
     return any(
         _steady(lines, each) > 1 and not any(re.search(f"{each} ", _unquoted(line)) for line in lines)
         for each in ",;"
@@ -300,7 +297,7 @@ def _is_table(task: Task, lines: list[str]) -> bool:
 
 
 def _steady(lines: list[str], delimiter: str) -> int:
-    """How many cells each line has; 0 where they differ, or where there is one line alone."""
+    """The number of cells that all lines have; 0 if they differ, or if there is only one line."""
     widths = {len(cells_of(line, delimiter)) for line in lines}
     return widths.pop() if len(widths) == 1 and len(lines) > 1 else 0
 

@@ -1,7 +1,7 @@
-"""Times as people's files have them, read as instants: ISO dates and times, Unix times, X's and mail's form.
+"""Parsing dates and times: ISO dates and times, Unix times, and the formats of X and of mail.
 
-A date is kept as it was written; a time becomes UTC in one form, so that the order of texts is the order of
-time. Times without an offset are taken for UTC.
+Dates are kept as written; times are converted to UTC in one format, so that text order is time order. Times
+without an offset are taken as UTC.
 """
 
 import datetime
@@ -15,14 +15,14 @@ from oppu_core.texts import as_number
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _MICROSECOND = datetime.timedelta(microseconds=1)
 _DATE = re.compile(r"\d{4}(-\d\d(-\d\d)?)?")
-# Date and time; a fraction may have nanoseconds, and "UTC" may be said in words.
+# Date and time; the fraction may have nanoseconds, and "UTC" may be spelled out.
 _TIME = re.compile(
     r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d(?::\d\d)?)(?:[.,](\d{1,9}))?\s*(Z|z|UTC|GMT|[+-]\d\d(?::?\d\d)?)?"
 )
 _X_TIME = "%a %b %d %H:%M:%S %z %Y"  # "Wed May 01 10:00:00 +0000 2024"
-# What databases write where they know no date lies outside: 0001-01-01, 1900-01-01, 2999-12-31, 9999-12-31.
+# Placeholders of databases lie outside: 0001-01-01, 1900-01-01, 2999-12-31, 9999-12-31.
 PLAUSIBLE_YEARS = range(1901, 2200)
-# Unix times by their size, from 1973: in seconds below 10^11, then in milli-, micro-, nanoseconds.
+# A Unix time's unit follows from its size, from 1973 on: seconds below 10^11, then milli-, micro-, nano-.
 _FIRST_UNIX = 10**8
 _UNITS = ((10**11, 10**6), (10**14, 10**3), (10**17, 1))
 
@@ -31,8 +31,8 @@ class Moment(NamedTuple):
     """An instant.
 
     Attributes:
-        at: Microseconds since 1970 in UTC; of a date its first.
-        text: The date as it was written, or the time in UTC (``2024-05-02T04:00:00+00:00``).
+        at: Microseconds since 1970 in UTC; for a date, its first microsecond.
+        text: The date as written, or the time in UTC (``2024-05-02T04:00:00+00:00``).
     """
 
     at: int
@@ -40,12 +40,12 @@ class Moment(NamedTuple):
 
     @property
     def plausible(self) -> bool:
-        """Whether it can be a date of something, and is not what stands where a date is unknown."""
+        """Whether this can be a real date, rather than a placeholder for an unknown one."""
         return int(self.text[:4]) in PLAUSIBLE_YEARS
 
     @property
     def until(self) -> int:
-        """The last microsecond that may be meant: of the day, month or year that a date is."""
+        """The last microsecond of the day, month or year that a date names."""
         parts = [int(part) for part in self.text.split("-")] if len(self.text) <= 10 else []
         if not parts or parts[0] == datetime.MAXYEAR:
             return self.at
@@ -58,7 +58,7 @@ class Moment(NamedTuple):
 
 @functools.lru_cache(4096)
 def moment(text: str) -> Moment | None:
-    """Read a date or time; None where it is none, or cannot be (2024-02-31)."""
+    """Parse a date or time; None if it is not one, or is impossible (2024-02-31)."""
     text = text.strip()
     try:
         if _DATE.fullmatch(text):
@@ -77,7 +77,7 @@ def moment(text: str) -> Moment | None:
 
 
 def _spoken(text: str) -> datetime.datetime:
-    """A time as X's archives or mails have it."""
+    """Parse a time in the format of X's archives or of mail."""
     try:
         return datetime.datetime.strptime(text, _X_TIME)
     except ValueError:
@@ -85,7 +85,7 @@ def _spoken(text: str) -> datetime.datetime:
 
 
 def unix_time(text: str) -> Moment | None:
-    """Read a Unix time, its unit told by its size; None where it is no number of after 1973."""
+    """Parse a Unix time, its unit told by its size; None if it is not a number, or before 1973."""
     number = as_number(text)
     if number is None or not _FIRST_UNIX <= number < 10**20:
         return None
@@ -94,7 +94,7 @@ def unix_time(text: str) -> Moment | None:
 
 
 def unix_unit(text: str) -> int:
-    """Which unit :func:`unix_time` reads a number in: 0 for seconds, 1 for milliseconds, …"""
+    """The unit that :func:`unix_time` assumes for a number: 0 for seconds, 1 for milliseconds, …"""
     number = as_number(text)
     assert number is not None
     return sum(number >= end for end, _ in _UNITS)
@@ -106,7 +106,7 @@ def any_time(text: str) -> Moment | None:
 
 
 def is_counter(text: str) -> bool:
-    """Whether a text is a number too small for a Unix time: it can say an order, but no date."""
+    """Whether a text is a number too small for a Unix time: it gives an order, but no date."""
     number = as_number(text)
     return number is not None and abs(number) < _FIRST_UNIX
 
@@ -117,7 +117,7 @@ def is_grouped(text: str) -> bool:
 
 
 def why_no_time(text: str) -> str:
-    """What may be wrong with a text that is no time, to be shown behind it."""
+    """What may be wrong with a text that is not a time, as the end of a message."""
     if is_grouped(text):
         return "; write it without thousands separators"
     if re.fullmatch(r"\d{1,2}[/.]\d{1,2}[/.]\d{2,4}.*", text.strip()):

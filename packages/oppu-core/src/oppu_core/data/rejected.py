@@ -1,4 +1,4 @@
-"""Records that cannot be used: each is written down with its place and reason, and the rest goes on.
+"""Refused records: each is logged with its place and reason, and the import goes on.
 
 Knows nothing of what makes a record unusable.
 """
@@ -20,9 +20,9 @@ class Unusable(Exception):  # noqa: N818 - no error: it never leaves the reader
     """Why a record cannot be used.
 
     Attributes:
-        reason: Names the field and what is wrong; the same for many records, so that it can be counted.
+        reason: The field and what is wrong with it; the same for many records, so that it can be counted.
         detail: What this record has instead, where that helps.
-        value: The record, where only who refuses it has it.
+        value: The record, where the caller does not have it.
     """
 
     def __init__(self, reason: str, detail: str = "", value: Any = None) -> None:
@@ -31,14 +31,14 @@ class Unusable(Exception):  # noqa: N818 - no error: it never leaves the reader
 
 
 class Place(NamedTuple):
-    """Where a record stands: its file, its number there (from 1; None: the file), and whose it is."""
+    """Where a record is: its file, its number in it (from 1; None for the file as a whole), and its user."""
 
     file: Path
     record: int | None = None
     user_id: str | None = None
 
     def __str__(self) -> str:
-        """As messages begin."""
+        """The place as the beginning of a message."""
         record = "" if self.record is None else f", record {self.record}"
         return f"{self.file}{record}" + ("" if self.user_id is None else f", user {shown(self.user_id)}")
 
@@ -47,12 +47,12 @@ class Rejects:
     """The records refused so far.
 
     Attributes:
-        count: How many.
-        reasons: How many for each reason.
+        count: Number of records.
+        reasons: Number of records for each reason.
     """
 
     def __init__(self, folder: Path, strict: bool = False) -> None:
-        """Rows go to ``rejected.jsonl`` in `folder`; with `strict` the first one is an error."""
+        """Rows are written to ``rejected.jsonl`` in `folder`; with `strict`, the first one is an error."""
         self.file = folder / REJECTED
         self.strict = strict
         self.reasons: collections.Counter[str] = collections.Counter()
@@ -65,7 +65,7 @@ class Rejects:
         return self.reasons.total()
 
     def add(self, place: Place, unit: str, problem: Unusable, value: Any) -> None:
-        """Write down that `unit` (as in "history item 'h3'") of a record is refused.
+        """Log that `unit` of a record (e.g. "history item 'h3'") is refused.
 
         Raises:
             DataError: with `strict`.
@@ -83,7 +83,7 @@ class Rejects:
         }
         if self._open is None:
             self._open = self.file.open("w", encoding="utf-8")
-        # Escaped: half of an emoji is no UTF-8, but may well be why a record stands here.
+        # Escaped: half an emoji is not UTF-8, but may be the reason why the record is refused.
         self._open.write(json.dumps(row) + "\n")
         self.reasons[problem.reason] += 1
         if problem.detail and place.record is not None:
@@ -96,12 +96,12 @@ class Rejects:
             file.close()
 
     def release(self) -> None:
-        """Let go of the file, also after an error: a full disk refuses to the end."""
+        """Close the file even after an error, as when the disk is full."""
         with contextlib.suppress(OSError):
             self.close()
 
     def summary(self, most: int = 3) -> str:
-        """The count and the commonest reasons, as in ``7 records refused: 5 × tag is empty; …``."""
+        """The count and the most common reasons: ``7 records refused: 5 × tag is empty; …``."""
         reasons = "; ".join(
             f"{count:,} × {reason}{self._first.get(reason, '')}"
             for reason, count in self.reasons.most_common(most)

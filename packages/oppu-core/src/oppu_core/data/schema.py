@@ -1,7 +1,7 @@
 """One user as one row of Parquet: a task's schema, users to rows and back, and the writer of a split.
 
-A row is checked when it is made, so that whatever is on the disk can be used; every refusal names the user
-and the field. Knows nothing about dataset folders.
+Rows are checked when they are made, so that everything on disk is usable; every error names the user and the
+field. Knows nothing of dataset folders.
 """
 
 import hashlib
@@ -20,23 +20,23 @@ from oppu_core.tasks.task import Task
 Row = dict[str, Any]
 
 SHARD_USERS = 1000
-# Test users are read one at a time, for their adapters; the others only in long sweeps.
+# Test users are read one at a time, for their adapters; the others only all together.
 GROUP_USERS: dict[Split, int] = {"others": 64, "test": 1}
-# Users with very long histories are fewer to a group, for the memory of writer and reader.
+# A group holds fewer users if their histories are very long, to bound the memory of writer and reader.
 _GROUP_BYTES = 16 << 20
 NUMBERS = ("users", "queries", "history_items")
 
 
 def shown(text: object) -> str:
-    """A value for an error message: quoted, on one line, and short whatever it is."""
+    """Any value for an error message: quoted, on one line, and short."""
     quoted = repr(text) if isinstance(text, str | int | float | None) else type(text).__name__
     return quoted if len(quoted) <= 80 else f"{quoted[:60]}… ({len(quoted):,} characters)"
 
 
 def schema_of(task: Task, query_dates: bool = True) -> pa.Schema:
-    """The columns of a task's dataset; the first datasets had no dates of queries.
+    """The columns of a task's dataset; the earliest datasets have no query dates.
 
-    Fields lie in a struct of their own, so that a task may have a field called ``id`` or ``gold``.
+    Fields are in a struct of their own, so that a task may have a field called ``id`` or ``gold``.
     """
 
     def fields(names: tuple[str, ...]) -> pa.StructType:
@@ -80,7 +80,7 @@ def _fields(fields: Mapping[str, str], names: tuple[str, ...], where: str) -> di
 
 
 def to_row(user: User, task: Task) -> Row:
-    """A checked user as plain values: what is hashed and what Parquet holds.
+    """A checked user as plain values, as hashed and as stored in Parquet.
 
     Raises:
         DataError: something is missing, empty, repeated, of a wrong type or out of range.
@@ -119,7 +119,7 @@ def to_row(user: User, task: Task) -> Row:
             "history_len": query.history_len,
             "oracle": _text(query.oracle, f"{place}, oracle", optional=True),
         }
-        if query.date is not None:  # what has none is hashed as it always was
+        if query.date is not None:  # queries without a date keep their old hash
             queries[query.id]["date"] = _text(query.date, f"{place}, date")
     return {
         "user_id": user.user_id,
@@ -130,7 +130,7 @@ def to_row(user: User, task: Task) -> Row:
 
 
 def encoded(row: Row) -> bytes:
-    """A row's canonical JSON, as it is hashed.
+    """A row's canonical JSON, for hashing.
 
     Raises:
         DataError: a text has a lone surrogate, which neither UTF-8 nor Parquet can hold.
@@ -138,7 +138,7 @@ def encoded(row: Row) -> bytes:
     try:
         return canonical_json(row).encode()
     except UnicodeEncodeError as error:
-        # Half of an emoji, cut by a tool that counts in UTF-16.
+        # Half an emoji, cut by a tool that counts in UTF-16.
         for place, text in _strings(row, ""):
             if any("\ud800" <= character <= "\udfff" for character in text):
                 message = f"user {shown(row['user_id'])}, {place}: a lone surrogate in {shown(text)}"
@@ -158,7 +158,7 @@ def _strings(value: Any, place: str) -> Iterator[tuple[str, str]]:
 
 
 def from_row(row: Row) -> User:
-    """The user that :func:`to_row` made this row of."""
+    """The user that :func:`to_row` turned into this row."""
     return User(
         user_id=row["user_id"],
         split=row["split"],
@@ -178,11 +178,11 @@ def from_row(row: Row) -> User:
 
 
 class SplitWriter:
-    """The shards of one split; holds one row group of users at most.
+    """Writes the shards of one split; holds at most one row group of users in memory.
 
     Attributes:
         counts: How many users, queries and history items were added.
-        content: The sha256 of the rows' canonical JSON, one a line.
+        content: The sha256 of the rows' canonical JSON, one per line.
         shards: File, split, number of users and, once finished, sha256 of each shard.
     """
 
@@ -229,7 +229,7 @@ class SplitWriter:
         self._rows, self._held = [], 0
 
     def finish_shard(self) -> None:
-        """Write what is held back and close the shard; the next user starts a new one."""
+        """Write the users still in memory and close the shard; the next user starts a new one."""
         if self._rows:
             self._write_group()
         if self._writer is not None:
@@ -238,6 +238,6 @@ class SplitWriter:
             self.shards[-1]["sha256"] = file_sha256(self.folder / self.shards[-1]["file"])
 
     def release(self) -> None:
-        """Let go of the open file, also after an error."""
+        """Close the open file, even after an error."""
         if self._writer is not None:
             self._writer.close()

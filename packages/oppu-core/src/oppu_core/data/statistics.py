@@ -1,7 +1,7 @@
-"""A dataset in numbers, as in the paper's Table 2: how much, how long, since when, and which answers.
+"""Statistics of a dataset, as in the paper's Table 2: sizes, lengths, dates and answers.
 
-Reads every user once, as a stream, and keeps counts only. Lengths are words (split at space): of the input
-with its instruction, as LaMP counts them, and of the gold.
+Reads every user once, as a stream, and keeps only counts. Lengths are in words (split at spaces): of the
+input with its instruction, as LaMP counts them, and of the gold.
 """
 
 import collections
@@ -18,7 +18,7 @@ Counts = collections.Counter[int]
 
 @dataclasses.dataclass(frozen=True)
 class Spread:
-    """Whole numbers (how often each occurs) in four numbers."""
+    """Four numbers that summarize whole numbers, given how often each occurs."""
 
     mean: float
     median: float
@@ -27,7 +27,7 @@ class Spread:
 
     @classmethod
     def of(cls, counts: Mapping[int, int]) -> "Spread | None":
-        """None where there is nothing to sum up."""
+        """The summary; None if there is nothing to summarize."""
         total = sum(counts.values())
         if not total:
             return None
@@ -37,7 +37,7 @@ class Spread:
 
 
 def _at(counts: Mapping[int, int], place: int) -> int:
-    """The value at a place of the sorted list that is counted here."""
+    """The value at a place of the sorted list that `counts` stands for."""
     for value in sorted(counts):
         place -= counts[value]
         if place < 0:
@@ -47,18 +47,18 @@ def _at(counts: Mapping[int, int], place: int) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class SplitFacts:
-    """One split.
+    """Statistics of one split.
 
     Attributes:
-        users: How many.
-        queries: How many.
-        history: Items of a user's history; None without users.
+        users: Number of users.
+        queries: Number of queries.
+        history: Items per history; None without users.
         history_lengths: {items: users}.
-        words_in: Words of a query with its instruction; None without queries.
-        words_out: Words of a gold; None without golds.
-        first_date: The earliest date in a history, where one is known.
+        words_in: Words per query with its instruction; None without queries.
+        words_out: Words per gold; None without golds.
+        first_date: The earliest date in a history, if any is known.
         last_date: The latest.
-        gold_labels: {label: queries}, what is no label under :data:`NO_LABEL`; empty where the task has no
+        gold_labels: {label: queries}, with other golds under :data:`NO_LABEL`; empty if the task has no
             labels or nothing was counted.
         history_labels: {label: history items}, likewise.
         empty: {"query.gold": share, "history.abstract": share, …} of missing or empty texts.
@@ -78,7 +78,7 @@ class SplitFacts:
 
 
 def describe(dataset: Dataset, on_user: Callable[[], object] = lambda: None) -> dict[Split, SplitFacts]:
-    """The facts of each split.
+    """The statistics of each split.
 
     Raises:
         DataError: a shard is damaged.
@@ -150,7 +150,7 @@ class _Tally:
 
 
 class _Labels:
-    """How often each label occurs; whatever is no label is one heap, so that memory stays bounded."""
+    """How often each label occurs; all other answers are counted together, so that memory stays bounded."""
 
     def __init__(self, task: Task) -> None:
         self.label_of = task.label_of
@@ -164,7 +164,7 @@ class _Labels:
             self.unknown += 1
 
     def counts(self) -> dict[str, int]:
-        """Empty where the task has no labels, or nothing was counted."""
+        """{label: count}; empty if the task has no labels, or nothing was counted."""
         if not self.known or not any((*self.known.values(), self.unknown)):
             return {}
         return self.known | ({NO_LABEL: self.unknown} if self.unknown else {})

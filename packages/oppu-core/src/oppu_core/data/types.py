@@ -1,4 +1,4 @@
-"""What a user's data is: frozen dataclasses without behaviour, shared by every module."""
+"""A user's data as frozen dataclasses without behaviour, shared by all modules."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -10,12 +10,12 @@ SPLITS: tuple[Split, ...] = ("others", "test")
 
 @dataclasses.dataclass(frozen=True)
 class HistoryItem:
-    """One past item of a user, oldest first in a history.
+    """One past item of a user. A history is a sequence of items, oldest first.
 
     Attributes:
         id: The item's id in its source.
         fields: The task's history fields, e.g. ``{"description": …, "tag": …}``.
-        date: ISO date, or time in UTC (:class:`oppu_core.data.moments.Moment`): text order is time order.
+        date: ISO date, or time in UTC (:class:`oppu_core.data.moments.Moment`); text order is time order.
     """
 
     id: str
@@ -25,15 +25,15 @@ class HistoryItem:
 
 @dataclasses.dataclass(frozen=True)
 class Query:
-    """One question to be answered as the user would.
+    """One question, to be answered as the user would.
 
     Attributes:
         id: Unique within its dataset.
         fields: The task's input fields, e.g. ``{"description": …}``.
-        gold: The user's own answer; None where it is withheld.
-        history_len: How many items of the history (a prefix) this query may see.
-        oracle: The best possible answer, where the data was planted (sample world).
-        date: When it was asked, where known; as of a history item.
+        gold: The user's own answer; None if it is withheld.
+        history_len: How many items of the history, from its start, this query may see.
+        oracle: The best possible answer, if known (sample world).
+        date: When it was asked, if known; in the form of a history item's date.
     """
 
     id: str
@@ -49,7 +49,7 @@ class User:
     """One user's history and queries.
 
     Attributes:
-        user_id: Any string; data, never a path.
+        user_id: Any string; never used as a path.
         split: ``others`` train the task base, ``test`` get personal adapters.
         history: Oldest first.
         queries: In the source's order.

@@ -1,6 +1,6 @@
-"""Adapters on a model, through ``peft``: attach, reset, read, load. LoRA, (IA)³, prompt tuning.
+"""Adapters on a model, through ``peft``: attach, read, load, merge. LoRA, (IA)³ and prompt tuning.
 
-Weights travel as plain dictionaries of tensors under PEFT's own names, so that what is stored opens with
+Weights are plain dictionaries of tensors under PEFT's own names, so that stored adapters open with
 ``PeftModel.from_pretrained``.
 """
 
@@ -27,13 +27,13 @@ from oppu_core.modeling.base_files import projection_names, shared_projections
 from oppu_core.modeling.families import ROLES, check_targets
 
 State = Mapping[str, torch.Tensor]
-OWN = "default"  # the adapter that is trained and stored; PEFT's own name for a model's only one
+OWN = "default"  # the adapter that is trained and stored; PEFT's own name for a model's only adapter
 PARTS = ("lora_A", "ia3_l")
-TASK = "task"  # a task LoRA that lies beside the weights instead of in them
+TASK = "task"  # a task LoRA that is kept beside the weights instead of merged into them
 
 
 class AdapterConfig(Protocol):
-    """The part of :class:`oppu_core.training.config.TrainConfig` that an adapter is made of."""
+    """The part of :class:`oppu_core.training.config.TrainConfig` that defines an adapter."""
 
     @property
     def method(self) -> str:
@@ -41,7 +41,7 @@ class AdapterConfig(Protocol):
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """The projections that are adapted, by the end of their module names."""
+        """The adapted projections, by the ends of their module names."""
 
     @property
     def rank(self) -> int:
@@ -57,11 +57,11 @@ class AdapterConfig(Protocol):
 
     @property
     def virtual_tokens(self) -> int:
-        """How many embeddings prompt tuning learns."""
+        """The number of embeddings that prompt tuning learns."""
 
     @property
     def seed(self) -> int:
-        """Of the initial weights."""
+        """The seed of the initial weights."""
 
     @property
     def gradient_checkpointing(self) -> bool:
@@ -76,7 +76,7 @@ def peft_config(config: AdapterConfig) -> PeftConfig:
         return PromptTuningConfig(**shared)
     shared |= {"target_modules": list(config.targets)}
     if config.method == "ia3":
-        # (IA)³ scales what a projection gives, but what the feed-forward's last one takes.
+        # (IA)³ scales the outputs of projections, but the input of the feed-forward's last one.
         down = [name for name in config.targets if name in ROLES["down"]]
         return IA3Config(**shared, feedforward_modules=down)
     return LoraConfig(
@@ -85,9 +85,9 @@ def peft_config(config: AdapterConfig) -> PeftConfig:
 
 
 def adapter_config_json(peft_model: Any) -> dict[str, Any]:
-    """What PEFT writes to ``adapter_config.json``, made the same in every run.
+    """What PEFT writes to ``adapter_config.json``, but reproducible.
 
-    PEFT keeps lists as sets, whose order changes from run to run, and would write the path of the base.
+    PEFT keeps lists as sets, whose order changes between processes, and would write the path of the base.
     """
     values = peft_model.peft_config[OWN].to_dict()
     values["inference_mode"] = True
@@ -99,9 +99,9 @@ def adapter_config_json(peft_model: Any) -> dict[str, Any]:
 def attach(model: Any, config: AdapterConfig, name: str = OWN, *, training: bool = True) -> Any:
     """Put a fresh, trainable adapter on a frozen model (in place) and return the PEFT model.
 
-    Its weights are drawn from the configuration's seed alone. LoRA's B is zero and the scales of (IA)³ are
-    one: the model's answers do not change; prompt tuning starts from embeddings of random tokens. A task LoRA
-    that was stacked on the model stays active, and frozen.
+    Its weights depend only on the configuration's seed. LoRA's B starts at zero and the scales of (IA)³ at
+    one, so that the model's answers do not change; prompt tuning starts from embeddings of random tokens. A
+    task LoRA that is stacked on the model stays active, and frozen.
 
     Raises:
         ConfigError: the model has no module of a targeted name, or one that shares its weights.
@@ -111,7 +111,7 @@ def attach(model: Any, config: AdapterConfig, name: str = OWN, *, training: bool
     stacked = any(TASK in getattr(module, "lora_A", ()) for module in model.modules())
     torch.manual_seed(config.seed)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a second adapter, and of settings that PEFT corrects by itself
+        warnings.simplefilter("ignore")  # about a second adapter, and settings that PEFT corrects by itself
         peft_model = get_peft_model(model, peft_config(config), name)
     if stacked and config.method == "lora":  # the other methods leave LoRA's layers as they are
         peft_model.base_model.set_adapter([TASK, name])
@@ -123,16 +123,16 @@ def attach(model: Any, config: AdapterConfig, name: str = OWN, *, training: bool
 
 
 def soft_prompt(model: Any) -> torch.Tensor | None:
-    """The embeddings [V, d] that prompt tuning puts in front of every prompt; None with other adapters."""
+    """The embeddings [v, d] that prompt tuning puts in front of every prompt; None for other adapters."""
     if not isinstance(model, PeftModel) or not model.active_peft_config.is_prompt_learning:
         return None
-    prompt_Vd: torch.Tensor = model.get_prompt(batch_size=1)[0]
-    return prompt_Vd
+    prompt_vd: torch.Tensor = model.get_prompt(batch_size=1)[0]
+    return prompt_vd
 
 
 @contextlib.contextmanager
 def training_mode(peft_model: Any) -> Iterator[None]:
-    """Switch on, for the block, what is for training alone: LoRA dropout and gradient checkpointing.
+    """Within the block, switch on what only training uses: LoRA dropout and gradient checkpointing.
 
     The frozen base stays in evaluation mode, whatever dropout it was pretrained with.
     """
@@ -146,20 +146,20 @@ def training_mode(peft_model: Any) -> Iterator[None]:
 
 
 def adapter_layers(peft_model: Any) -> Iterator[tuple[str, Any]]:
-    """The layers that carry the adapter, each with what its tensors' names begin with."""
+    """Yield the layers that carry the adapter: (prefix of their tensors' names, layer)."""
     for name, module in peft_model.named_modules():
         if isinstance(module, BaseTunerLayer) and any(OWN in getattr(module, part, ()) for part in PARTS):
             yield name, module
 
 
 def adapter_state(peft_model: Any) -> dict[str, torch.Tensor]:
-    """A copy of the adapter's weights, under PEFT's names, sorted."""
+    """A copy of the adapter's weights under PEFT's names, sorted."""
     state = _state_dict(peft_model, OWN)
     return {name: state[name].detach().to("cpu", copy=True).contiguous() for name in sorted(state)}
 
 
 def adapter_shapes(peft_model: Any, name: str = OWN) -> dict[str, torch.Size]:
-    """The shapes of the adapter's weights, under PEFT's names; the model may be on torch's meta device."""
+    """The shapes of the adapter's weights under PEFT's names; the model may be on torch's meta device."""
     config = peft_model.peft_config[name]
     if config.is_prompt_learning:  # PEFT would copy the embeddings out of the model
         return {"prompt_embeddings": torch.Size((config.num_virtual_tokens, config.token_dim))}
@@ -167,7 +167,7 @@ def adapter_shapes(peft_model: Any, name: str = OWN) -> dict[str, torch.Size]:
 
 
 def _state_dict(peft_model: Any, name: str) -> State:
-    # By itself PEFT adds the base's own weights of a head that carries an adapter.
+    # By default PEFT adds the base's own weights of a head that carries an adapter.
     state: State = get_peft_model_state_dict(peft_model, adapter_name=name, save_embedding_layers=False)
     return state
 
@@ -176,7 +176,7 @@ def load_state(peft_model: Any, state: State, name: str = OWN) -> None:
     """Overwrite the adapter's weights.
 
     Raises:
-        ModelError: the names do not fit this adapter; PEFT alone would keep the old weights silently.
+        ModelError: the names do not match this adapter; PEFT itself would silently keep the old weights.
     """
     expected = adapter_shapes(peft_model, name)
     wrong = {tensor: value for tensor, value in state.items()
@@ -190,7 +190,7 @@ def load_state(peft_model: Any, state: State, name: str = OWN) -> None:
 
 
 def merge(model: Any, config: AdapterConfig, state: State) -> Any:
-    """The model with a LoRA folded into its weights (W + alpha/r B A), as a plain model again."""
+    """The model with a LoRA merged into its weights (W + alpha/r B A), as a plain model again."""
     peft_model = attach(model, config, training=False)
     load_state(peft_model, state)
     merged = peft_model.merge_and_unload()
@@ -198,8 +198,8 @@ def merge(model: Any, config: AdapterConfig, state: State) -> Any:
 
 
 def stack(model: Any, config: AdapterConfig, state: State) -> Any:
-    """The model with a LoRA beside its weights: the function of :func:`merge` where weights of 4 or 8 bits
-    cannot take it up. The model stays what it was to its callers, and carries one more adapter."""
+    """The model with a LoRA beside its weights: computes what :func:`merge` does, for weights of 4 or 8 bits
+    that cannot be merged into. The same model is returned, with one more adapter."""
     peft_model = attach(model, config, TASK, training=False)
     load_state(peft_model, state, TASK)
     return peft_model.get_base_model().eval().requires_grad_(False)

@@ -1,4 +1,4 @@
-"""Chat templates rendered alike on every day and without thoughts, and what a model says behind its thoughts.
+"""Rendering chat templates reproducibly and without reasoning, and removing reasoning from replies.
 
 A template is a small program in a base's folder. Knows nothing of users or tasks.
 """
@@ -26,28 +26,28 @@ THOUGHTS = (
 CHANNEL, FINAL = "<|channel|>", "<|channel|>final"  # in OpenAI's format every part names its channel
 _MARKS = {CHANNEL, *(mark for pair in THOUGHTS for mark in pair)}
 
-DATE = datetime.datetime(2024, 7, 26, 12)  # what Llama's templates take where they are told no date
+DATE = datetime.datetime(2024, 7, 26, 12)  # the default of Llama's templates
 _FORMATS = [f"%{letter}" for letter in "aAbBcdDeFGHIjmMpSTuUVwWxXyYzZ"]
 _REPLACED = "".join(f"|replace({form!r}, {DATE.strftime(form)!r})" for form in ["%-d", "%-m", *_FORMATS])
-# Transformers offers templates today's date as a function, and takes no other one instead: so the template
-# defines it. The newline goes with the tag; what follows begins a line, as without it.
+# Transformers passes templates a function for today's date that cannot be replaced, so the template itself
+# redefines it. The newline belongs to the tag; what follows begins a line, as without it.
 _STRFTIME_NOW = f"{{% macro strftime_now(format) %}}{{{{ format{_REPLACED} }}}}{{% endmacro %}}\n"
 
 
 def render_chat(
     tokenizer: Any, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool = True
 ) -> str:
-    """Messages as the tokenizer's chat template renders them: on a fixed date, thinking switched off.
+    """Render messages by the tokenizer's chat template, with a fixed date and reasoning switched off.
 
-    Where the template opens a thought for the model to go on with, the thought is closed.
+    If the template opens a block of reasoning for the model to continue, the block is closed.
 
     Args:
         tokenizer: A Hugging Face tokenizer.
-        messages: What was said, each with ``role`` and ``content``.
-        add_generation_prompt: Whether the model is to answer now.
+        messages: The messages, each with ``role`` and ``content``.
+        add_generation_prompt: Whether the model is to answer next.
 
     Raises:
-        Exception: there is no template, or it refuses the messages; each does so in its own way.
+        Exception: there is no template, or it refuses the messages; templates raise various kinds.
     """
     template: str = tokenizer.get_chat_template()
     if "strftime_now" in template:
@@ -58,7 +58,7 @@ def render_chat(
         tokenize=False,
         add_generation_prompt=add_generation_prompt,
         enable_thinking=False,
-        thinking=False,  # what others call it
+        thinking=False,  # other templates' name for it
         date_string=DATE.strftime("%d %b %Y"),
     )
     if add_generation_prompt:
@@ -115,7 +115,7 @@ def chat_turn(tokenizer: Any) -> ChatTurn:
 
 
 def decode_marked(tokenizer: Any, ids: Sequence[int]) -> str:
-    """The text of ids without special tokens, but for those that mark thoughts."""
+    """The text of ids without special tokens, except those that mark reasoning."""
     special = {
         index
         for index, token in tokenizer.added_tokens_decoder.items()
@@ -126,7 +126,7 @@ def decode_marked(tokenizer: Any, ids: Sequence[int]) -> str:
 
 
 def without_thoughts(text: str) -> str:
-    """What is said behind the last thought; nothing where a thought does not end."""
+    """The text after the last block of reasoning; empty if a block is not closed."""
     if CHANNEL in text:
         _, said, text = text.rpartition(FINAL)
         if not said:

@@ -1,4 +1,4 @@
-"""Where adapters go: the projections of a model by their role, under the names that its family gives them.
+"""Where adapters go: a model's projections by role, under the names that its family uses.
 
 Families name the same matrices differently, and some fuse query, key and value into one.
 """
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from oppu_core.errors import ConfigError
 
-# The first name that a model has is taken: Llama, Mistral, Qwen and Gemma; GPT-2; GPT-NeoX; Bloom and Falcon;
+# The first name that a model has is used: Llama, Mistral, Qwen and Gemma; GPT-2; GPT-NeoX; Bloom and Falcon;
 # Phi-3; OPT.
 ROLES: Mapping[str, tuple[str, ...]] = {
     "query": ("q_proj", "c_attn", "query_key_value", "qkv_proj"),
@@ -20,7 +20,7 @@ LLAMA = tuple(names[0] for names in ROLES.values())
 
 
 def default_targets(roles: Iterable[str], projections: Sequence[str]) -> tuple[str, ...]:
-    """The names of these roles' projections in a model; none where a role's is not known.
+    """The names of these roles' projections in a model; empty if a role's name is unknown.
 
     Args:
         roles: Keys of :data:`ROLES`.
@@ -34,16 +34,15 @@ def default_targets(roles: Iterable[str], projections: Sequence[str]) -> tuple[s
 def check_targets(
     targets: Sequence[str], projections: Sequence[str], shared: Mapping[str, str] | None = None
 ) -> None:
-    """Refuse to adapt what a model does not have; PEFT alone would leave it out silently.
+    """Refuse to adapt projections that a model does not have; PEFT itself would silently skip them.
 
     Args:
         targets: Ends of names.
         projections: The full names of the model's linear maps.
-        shared: Those whose weights another module holds as well, and which: what is merged into one of them
-            would change the other.
+        shared: {linear map: the module that shares its weights}; merging into one would change the other.
 
     Raises:
-        ConfigError: naming what is missing and what there is, or what is shared.
+        ConfigError: names what is missing and what there is, or what is shared.
     """
     missing = [name for name in targets if not _has(projections, name)]
     if missing or not targets:

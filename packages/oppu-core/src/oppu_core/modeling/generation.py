@@ -1,7 +1,7 @@
-"""Text in, text out: greedy answers to many prompts at once, and sampled ones.
+"""Generating answers: greedy for many prompts at once, and sampled.
 
 Knows nothing of users or tasks; a *group* is a list of prompts that one adapter answers. Answers do not
-depend on which prompts share a batch (up to the rounding of products).
+depend on which prompts share a batch (up to floating-point rounding).
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from oppu_core.modeling.tokenizer import Tokenizer
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """Random answers; the defaults are the paper's. One query at a time, each with an own seed."""
+    """Settings of sampled answers; the defaults are the paper's. Each query has a seed of its own."""
 
     temperature: float = 0.1
     top_k: int = 10
@@ -31,7 +31,7 @@ class Sampling:
 
 
 class AnswerSet:
-    """The token sequences of a set of answers, to keep greedy answers to them.
+    """A set of answers as token sequences, to constrain greedy answers to it.
 
     Args:
         tokenizer: The tokenizer.
@@ -50,11 +50,11 @@ class AnswerSet:
                     after.append(token)
 
     def after(self, written: Sequence[int]) -> list[int]:
-        """The tokens that may come next; the end of text behind a whole answer."""
+        """The tokens that may come next; after a whole answer, the end of text."""
         return self._next.get(tuple(written), [self._ends])
 
     def allow(self, logits_UBV: torch.Tensor, written: Sequence[Sequence[Sequence[int]]]) -> torch.Tensor:
-        """The logits, -inf where no answer of the set goes on."""
+        """The logits [U, B, V], with -inf for tokens that continue no answer of the set."""
         kept_UBV = torch.full_like(logits_UBV, float("-inf"))
         for u, b in itertools.product(range(logits_UBV.shape[0]), range(logits_UBV.shape[1])):
             tokens = self.after(written[u][b])
@@ -63,7 +63,7 @@ class AnswerSet:
 
 
 def plan_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
-    """Indices in batches of like length, longest first (so that too little memory shows at once)."""
+    """Indices in batches of similar length, longest first (so that lack of memory shows at once)."""
     order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
@@ -79,23 +79,26 @@ def answer_groups(
 ) -> list[list[str]]:
     """Greedy answers to groups of prompts, all at once in packed rows.
 
-    The tokens that a group's prompts begin with are read once. Equal to :func:`generate` for each group.
+    Tokens that all prompts of a group begin with are read once. Equal to :func:`generate` for each group.
 
     Args:
-        model: A causal language model that reads packed rows; with an adapter attached if there are states.
+        model: A causal language model that reads packed rows; with an adapter attached if `states` are given.
         tokenizer: Its tokenizer.
         groups: Prompts that leave room for `max_new_tokens` in the context.
-        states: Each group's adapter; None answers without.
-        max_new_tokens: Longest answer.
-        answers: The only answers there are; None for any.
+        states: Each group's adapter; None answers without adapters.
+        max_new_tokens: The most tokens of an answer.
+        answers: The allowed answers; None for any.
+
+    Returns:
+        The answers of each group, in the order of its prompts.
     """
     rows = [prompts([tokenizer.prompt_ids(text) for text in group]) for group in groups]
     stacked = StackedAdapters(model) if states is not None else None
     plain = model.get_base_model() if stacked else model
     if stacked and states:
         stacked.weights = stack_states(states, plain.device)
-    prompt_UVd = stacked.soft_prompt if stacked else None
-    packed = pack(rows, tokenizer.pad_id, virtual=0 if prompt_UVd is None else prompt_UVd.shape[1])
+    prompt_Uvd = stacked.soft_prompt if stacked else None
+    packed = pack(rows, tokenizer.pad_id, virtual=0 if prompt_Uvd is None else prompt_Uvd.shape[1])
     with contextlib.ExitStack() as stack:
         packed_model = stack.enter_context(PackedModel(plain))
         if stacked:
@@ -104,7 +107,7 @@ def answer_groups(
             packed.to(plain.device),
             max(max_new_tokens, answers.longest) if answers else max_new_tokens,
             tokenizer.stop_ids,
-            prompt_UVd,
+            prompt_Uvd,
             answers.allow if answers else None,
         )
     return [
@@ -125,21 +128,21 @@ def generate(
 ) -> list[str]:
     """Answers to prompts, in their order, by the model's own ``generate`` over padded batches.
 
-    Prompts are sorted by length and padded on the left. A soft prompt stands between padding and prompt:
-    PEFT's own generation puts it before the padding, at a distance that the batch decides.
+    Prompts are sorted by length and padded on the left. A soft prompt goes between padding and prompt: PEFT's
+    own generation puts it before the padding, at a distance that depends on the batch.
 
     Args:
         model: A causal language model, with or without adapters, in evaluation mode.
         tokenizer: Its tokenizer.
         prompts: Texts that leave room for `max_new_tokens` in the context.
-        max_new_tokens: Longest answer.
-        batch_size: Prompts at a time, where the model's answers do not depend on it; 1 when sampling, so that
-            an answer depends on its own seed alone.
+        max_new_tokens: The most tokens of an answer.
+        batch_size: Prompts per batch, if the model's answers do not depend on it; 1 when sampling, so that an
+            answer depends only on its own seed.
         sampling: None is greedy.
-        answers: The only answers there are, for greedy ones; None for any.
+        answers: The allowed answers, when greedy; None for any.
     """
-    prefix_Vd = soft_prompt(model)
-    prefix = 0 if prefix_Vd is None else len(prefix_Vd)
+    prefix_vd = soft_prompt(model)
+    prefix = 0 if prefix_vd is None else len(prefix_vd)
     rows = [[tokenizer.pad_id] * prefix + tokenizer.prompt_ids(prompt) for prompt in prompts]
     texts = [""] * len(rows)
     for batch in plan_batches([len(row) for row in rows], 1 if sampling else batch_size):
@@ -147,12 +150,12 @@ def generate(
         width = ids_BT.shape[1]
         inputs = {"input_ids": ids_BT.to(model.device)}
         carrier, start = model, width
-        if prefix_Vd is not None:
-            carrier, start = model.get_base_model(), 0  # asked with embeddings, it returns new tokens alone
+        if prefix_vd is not None:
+            carrier, start = model.get_base_model(), 0  # given embeddings, it returns only new tokens
             embeddings_BTd = carrier.get_input_embeddings()(ids_BT.to(model.device)).detach().clone()
             for b, index in enumerate(batch):
                 first = width - len(rows[index])
-                embeddings_BTd[b, first : first + prefix] = prefix_Vd.detach()
+                embeddings_BTd[b, first : first + prefix] = prefix_vd.detach()
             inputs = {"inputs_embeds": embeddings_BTd}
         settings: dict[str, Any] = {"do_sample": False}
         if answers:

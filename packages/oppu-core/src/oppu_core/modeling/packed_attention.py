@@ -1,8 +1,9 @@
-"""Attention over packed rows (:mod:`oppu_core.modeling.packing`), by a model's own function for padded ones.
+"""Attention over packed rows (:mod:`oppu_core.modeling.packing`), through a model's own attention function.
 
-An example's tokens look at the prefix and at themselves alone; tokens go to slots and come back.
+An example's tokens attend to the prefix and to their own example only; tokens are moved to slots and back.
 
-Axes: see :mod:`oppu_core.modeling.packing`; H heads, D the size of a head, d hidden.
+Axes: those of :mod:`oppu_core.modeling.packing`; k positions that a token may look at (prefix and own
+tokens), w written tokens, H heads, D size of a head, d hidden size.
 """
 
 import dataclasses
@@ -16,68 +17,68 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from oppu_core.modeling.packing import Packed
 
-# Not cuDNN's, which torch prefers on new GPUs: it makes a plan for every new shape, and every step has one
+# Not cuDNN's, which torch prefers on new GPUs: it plans for every new shape, and every step has a new one
 # (benchmarks/gpu.py measures both).
 KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 class _ToSlots(torch.autograd.Function):
-    """Tokens [T, d] to the slots of prefixes and of examples; the other way round is :class:`_FromSlots`.
+    """Moves tokens [t, d] to the slots of prefixes and of examples; :class:`_FromSlots` is the inverse.
 
-    A token that counts has one slot, so that both directions and both gradients are gathers, where indexing
-    would scatter. Padding points at rows that have no gradient (:class:`oppu_core.modeling.packing.Packed`).
+    Every real token has one slot, so that both directions and both gradients are gathers, where indexing
+    would scatter. Padding points to rows without a gradient (:class:`oppu_core.modeling.packing.Packed`).
     """
 
     @staticmethod
     def forward(
-        ctx: Any, x_Td: torch.Tensor, there_S: torch.Tensor, back_T: torch.Tensor, cut: int
+        ctx: Any, x_td: torch.Tensor, there_s: torch.Tensor, back_t: torch.Tensor, cut: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        ctx.save_for_backward(back_T)
-        return _gather(x_Td, there_S, cut)
+        ctx.save_for_backward(back_t)
+        return _gather(x_td, there_s, cut)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
-        (back_T,) = ctx.saved_tensors
-        return _scatter(grads[0], grads[1], back_T), None, None, None
+        (back_t,) = ctx.saved_tensors
+        return _scatter(grads[0], grads[1], back_t), None, None, None
 
 
 class _FromSlots(torch.autograd.Function):
-    """The slots of prefixes and of examples to tokens [T, d]."""
+    """Moves the slots of prefixes and of examples back to tokens [t, d]."""
 
     @staticmethod
     def forward(
-        ctx: Any, prefix: torch.Tensor, own: torch.Tensor, there_S: torch.Tensor, back_T: torch.Tensor
+        ctx: Any, prefix: torch.Tensor, own: torch.Tensor, there_s: torch.Tensor, back_t: torch.Tensor
     ) -> torch.Tensor:
-        ctx.save_for_backward(there_S)
+        ctx.save_for_backward(there_s)
         ctx.cut = len(prefix)
-        return _scatter(prefix, own, back_T)
+        return _scatter(prefix, own, back_t)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None, None]:
-        (there_S,) = ctx.saved_tensors
-        return *_gather(grads[0], there_S, ctx.cut), None, None
+        (there_s,) = ctx.saved_tensors
+        return *_gather(grads[0], there_s, ctx.cut), None, None
 
 
-def _gather(x_Td: torch.Tensor, there_S: torch.Tensor, cut: int) -> tuple[torch.Tensor, torch.Tensor]:
-    return x_Td.index_select(0, there_S[:cut]), x_Td.index_select(0, there_S[cut:-1])
+def _gather(x_td: torch.Tensor, there_s: torch.Tensor, cut: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return x_td.index_select(0, there_s[:cut]), x_td.index_select(0, there_s[cut:-1])
 
 
-def _scatter(prefix: torch.Tensor, own: torch.Tensor, back_T: torch.Tensor) -> torch.Tensor:
-    # Behind them the slot that belongs to nobody, where padding comes from.
-    return torch.cat([prefix, own, own.new_zeros(1, own.shape[1])]).index_select(0, back_T)
+def _scatter(prefix: torch.Tensor, own: torch.Tensor, back_t: torch.Tensor) -> torch.Tensor:
+    # The last slot belongs to nobody; padding is read from it.
+    return torch.cat([prefix, own, own.new_zeros(1, own.shape[1])]).index_select(0, back_t)
 
 
 @dataclasses.dataclass
 class Reading:
-    """What is being read: the rows, and in answering what was read before.
+    """The state of one pass over packed rows and, when answering, of the tokens written after them.
 
     Attributes:
         packed: The rows.
         attention: The name of the model's own attention function.
-        room: Tokens to be written behind each example; 0 in training.
-        step: How many of them have been; None while the rows themselves are read.
-        layers: The attention modules that have asked.
-        cache: Keys and values [U * B, H, P + Q + room, D] by attention module.
+        room: w, the number of tokens to write after each example; 0 in training.
+        step: How many have been written; None while the rows themselves are read.
+        layers: The attention modules that have called.
+        cache: Keys and values [U * B, H, k + w, D] by attention module.
     """
 
     packed: Packed
@@ -89,12 +90,12 @@ class Reading:
     masks: dict[Any, torch.Tensor] = dataclasses.field(default_factory=dict)
 
     def mask(self, part: str, window: int | None, like: torch.Tensor) -> torch.Tensor:
-        """What to add to attention's scores: 0 where a query may look, else -inf.
+        """An additive attention mask: 0 where a token may attend, else -inf.
 
         Args:
-            part: ``prefix`` [1, 1, P, P], ``own`` [U * B, 1, Q, K] or ``next`` [U * B, 1, 1, K + room].
-            window: How far back a query of this layer looks, itself included; None without bound.
-            like: Gives type and device.
+            part: ``prefix`` [1, 1, p, p], ``own`` [U * B, 1, o, k] or ``next`` [U * B, 1, 1, k + w].
+            window: How many tokens back this layer attends, including itself; None for no limit.
+            like: A tensor of the mask's type and device.
         """
         key = (part, window, self.step)
         if key not in self.masks:
@@ -108,37 +109,37 @@ class Reading:
         device = packed.ids_UT.device
         users, rows = packed.own_UB.shape
         far = window or sys.maxsize // 2
-        p_P = torch.arange(packed.prefix, device=device)
-        q_Q = torch.arange(packed.own, device=device)
+        at_p = torch.arange(packed.prefix, device=device)
+        at_o = torch.arange(packed.own, device=device)
         if part == "prefix":
-            distance_PP = p_P[:, None] - p_P
-            return ((distance_PP >= 0) & (distance_PP < far))[None, None]
+            distance_pp = at_p[:, None] - at_p
+            return ((distance_pp >= 0) & (distance_pp < far))[None, None]
         prefix_U1 = packed.prefix_U[:, None]
-        there_UP = p_P < prefix_U1
+        there_Up = at_p < prefix_U1
         if part == "own":
-            distance_QQ = q_Q[:, None] - q_Q
-            own_QQ = (distance_QQ >= 0) & (distance_QQ < far)
-            near_UQP = (prefix_U1 + q_Q)[:, :, None] - p_P < far
-            allowed_UQK = torch.cat(
-                [near_UQP & there_UP[:, None], own_QQ.expand(users, *own_QQ.shape)], dim=2
+            distance_oo = at_o[:, None] - at_o
+            own_oo = (distance_oo >= 0) & (distance_oo < far)
+            near_Uop = (prefix_U1 + at_o)[:, :, None] - at_p < far
+            allowed_Uok = torch.cat(
+                [near_Uop & there_Up[:, None], own_oo.expand(users, *own_oo.shape)], dim=2
             )
-            allowed_UBQK = allowed_UQK[:, None].expand(users, rows, *allowed_UQK.shape[1:])
-            return allowed_UBQK.reshape(users * rows, 1, *allowed_UQK.shape[1:])
-        # The next token of an example stands behind its own ones and those that were written before it.
+            allowed_UBok = allowed_Uok[:, None].expand(users, rows, *allowed_Uok.shape[1:])
+            return allowed_UBok.reshape(users * rows, 1, *allowed_Uok.shape[1:])
+        # An example's next token comes after its own tokens and those already written.
         step = self.step or 0
         now_UB1 = (prefix_U1 + packed.own_UB)[:, :, None] + step
-        near_UBP = now_UB1 - p_P < far
-        near_UBQ = now_UB1 - (prefix_U1[:, :, None] + q_Q) < far
-        written_W = torch.arange(self.room, device=device)
-        allowed_UBK = torch.cat(
+        near_UBp = now_UB1 - at_p < far
+        near_UBo = now_UB1 - (prefix_U1[:, :, None] + at_o) < far
+        written_w = torch.arange(self.room, device=device)
+        allowed_UBk = torch.cat(
             [
-                there_UP[:, None] & near_UBP,
-                (q_Q < packed.own_UB[:, :, None]) & near_UBQ,
-                ((written_W <= step) & (step - written_W < far)).expand(users, rows, self.room),
+                there_Up[:, None] & near_UBp,
+                (at_o < packed.own_UB[:, :, None]) & near_UBo,
+                ((written_w <= step) & (step - written_w < far)).expand(users, rows, self.room),
             ],
             dim=2,
         )
-        return allowed_UBK.reshape(users * rows, 1, 1, -1)
+        return allowed_UBk.reshape(users * rows, 1, 1, -1)
 
     def attend(
         self,
@@ -148,31 +149,31 @@ class Reading:
         value_UHTD: torch.Tensor,
         **options: Any,
     ) -> torch.Tensor:
-        """Attention over packed rows by means of the model's function for padded ones; [U, T, H, D]."""
+        """Attention over packed rows [U, T, H, D], through the model's function for padded ones."""
         self.layers.add(module)
         if self.attention in ALL_ATTENTION_FUNCTIONS:
             function = ALL_ATTENTION_FUNCTIONS[self.attention]
-        else:  # a family's plain one stands beside its layers
+        else:  # a family's eager function is in the module of its layers
             function = sys.modules[type(module).__module__].eager_attention_forward
         if self.step is not None:
             return self._attend_next(function, module, query_UHTD, key_UHTD, value_UHTD, **options)
         window = options.get("sliding_window")
         packed = self.packed
         users, rows = packed.own_UB.shape
-        there, back = packed.token_of_slot_S, packed.slot_of_token_T
+        there, back = packed.token_of_slot_s, packed.slot_of_token_t
 
         def slots(x_UHTD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            """The prefix's [U, H, P, D] and the examples' [U, B, H, Q, D]."""
+            """The prefix's [U, H, p, D] and the examples' [U, B, H, o, D]."""
             heads, size = x_UHTD.shape[1], x_UHTD.shape[3]
-            x_Td = x_UHTD.transpose(1, 2).reshape(-1, heads * size)
-            prefix, own = _ToSlots.apply(x_Td, there, back, users * packed.prefix)
+            x_td = x_UHTD.transpose(1, 2).reshape(-1, heads * size)
+            prefix, own = _ToSlots.apply(x_td, there, back, users * packed.prefix)
             return (
                 prefix.view(users, packed.prefix, heads, size).transpose(1, 2),
                 own.view(users, rows, packed.own, heads, size).transpose(2, 3),
             )
 
         def joined(x: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-            """Every example's, behind its user's prefix [U * B, H, P + Q, D]."""
+            """Every example's tokens after its user's prefix [U * B, H, k, D]."""
             prefix, own = x
             both = torch.cat([prefix[:, None].expand(users, rows, *prefix.shape[1:]), own], dim=3)
             return both.flatten(0, 1)
@@ -183,15 +184,15 @@ class Reading:
             grown = (torch.nn.functional.pad(x, (0, 0, 0, self.room)) for x in (keys, values))
             self.cache[module] = (next(grown), next(grown))
         mask = self.mask("own", window, keys)
-        own_BQHD = function(module, query[1].flatten(0, 1), keys, values, mask, **options)[0]
-        own = own_BQHD.flatten(0, 1).flatten(1)
+        own_BoHD = function(module, query[1].flatten(0, 1), keys, values, mask, **options)[0]
+        own = own_BoHD.flatten(0, 1).flatten(1)
         prefix = own[:0]
         if packed.prefix:
             mask = self.mask("prefix", window, keys).expand(users, 1, -1, -1)
-            prefix_UPHD = function(module, query[0], key[0], value[0], mask, **options)[0]
-            prefix = prefix_UPHD.flatten(0, 1).flatten(1)
-        y_Td: torch.Tensor = _FromSlots.apply(prefix, own, there, back)
-        return y_Td.view(*packed.ids_UT.shape, query_UHTD.shape[1], -1)
+            prefix_UpHD = function(module, query[0], key[0], value[0], mask, **options)[0]
+            prefix = prefix_UpHD.flatten(0, 1).flatten(1)
+        y_td: torch.Tensor = _FromSlots.apply(prefix, own, there, back)
+        return y_td.view(*packed.ids_UT.shape, query_UHTD.shape[1], -1)
 
     def _attend_next(
         self,
@@ -202,7 +203,7 @@ class Reading:
         value_UHBD: torch.Tensor,
         **options: Any,
     ) -> torch.Tensor:
-        """The same for one more token of every example; a user's row holds one of each; [U, B, H, D]."""
+        """The same [U, B, H, D] for one more token of every example; a user's row holds one of each."""
         place = self.packed.prefix + self.packed.own + (self.step or 0)
         keys, values = self.cache[module]
         users, _, rows, _ = query_UHBD.shape

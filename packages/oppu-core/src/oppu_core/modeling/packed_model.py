@@ -1,11 +1,12 @@
 """A causal language model of ``transformers`` that reads packed rows (:mod:`oppu_core.modeling.packing`).
 
-Three things are changed while it does, and put back afterwards. Attention sees to it that an example's
-tokens look at the prefix and at themselves alone; the last layer's feed-forward and the output head only work
-where a target is predicted; a soft prompt takes its place in front. Everything else is the model's own code,
-so that any family works whose attention can be exchanged; :mod:`oppu_core.modeling.trial` tries it.
+Three things are changed meanwhile, and restored afterwards: in attention, an example's tokens see the prefix
+and their own example only; the last layer's feed-forward and the output head run only where a target is
+predicted; soft prompts are put in front. Everything else is the model's own code, so that every family works
+whose attention can be replaced; :mod:`oppu_core.modeling.trial` tries it.
 
-Axes: see :mod:`oppu_core.modeling.packing`; H heads, D the size of a head, V vocabulary, d hidden.
+Axes: those of :mod:`oppu_core.modeling.packing`; V vocabulary, v virtual tokens of a soft prompt, d hidden
+size, e tokens that end an answer.
 """
 
 import contextlib
@@ -22,7 +23,7 @@ from oppu_core.modeling.packed_attention import KERNELS, Reading
 from oppu_core.modeling.packing import Packed, TokenizedExample
 
 _NAME = "oppu_packed"
-_LOCK = threading.RLock()  # a model is changed while it reads: one at a time in a process
+_LOCK = threading.RLock()  # the model is changed meanwhile: one at a time per process
 
 
 def _attention(
@@ -33,19 +34,19 @@ def _attention(
     attention_mask: Any,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
-    """What ``transformers`` calls in the place of a model's attention function; the masks are ours."""
+    """What ``transformers`` calls instead of a model's attention function; it ignores the given mask."""
     assert PackedModel.reading is not None
     return PackedModel.reading.attend(module, query, key, value, **options), None
 
 
 class PackedModel:
-    """A frozen causal language model, to be used inside ``with``; one at a time in a process.
+    """A frozen causal language model, used in a ``with`` block; one at a time per process.
 
     Args:
         model: A model of ``transformers``; its modules may carry adapters.
 
     Attributes:
-        reading: What is being read, by whichever model of the process is inside ``with``.
+        reading: The current pass of whichever model of the process is in its ``with`` block.
     """
 
     reading: ClassVar[Reading | None] = None
@@ -53,7 +54,7 @@ class PackedModel:
     def __init__(self, model: Any) -> None:
         self._model = model
         self._attention = ""
-        self._soft_prompt_UVd: torch.Tensor | None = None
+        self._soft_prompt_Uvd: torch.Tensor | None = None
         self._undo = contextlib.ExitStack()
 
     def __enter__(self) -> "PackedModel":
@@ -68,7 +69,7 @@ class PackedModel:
             hook = self._model.base_model.register_forward_hook(self._keep_targets)
             undo.callback(hook.remove)
             if (last := _last_feed_forward(self._model)) is not None:
-                # Before the hooks of adapters, which may sit on the same module.
+                # Before the hooks of adapters on the same module.
                 hook = last.register_forward_pre_hook(self._enter_last, prepend=True)
                 undo.callback(hook.remove)
                 hook = last.register_forward_hook(self._leave_last)
@@ -80,57 +81,57 @@ class PackedModel:
         PackedModel.reading = None
         self._undo.close()
 
-    def logits(self, packed: Packed, soft_prompt_UVd: torch.Tensor | None = None) -> torch.Tensor:
-        """The logits [U, N, V] at the positions of which a target is predicted.
+    def logits(self, packed: Packed, soft_prompt_Uvd: torch.Tensor | None = None) -> torch.Tensor:
+        """The logits [U, N, V] at the positions from which a target is predicted.
 
         Args:
             packed: The rows, on the model's device.
-            soft_prompt_UVd: The embeddings that take the place of each prefix's first tokens.
+            soft_prompt_Uvd: Embeddings that replace each prefix's first tokens.
         """
-        return self._read(Reading(packed, self._attention), soft_prompt_UVd)
+        return self._read(Reading(packed, self._attention), soft_prompt_Uvd)
 
     def greedy(
         self,
         packed: Packed,
         max_new_tokens: int,
         stop_ids: Collection[int],
-        soft_prompt_UVd: torch.Tensor | None = None,
+        soft_prompt_Uvd: torch.Tensor | None = None,
         allow: Callable[[torch.Tensor, list[list[list[int]]]], torch.Tensor] | None = None,
     ) -> list[list[list[int]]]:
-        """Continue every example: the tokens by user and example, up to the first of `stop_ids`.
+        """Continue every example greedily.
 
         Args:
             packed: Prompts, each with one token to be predicted (:func:`prompts`).
             max_new_tokens: The most tokens to write.
             stop_ids: Tokens that end an answer.
-            soft_prompt_UVd: See :meth:`logits`.
-            allow: Changes logits [U, B, V], given what has been written; to keep answers to a set of them.
+            soft_prompt_Uvd: See :meth:`logits`.
+            allow: Changes logits [U, B, V], given the tokens written so far; constrains answers to a set.
+
+        Returns:
+            The new tokens by user and example, up to and including the first of `stop_ids`.
         """
         users, rows = packed.own_UB.shape
         reading = Reading(packed, self._attention, room=max_new_tokens)
-        stop_S = torch.tensor(sorted(stop_ids), device=packed.ids_UT.device)
+        stop_e = torch.tensor(sorted(stop_ids), device=packed.ids_UT.device)
         done_UB = packed.own_UB == 0
         written: list[list[list[int]]] = [[[] for _ in range(rows)] for _ in range(users)]
         with torch.inference_mode():
-            logits_UBV = self._read(reading, soft_prompt_UVd)
+            logits_UBV = self._read(reading, soft_prompt_Uvd)
             for step in range(max_new_tokens):
                 next_UB = (allow(logits_UBV, written) if allow else logits_UBV).argmax(-1)
                 tokens = next_UB.tolist()
                 for u, b in (~done_UB).nonzero().tolist():
                     written[u][b].append(tokens[u][b])
-                done_UB |= torch.isin(next_UB, stop_S)
+                done_UB |= torch.isin(next_UB, stop_e)
                 if bool(done_UB.all()) or step + 1 == max_new_tokens:
                     break
                 logits_UBV = self._read(dataclasses.replace(reading, step=step, masks={}), None, next_UB)
         return written
 
     def _read(
-        self,
-        reading: Reading,
-        soft_prompt_UVd: torch.Tensor | None,
-        next_UB: torch.Tensor | None = None,
+        self, reading: Reading, soft_prompt_Uvd: torch.Tensor | None, next_UB: torch.Tensor | None = None
     ) -> torch.Tensor:
-        PackedModel.reading, self._soft_prompt_UVd = reading, soft_prompt_UVd
+        PackedModel.reading, self._soft_prompt_Uvd = reading, soft_prompt_Uvd
         packed = reading.packed
         ids_UT, positions_UT = packed.ids_UT, packed.positions_UT
         if next_UB is not None:
@@ -142,10 +143,10 @@ class PackedModel:
         return logits
 
     def _put_soft_prompt(self, _module: Any, _args: Any, embeddings_UTd: torch.Tensor) -> torch.Tensor:
-        if (prompt_UVd := self._soft_prompt_UVd) is None:
+        if (prompt_Uvd := self._soft_prompt_Uvd) is None:
             return embeddings_UTd
-        behind_UTd = embeddings_UTd[:, prompt_UVd.shape[1] :]
-        return torch.cat([prompt_UVd.to(embeddings_UTd.dtype), behind_UTd], dim=1)
+        behind_UTd = embeddings_UTd[:, prompt_Uvd.shape[1] :]
+        return torch.cat([prompt_Uvd.to(embeddings_UTd.dtype), behind_UTd], dim=1)
 
     def _keep_targets(self, _module: Any, _args: Any, output: Any) -> Any:
         reading = PackedModel.reading
@@ -158,11 +159,11 @@ class PackedModel:
         reading = PackedModel.reading
         assert reading is not None
         targets_UN = reading.packed.targets_UN
-        # Where a user has fewer targets, that user's padding stands in; its label is ignored.
+        # If a user has fewer targets, that user's padding fills in; its label is ignored.
         users, width = reading.packed.ids_UT.shape
         last_U = torch.arange(1, users + 1, device=targets_UN.device) * width - 1
-        tokens_N = targets_UN.minimum(last_U[:, None]).flatten()
-        return x_UTd.flatten(0, 1).index_select(0, tokens_N).view(*targets_UN.shape, -1)
+        tokens = targets_UN.minimum(last_U[:, None]).flatten()
+        return x_UTd.flatten(0, 1).index_select(0, tokens).view(*targets_UN.shape, -1)
 
     def _enter_last(self, _module: Any, args: Any) -> Any:
         reading = PackedModel.reading
@@ -175,16 +176,16 @@ class PackedModel:
         if reading.step is not None:
             return None
         packed = reading.packed
-        y_Td = y_UNd.new_zeros(packed.ids_UT.numel() + 1, y_UNd.shape[-1])
-        y_Td = y_Td.index_copy(0, packed.targets_UN.flatten(), y_UNd.flatten(0, 1))
-        return y_Td[:-1].view(*packed.ids_UT.shape, -1)
+        y_td = y_UNd.new_zeros(packed.ids_UT.numel() + 1, y_UNd.shape[-1])
+        y_td = y_td.index_copy(0, packed.targets_UN.flatten(), y_UNd.flatten(0, 1))
+        return y_td[:-1].view(*packed.ids_UT.shape, -1)
 
 
 AttentionInterface.register(_NAME, _attention)
 
 
 def _last_feed_forward(model: Any) -> Any:
-    """The last layer's feed-forward, of which only targets need the result; None where it is not found."""
+    """The last layer's feed-forward, whose result only targets need; None if it is not found."""
     depth = getattr(model.config, "num_hidden_layers", 0)
     for module in model.base_model.children():
         if isinstance(module, torch.nn.ModuleList) and len(module) == depth:
@@ -193,5 +194,5 @@ def _last_feed_forward(model: Any) -> Any:
 
 
 def prompts(rows: Iterable[Sequence[int]]) -> list[TokenizedExample]:
-    """Prompts as examples of one target, to be predicted."""
+    """Prompts as examples with one target, the next token."""
     return [TokenizedExample((*ids, 0), len(ids)) for ids in rows]

@@ -1,11 +1,11 @@
-"""Examples become batches of token ids. Knows nothing of models, adapters or optimizers.
+"""Turning examples into batches of token ids. Knows nothing of models, adapters or optimizers.
 
-Two forms. *Padded*: one row an example, what every causal language model reads. *Packed*: one row a user, the
-prefix that their examples share once and each example's own tokens behind it, without padding in between
-(docs/performance.md).
+*Padded* batches have one row per example, as every causal language model reads them. *Packed* ones have one
+row per user: the prefix that the examples share, once, then each example's own tokens, without padding in
+between (docs/performance.md).
 
-Axes: U users, B rows (examples) of a user's batch, T tokens of a row, N targets of a user, P tokens of a
-shared prefix, Q own tokens of an example, K tokens that a query may look at.
+Axes: U users, B rows (examples) of a user's batch, T tokens of a row, t tokens of all rows, N targets of a
+user, p tokens of a shared prefix, o own tokens of an example, s slots.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ IGNORED = -100  # torch.nn.functional.cross_entropy skips this label
 
 @dataclasses.dataclass(frozen=True)
 class TokenizedExample:
-    """Token ids of prompt and answer, joined; the first `prompt_len` carry no loss."""
+    """Token ids of prompt and answer, joined; the first `prompt_len` have no loss."""
 
     ids: tuple[int, ...]
     prompt_len: int
@@ -35,8 +35,8 @@ class Batch:
 
     Attributes:
         ids_BT: Token ids [B, T].
-        mask_BT: 1 where a token is real [B, T].
-        labels_BT: The token itself where it is a target, else :data:`IGNORED` [B, T].
+        mask_BT: 1 for real tokens, 0 for padding [B, T].
+        labels_BT: The token itself if it is a target, else :data:`IGNORED` [B, T].
     """
 
     ids_BT: torch.Tensor
@@ -49,8 +49,8 @@ class Batch:
 
 
 def tokenize(examples: Iterable[Example], tokenizer: TokenCounter) -> list[TokenizedExample]:
-    """Tokenize prompt and answer separately and join them, so that a prompt's tokens are the same in
-    training and in answering whatever follows."""
+    """Tokenize prompt and answer separately and join them, so that a prompt has the same tokens in training
+    and in answering, whatever follows."""
     rows = []
     for example in examples:
         prompt = tokenizer.prompt_ids(example.prompt)
@@ -73,7 +73,7 @@ def collate(rows: Sequence[TokenizedExample], pad_id: int) -> Batch:
 
 
 def pad_left(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and mask [B, T] of prompts, padded on the left, so that all are continued at the end."""
+    """Token ids and mask [B, T] of prompts, padded on the left, so that all continue at the end."""
     width = max(map(len, rows))
     ids_BT = torch.tensor([[pad_id] * (width - len(row)) + list(row) for row in rows])
     mask_BT = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
@@ -85,7 +85,7 @@ def epoch_order(
 ) -> Iterator[list[int]]:
     """One epoch's batches as indices: shuffled, then grouped by length within eight batches.
 
-    Grouping rows of like length saves padding (the authors train so); the batches come in random order.
+    Grouping rows of similar length saves padding (as the authors do); the batches come in random order.
     """
     order = torch.randperm(len(rows), generator=generator).tolist()
     window = 8 * batch_size
@@ -99,25 +99,25 @@ def epoch_order(
 
 @dataclasses.dataclass(frozen=True)
 class Packed:
-    """Users' batches, one row a user; the same things padded are :class:`Batch` for every user.
+    """Users' batches, one row per user; the padded equivalent is one :class:`Batch` per user.
 
-    Attention runs on *slots*: P for the shared prefix of every user, then Q for each of their examples, and
-    a last one. Every token has its slot; slots without a token pad attention alone. Padding points at
-    padding, so that no gradient goes astray, and at the same user's, so that weights that are not numbers
-    any more harm nobody else: at the end of every row there is always some.
+    Attention runs on *slots*: p for every user's shared prefix, then o for each of their examples, and a last
+    one. Every token has a slot; slots without a token only pad attention. Padding points to padding, so that
+    no gradient goes astray, and to the same user's, so that weights that became NaN harm nobody else: every
+    row ends with some padding.
 
     Attributes:
         ids_UT: Token ids [U, T]; a user's shorter row is padded at its end.
-        positions_UT: Positions [U, T]; they restart behind the prefix for every example.
-        prefix_U: Tokens of each user's prefix [U].
-        own_UB: Tokens of each example behind the prefix [U, B]; 0 where a user has fewer examples.
-        prefix: P, the longest prefix.
-        own: Q, the most own tokens.
-        token_of_slot_S: The token (an index into [U * T]) that each slot takes.
-        slot_of_token_T: The slot of each token [U * T].
-        targets_UN: Positions whose next token is a target, as indices into [U * T]; U * T where a user has
-            fewer targets.
-        labels_UN: That next token, or :data:`IGNORED`.
+        positions_UT: Positions [U, T]; they restart after the prefix for every example.
+        prefix_U: Length of each user's prefix [U].
+        own_UB: Number of each example's own tokens [U, B]; 0 where a user has fewer examples.
+        prefix: p, the length of the longest prefix.
+        own: o, the most own tokens of an example.
+        token_of_slot_s: The token (an index into t = U * T) that each slot takes [s].
+        slot_of_token_t: The slot of each token [t].
+        targets_UN: Positions whose next token is a target, as indices into t [U, N]; t itself where a user
+            has fewer targets.
+        labels_UN: The target tokens, or :data:`IGNORED` [U, N].
     """
 
     ids_UT: torch.Tensor
@@ -126,8 +126,8 @@ class Packed:
     own_UB: torch.Tensor
     prefix: int
     own: int
-    token_of_slot_S: torch.Tensor
-    slot_of_token_T: torch.Tensor
+    token_of_slot_s: torch.Tensor
+    slot_of_token_t: torch.Tensor
     targets_UN: torch.Tensor
     labels_UN: torch.Tensor
 
@@ -138,10 +138,10 @@ class Packed:
 
 
 def shared_prefix(rows: Sequence[TokenizedExample]) -> int:
-    """How many first tokens all rows have in common; each keeps a prompt token of its own, so that its first
-    target is predicted from there."""
+    """The number of leading tokens that all rows share. Each row keeps at least one prompt token of its own,
+    from which its first target is predicted."""
     limit = max(0, min(row.prompt_len for row in rows) - 1)
-    first, last = min(row.ids for row in rows), max(row.ids for row in rows)  # the most unlike ones
+    first, last = min(row.ids for row in rows), max(row.ids for row in rows)  # the most different ones
     pairs = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first[:limit], last, strict=False))
     return sum(1 for _ in pairs)
 
@@ -149,13 +149,13 @@ def shared_prefix(rows: Sequence[TokenizedExample]) -> int:
 def pack(
     users: Sequence[Sequence[TokenizedExample]], pad_id: int, *, share: bool = True, virtual: int = 0
 ) -> Packed:
-    """Pack each user's batch into one row. An example's last token is a target only, never read.
+    """Pack each user's batch into one row. An example's last token is only a target and is never read.
 
     Args:
         users: Each user's examples, at least one.
-        pad_id: Stands where there is no token.
-        share: Keep the tokens that all of a user's examples begin with once.
-        virtual: Tokens of a soft prompt; they stand first in the prefix, as `pad_id`.
+        pad_id: The padding token.
+        share: Whether tokens that all of a user's examples begin with are kept once.
+        virtual: v, the tokens of a soft prompt; they come first in the prefix, as `pad_id`.
     """
     users_, rows = range(len(users)), max(len(batch) for batch in users)
     shared_U = np.array([shared_prefix(batch) if share else 0 for batch in users])
@@ -171,7 +171,7 @@ def pack(
     positions_UT = np.zeros((len(users), width), dtype=np.int64)
     slots = len(users) * (prefix + rows * own)
     last_U = np.arange(len(users), dtype=np.int64) * width + width - 1
-    token_of_slot_S = np.concatenate([last_U.repeat(prefix), last_U.repeat(rows * own), last_U[:1]])
+    token_of_slot_s = np.concatenate([last_U.repeat(prefix), last_U.repeat(rows * own), last_U[:1]])
     slot_of_token_UT = np.full((len(users), width), slots, dtype=np.int64)
     targets: list[np.ndarray] = []
     labels: list[list[int]] = []
@@ -196,7 +196,7 @@ def pack(
         targets.append(np.concatenate(marked))
         labels.append(wanted)
     real = slot_of_token_UT.reshape(-1) < slots
-    token_of_slot_S[slot_of_token_UT.reshape(-1)[real]] = np.flatnonzero(real)
+    token_of_slot_s[slot_of_token_UT.reshape(-1)[real]] = np.flatnonzero(real)
     most = max(len(marked) for marked in targets)
     targets_UN = np.full((len(users), most), len(users) * width, dtype=np.int64)
     labels_UN = np.full((len(users), most), IGNORED, dtype=np.int64)
@@ -210,7 +210,7 @@ def pack(
         torch.from_numpy(own_UB),
         prefix,
         own,
-        torch.from_numpy(token_of_slot_S),
+        torch.from_numpy(token_of_slot_s),
         torch.from_numpy(slot_of_token_UT.reshape(-1)),
         torch.from_numpy(targets_UN),
         torch.from_numpy(labels_UN),

@@ -1,9 +1,9 @@
-"""The adapters of many users on one frozen model: every row of a batch through its own user's.
+"""The adapters of many users on one frozen model: each row of a batch goes through its user's adapter.
 
-Weights are stacked along a leading user axis and applied by batched products, next to a model whose own
-adapter is switched off. LoRA, (IA)³ and prompt tuning; what is stacked are PEFT's tensors, under its names.
+Weights are stacked along a leading user axis and applied by batched products, beside a model whose own
+adapter is switched off. LoRA, (IA)³ and prompt tuning; the stacked tensors are PEFT's, under its names.
 
-Axes: U users, T tokens, r rank, d sizes of a projection, V tokens of a soft prompt.
+Axes: U users, T tokens, r rank, d sizes of a projection, v virtual tokens of a soft prompt.
 """
 
 import contextlib
@@ -20,19 +20,19 @@ SOFT_PROMPT = "prompt_embeddings"
 
 
 def stack_states(states: Sequence[State], device: torch.device) -> dict[str, torch.Tensor]:
-    """The weights of several users, one behind the other."""
+    """The weights of several users, stacked [U, ...]."""
     return {name: torch.stack([state[name] for state in states]).to(device) for name in states[0]}
 
 
 class StackedAdapters:
-    """Users' adapters on the model that carries one of their kind.
+    """Several users' adapters on one model.
 
     Args:
         peft_model: A model with an adapter attached (:func:`oppu_core.modeling.adapters.attach`).
 
     Attributes:
-        weights: The stacked tensors; to be set before the model is used, and as often as one likes.
-        drop: LoRA dropout of the inputs [U, T, d] of the layer of a name; none by default.
+        weights: The stacked tensors; set them before using the model, as often as needed.
+        drop: LoRA dropout: (layer name, inputs [U, T, d]) -> inputs; none by default.
     """
 
     def __init__(self, peft_model: Any) -> None:
@@ -42,12 +42,12 @@ class StackedAdapters:
 
     @property
     def soft_prompt(self) -> torch.Tensor | None:
-        """The users' soft prompts [U, V, d], where that is what they have."""
+        """The users' soft prompts [U, v, d]; None for other adapters."""
         return self.weights.get(SOFT_PROMPT)
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
-        """Let the stacked adapters work in the place of the model's own, for the block."""
+        """Within the block, use the stacked adapters instead of the model's own."""
         with contextlib.ExitStack() as undo:
             for name, layer in adapter_layers(self._model):
                 undo.enter_context(_without_own(layer))
@@ -67,7 +67,7 @@ class StackedAdapters:
             if self.drop:
                 x_UTd = self.drop(name, x_UTd)
             low_UTr = torch.bmm(x_UTd, a_Urd.transpose(1, 2))
-            # In the adapter's type, as PEFT has it: float32 also beside a bfloat16 base.
+            # In the adapter's type, as in PEFT: float32 even beside a bfloat16 base.
             sum_UTd = torch.baddbmm(y_UTd.to(a_Urd.dtype), low_UTr, b_Udr.transpose(1, 2), alpha=scaling)
             return sum_UTd.to(y_UTd.dtype)
 
@@ -89,7 +89,7 @@ class StackedAdapters:
 
 @contextlib.contextmanager
 def _without_own(layer: Any) -> Iterator[None]:
-    """Switch the layer's own adapter off, for the block; a task LoRA that lies beside it stays."""
+    """Within the block, switch the layer's own adapter off; a stacked task LoRA stays on."""
     before, trainable = list(layer.active_adapters), [p for p in layer.parameters() if p.requires_grad]
     layer.set_adapter([one for one in before if one != OWN], inference_mode=True)
     try:

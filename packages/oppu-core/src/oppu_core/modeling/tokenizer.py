@@ -10,22 +10,22 @@ from typing import Any
 from oppu_core.errors import ModelError
 from oppu_core.modeling.chat import ChatTurn, chat_turn
 
-CACHED_TEXTS = 4096  # the ids of so many texts of 2,048 tokens take 32 MiB
+CACHED_TEXTS = 4096  # the ids of this many texts of 2,048 tokens take 32 MiB
 
 
 class Tokenizer:
-    """Text to token ids and back, with the conventions of one tokenizer in one place.
+    """Converts text to token ids and back, by the conventions of one tokenizer.
 
-    The ids of the latest texts are kept: whether a prompt fits is asked before its ids are, and methods share
-    prompts.
+    The ids of recent texts are cached: a prompt's length is checked before its ids are used, and methods
+    share prompts.
 
     Args:
         hf: A Hugging Face tokenizer.
-        context: How many tokens the model takes at once.
-        known: How many tokens the model knows (the rows of its embedding); None is not checked.
+        context: The most tokens that the model takes at once.
+        known: The number of tokens that the model knows (rows of its embedding); None skips the check.
 
     Raises:
-        ModelError: answers could not end, or the tokenizer writes tokens that the model does not know.
+        ModelError: answers could not end, or the tokenizer produces tokens that the model does not know.
     """
 
     def __init__(self, hf: Any, context: int, known: int | None = None) -> None:
@@ -35,7 +35,7 @@ class Tokenizer:
         self.context = context
         self.eos_id: int = hf.eos_token_id
         pad_id = hf.pad_token_id
-        # A padding token that was added to the tokenizer alone is common. What stands there is never read.
+        # Often a padding token was added to the tokenizer only. Padding is never read, so any id will do.
         self.pad_id: int = self.eos_id if pad_id is None or (known and pad_id >= known) else pad_id
         # SentencePiece-style tokenizers put a space before the first word themselves.
         pieces = hf.tokenize("a")
@@ -47,7 +47,7 @@ class Tokenizer:
         def ids(text: str, special: bool, chat: bool = False) -> "array.array[int]":
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # "sequence longer than …": lengths are checked by the caller
-                # "</s>" in a user's text is five characters, not the end of text.
+                # "</s>" in a user's text is four characters, not the end of text.
                 options = {"verbose": False, "split_special_tokens": not chat, "add_special_tokens": special}
                 found = array.array("i", hf(text, **options)["input_ids"])
             if known and found and max(found) >= known:
@@ -61,8 +61,8 @@ class Tokenizer:
             self._check_tokens(known)
 
     def _check_tokens(self, known: int) -> None:
-        """See at once that the model knows what will be written: words, the end of text, and what is put in
-        front. Other special tokens stand in no text; Gemma's for images are often beyond the embedding."""
+        """Check that the model knows all tokens that may occur: words, the end of text, and what is put in
+        front. Other special tokens do not occur in texts; Gemma's image tokens often exceed the embedding."""
         self.prompt_ids("a")
         special = special_ids(self.hf)
         words = (index for index in range(known, len(self.hf)) if index not in special)
@@ -70,26 +70,26 @@ class Tokenizer:
             raise _unknown(self.hf, unknown, known)
 
     def forgetful(self) -> "Tokenizer":
-        """The same, but no text is kept."""
+        """The same tokenizer without a cache, so that no text is kept."""
         other = copy.copy(self)
         other._ids = self._read
         return other
 
     def leaving(self, tokens: int) -> "Tokenizer":
-        """The same for a context of which so many tokens are taken; both keep the same ids."""
+        """The same tokenizer for a context with `tokens` fewer; both share the cache."""
         shorter = copy.copy(self)
         shorter.context -= tokens
         return shorter
 
     def ending(self, until: Sequence[str], chat: bool = False) -> "Tokenizer":
-        """The same with other ends of answers than a newline.
+        """The same tokenizer with other ends of answers than a newline.
 
         Args:
-            until: An answer ends before the first of these, and at the end of text anyway.
-            chat: Prompts are rendered chat templates: their special tokens are special, and all there are.
+            until: An answer ends before the first of these texts, and in any case at the end of text.
+            chat: Whether prompts are rendered chat templates, which already have all special tokens.
         """
         if (tuple(until), chat) == (self._until, self._chat):
-            return self  # with its stop_ids, which a whole vocabulary was read for
+            return self  # keeps its stop_ids, which took a pass over the whole vocabulary
         other = copy.copy(self)
         other._until, other._chat = tuple(until), chat
         vars(other).pop("stop_ids", None)
@@ -132,7 +132,7 @@ class Tokenizer:
         return next((index for index in ids if index in special_ids(self.hf)), self.eos_id)
 
     def answer_text(self, ids: list[int]) -> str:
-        """The answer that generated ids spell: up to a newline or the end of text, stripped."""
+        """The answer in generated ids: up to a newline or the end of text, stripped."""
         text: str = self.hf.decode(ids, skip_special_tokens=True)
         text = text.lstrip()
         return text[: min((text.index(end) for end in self._until if end in text), default=None)].strip()

@@ -1,8 +1,7 @@
-"""How a base can be asked: in packed rows, in padded batches, or one prompt at a time. Found by a trial.
+"""Finding by trial how a base can be used: in packed rows, in padded batches, or one prompt at a time.
 
-Families differ in what they do with masks, positions and caches, and some say so nowhere. So as a base is
-loaded, a few prompts of random tokens go through it in each way that answers are written in, and are held to
-the same prompts one at a time.
+Families treat masks, positions and caches differently, often undocumented. So when a base is loaded, a few
+prompts of random tokens are answered in each way, and the results compared with one prompt at a time.
 """
 
 import dataclasses
@@ -16,10 +15,10 @@ from oppu_core.errors import ModelError
 from oppu_core.modeling.packed_model import PackedModel, prompts
 from oppu_core.modeling.packing import TokenizedExample, collate, pack, pad_left
 
-_NEW = 2  # tokens written behind each prompt: one that the prompt foretells, one out of the cache
-_SHARED, _OWN = 9, (6, 12)  # tokens that two prompts begin with, and of their own
-# What settings are called that bound how far attention looks: sliding_window, attention_chunk_size,
-# local_attention, index_topk, original_max_position_embeddings … One too many makes a trial longer, no worse.
+_NEW = 2  # tokens written after each prompt: one predicted from the prompt, one from the cache
+_SHARED, _OWN = 9, (6, 12)  # lengths of the beginning that two prompts share, and of the rest of each
+# Names of settings that limit how far attention looks: sliding_window, attention_chunk_size,
+# local_attention, index_topk, original_max_position_embeddings … An extra match only makes the trial longer.
 _BOUND = re.compile(r"window|chunk|local|block|top_?k|original_max|extent|distance|floor|sparse|compress")
 
 Rows = Sequence[Sequence[int]]
@@ -28,14 +27,14 @@ Logits = list[torch.Tensor]  # of each prompt
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """What came of it.
+    """The result of a trial.
 
     Attributes:
         packing_problem: Why the model cannot read packed rows; None if it can.
-        padding_problem: Why its answers would depend on what else is in a padded batch; None if they do not.
-        padded_training_problem: The same of its loss, in batches padded on the right; None also where
+        padding_problem: Why answers would depend on what else is in a padded batch; None if they do not.
+        padded_training_problem: Why losses would, in batches padded on the right; None if they do not, or if
             rows can be packed.
-        looks_ahead: Whether a token sees those behind it; then what is learnt is read off the answer.
+        looks_ahead: Whether tokens see later ones; training would then copy answers instead of predicting.
     """
 
     packing_problem: str | None = None
@@ -45,16 +44,16 @@ class Trial:
 
 
 def try_out(model: Any, ids: Sequence[int], pad_id: int, context: int) -> Trial:
-    """Ask a model in every way.
+    """Try a model in every way.
 
     Args:
         model: A causal language model of ``transformers``, in evaluation mode.
         ids: The tokens to draw from.
-        pad_id: What stands where there is no token.
-        context: How many tokens prompt and answer may have together.
+        pad_id: The padding token.
+        context: The most tokens that prompt and answer may have together.
 
     Raises:
-        Exception: what the model raises that cannot even be asked one prompt at a time.
+        Exception: whatever the model raises if it cannot even answer one prompt at a time.
     """
     draw = torch.Generator().manual_seed(0)
 
@@ -64,7 +63,7 @@ def try_out(model: Any, ids: Sequence[int], pad_id: int, context: int) -> Trial:
     shared, *own = (some(count) for count in (_SHARED, *_OWN))
     rows = [[*shared, *own[0]], [*shared, *own[1]], own[0]]
     if bound := max(_bounds(model.config.to_dict(), context), default=0):
-        rows.append(some(bound + _SHARED))  # shorter ones do not show what happens beyond it
+        rows.append(some(bound + _SHARED))  # shorter ones do not show what happens beyond the limit
     rows = [row[: context - _NEW] for row in rows]
     written = some(_NEW)
     with torch.inference_mode():
@@ -86,7 +85,7 @@ def try_out(model: Any, ids: Sequence[int], pad_id: int, context: int) -> Trial:
 
 
 def _looks_ahead(model: Any, row: Sequence[int], other_end: int) -> bool:
-    """Whether another last token changes what comes before it."""
+    """Whether changing the last token changes the logits before it."""
     one, other = (
         model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits[0, :-1].float()
         for ids in (row, [*row[:-1], other_end])
@@ -99,7 +98,7 @@ def _exact(model: Any) -> bool:
 
 
 def _bounds(value: Any, context: int, name: str = "") -> Iterator[int]:
-    """The numbers in a configuration, however deep, that a prompt can be longer than and that may matter."""
+    """The numbers in a (nested) configuration that may limit attention, and that a prompt can exceed."""
     if isinstance(value, dict):
         for key, inner in value.items():
             yield from _bounds(inner, context, name if _BOUND.search(name) else str(key))
@@ -111,13 +110,13 @@ def _bounds(value: Any, context: int, name: str = "") -> Iterator[int]:
 
 
 def _fault(model: Any, alone: Logits, how: str, way: Callable[[], Logits]) -> str | None:
-    """What is wrong with a way; None if it gives the logits of one prompt at a time."""
+    """What is wrong with a way; None if it gives the same logits as one prompt at a time."""
     name = type(model).__name__
     try:
         logits = way()
     except ModelError as error:
         return f"{name} {error}"
-    except Exception as error:  # whatever a family that we do not know does with what it is given
+    except Exception as error:  # an unknown family may raise anything
         said = " ".join(str(error).split())[:200]
         return f"{name} cannot be asked {how} ({type(error).__name__}: {said})"
     pairs = zip(logits, alone, strict=True)
@@ -128,7 +127,7 @@ def _fault(model: Any, alone: Logits, how: str, way: Callable[[], Logits]) -> st
 
 
 def _generated(model: Any, rows: Rows, written: Sequence[int], pad_id: int) -> Logits:
-    """The logits [_NEW, V] by the model's own ``generate`` (see :mod:`oppu_core.modeling.generation`)."""
+    """The logits [w, V] by the model's own ``generate`` (see :mod:`oppu_core.modeling.generation`)."""
     ids_BT, mask_BT = pad_left(rows, pad_id)
     width = ids_BT.shape[1]
     output = model.generate(
@@ -145,7 +144,7 @@ def _generated(model: Any, rows: Rows, written: Sequence[int], pad_id: int) -> L
 
 
 def _packed(model: Any, rows: Rows, written: Sequence[int]) -> Logits:
-    """The logits [_NEW, V] in packed rows, of which the first holds the first two prompts."""
+    """The logits [w, V] in packed rows, of which the first holds the first two prompts."""
     seen: list[torch.Tensor] = []
 
     def allow(logits_UBV: torch.Tensor, _: Any) -> torch.Tensor:
@@ -161,18 +160,18 @@ def _packed(model: Any, rows: Rows, written: Sequence[int]) -> Logits:
     layers = getattr(model.config.get_text_config(decoder=True), "num_hidden_layers", asked)
     if not 0 < asked == layers:
         raise ModelError(f"has {layers} layers, of which {asked} take another attention")
-    logits_UBNV = torch.stack(seen, dim=2)
-    return [logits_UBNV[0, 0], logits_UBNV[0, 1], *logits_UBNV[1:, 0]]
+    logits_UBwV = torch.stack(seen, dim=2)
+    return [logits_UBwV[0, 0], logits_UBwV[0, 1], *logits_UBwV[1:, 0]]
 
 
 def _right_padded(model: Any, rows: Rows, pad_id: int) -> Logits:
     """The logits [V] behind each row, asked as :mod:`oppu_core.training.loop` does."""
     batch = collate([TokenizedExample(tuple(row), len(row)) for row in rows], pad_id).to(model.device)
     ends = sorted({len(row) - 1 for row in rows})
-    logits_BPV = model(
+    logits_BcV = model(
         input_ids=batch.ids_BT,
         attention_mask=batch.mask_BT,
         use_cache=False,
         logits_to_keep=torch.tensor(ends, device=model.device),
     ).logits.float()
-    return [logits_BPV[b, ends.index(len(row) - 1)] for b, row in enumerate(rows)]
+    return [logits_BcV[b, ends.index(len(row) - 1)] for b, row in enumerate(rows)]

@@ -1,1 +1,1 @@
-"""What people can do with the adapters made of their histories: look, take along, share, bring back."""
+"""What people can do with their adapters: train, inspect, export, share, import, forget."""

@@ -1,4 +1,4 @@
-"""Take an adapter along, from a run or from no store, as a bundle (:mod:`oppu_core.ownership.bundle`)."""
+"""Exporting an adapter, from a run or from memory, as a bundle (:mod:`oppu_core.ownership.bundle`)."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -22,14 +22,14 @@ from oppu_core.storage.store import CONFIG_FILE, WEIGHTS_FILE, Key, Store
 def export_adapter(
     run: Run, user_id: str, task: str | None, variant: str | None, with_user_id: bool = False
 ) -> Bundle:
-    """A user's adapter to take along, with the task LoRA that it stands on.
+    """A bundle of a user's adapter and the task LoRA that it was trained on.
 
     Args:
         run: A run whose adapters are trained.
         user_id: One of its test users.
         task: As for :func:`~oppu_core.ownership.adapters.find_adapter`.
         variant: Likewise.
-        with_user_id: Whether the user's id goes along. History texts never do.
+        with_user_id: Whether to include the user's id. History texts are never included.
 
     Raises:
         ConfigError, DataError: as :func:`~oppu_core.ownership.adapters.find_adapter`.
@@ -39,7 +39,7 @@ def export_adapter(
         found = find_adapter(run, store, user_id, task, variant)
         if found.entry is not None and found.entry.status == "failed":
             raise StoreError(f"User {shown(user_id)} has no adapter; training failed: {found.entry.reason}.")
-        store.load(found.key)  # says what is wrong, and what to do
+        store.load(found.key)  # raises with advice if something is wrong
         assert found.entry is not None
         folder = store.path / found.key.folder
         own = [(folder / name).read_bytes() for name in (CONFIG_FILE, WEIGHTS_FILE)]
@@ -50,20 +50,20 @@ def export_adapter(
 def bundle_of(
     store: Store, work: Variant, user: User, state: State, facts: Mapping[str, int | float]
 ) -> Bundle:
-    """The bundle of an adapter that is in no store.
+    """The bundle of an adapter that is not in a store.
 
     Args:
-        store: Has the task LoRA that it stands on.
-        work: What it was trained for.
-        user: Whose it is, as trained.
+        store: The store of the task LoRA that it was trained on.
+        work: The variant that it was trained for.
+        user: Its user, as in training.
         state: Its weights.
-        facts: What is known of its training.
+        facts: Facts about its training.
 
     Raises:
         StoreError: there is no intact task LoRA.
     """
     model = attach(base_skeleton(base_folder(work.run.config.model)), work.personal_config)
-    # The bytes that a store would write.
+    # The same bytes as a store would write.
     config = json.dumps(adapter_config_json(model), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     own = [config.encode(), safetensors.torch.save(dict(state), metadata={"format": "pt"})]
     return _bundle(store, work, work.key_of(user), own, facts, (), {})
@@ -78,18 +78,18 @@ def _bundle(
     scores: Sequence[Score],
     named: Mapping[str, str],
 ) -> Bundle:
-    """What is exported: the adapter's two files (`own`), the task LoRA's, a card and a manifest."""
+    """A bundle: the adapter's two files (`own`), the task LoRA's, a card and a manifest."""
     store.load(work.task_lora)
     folder = store.path / work.task_lora.folder
-    ground = next(store.entries(work.task_lora.config_id))
+    task_lora = next(store.entries(work.task_lora.config_id))
     shared = [(folder / name).read_bytes() for name in (CONFIG_FILE, WEIGHTS_FILE)]
     facts = {
         "task": work.dataset.task.name,
         "variant": work.name,
-        "task_lora": dict(ground.identity),
+        "task_lora": dict(task_lora.identity),
         "adapter": dict(key.identity["config"]),
         "history": key.identity["history"],
-        "facts": {"adapter": dict(own_facts), "task_lora": dict(ground.facts)},
+        "facts": {"adapter": dict(own_facts), "task_lora": dict(task_lora.facts)},
         **named,
     }
     files = dict(zip(WEIGHT_FILES, (*own, *shared), strict=True))

@@ -1,7 +1,7 @@
-"""Bring an adapter into a run.
+"""Importing an adapter into a run.
 
-What comes in is held against the run's own identity of that adapter (base, task, settings, others' data, the
-user's history) and the shapes that the base asks for.
+It is checked against the run's own identity of that adapter (base, task, settings, others' data, the user's
+history) and against the shapes that the base requires.
 """
 
 import contextlib
@@ -23,7 +23,8 @@ from oppu_core.modeling.adapters import adapter_config_json, adapter_shapes, att
 from oppu_core.modeling.base_files import base_folder, base_skeleton
 from oppu_core.ownership.adapters import adapter_user
 from oppu_core.ownership.bundle import Bundle, manifest_of
-from oppu_core.runs.run import Run, differences
+from oppu_core.runs.run import Run
+from oppu_core.runs.start import differences
 from oppu_core.runs.variants import Variant, find_variant
 from oppu_core.storage.files import canonical_json
 from oppu_core.storage.store import WEIGHTS_FILE, Store
@@ -32,7 +33,7 @@ from oppu_core.training.config import TrainConfig
 
 @dataclasses.dataclass(frozen=True)
 class Imported:
-    """What came in: whose adapter, where it is in the store now, and what a person should know of it."""
+    """An imported adapter: its user, its folder in the store, and notes for the person who imports."""
 
     user_id: str
     task: str
@@ -42,17 +43,17 @@ class Imported:
 
 
 def import_adapter(run: Run, bundle: Bundle, where: str, user_id: str | None = None) -> Imported:
-    """Put an adapter, and its task LoRA if there is none, into the run's store.
+    """Put an adapter, and its task LoRA if it is missing, into the run's store.
 
     Args:
         run: A run with the same base, task, settings and data of the others.
-        bundle: What was exported.
+        bundle: The exported adapter.
         where: What to call it in messages.
-        user_id: Whose it is; told by the bundle, or by the hash of the history, if left out.
+        user_id: Its user; by default told by the bundle, or by the hash of the history.
 
     Raises:
-        ConfigError: the run has not this task or variant, or has another adapter of this user's already.
-        DataError: the bundle is damaged, does not fit the run, or belongs to nobody in it.
+        ConfigError: the run does not have this task or variant, or has another adapter of this user.
+        DataError: the bundle is damaged, does not fit the run, or belongs to none of its users.
     """
     manifest = manifest_of(bundle, where)
     try:
@@ -70,7 +71,7 @@ def import_adapter(run: Run, bundle: Bundle, where: str, user_id: str | None = N
         user = _owner(work, history, user_id if user_id is not None else named, where)
         key = work.key_of(user)
         _check_same(key.identity["config"], config, f"{where} was trained otherwise than {run.path} asks")
-        ground_config, ground = _weights(run, work.task_config, bundle, f"task_lora/{WEIGHTS_FILE}", where)
+        lora_config, lora = _weights(run, work.task_config, bundle, f"task_lora/{WEIGHTS_FILE}", where)
         own_config, own = _weights(run, work.personal_config, bundle, WEIGHTS_FILE, where)
         had = store.intact(key)
         if had and not _equal(store.load(key), own):
@@ -80,8 +81,8 @@ def import_adapter(run: Run, bundle: Bundle, where: str, user_id: str | None = N
             )
         notes = ["The store had it already."] if had else []
         if not store.intact(work.task_lora):
-            store.put(work.task_lora, ground_config, ground, counted[0])
-        elif not _equal(store.load(work.task_lora), ground):
+            store.put(work.task_lora, lora_config, lora, counted[0])
+        elif not _equal(store.load(work.task_lora), lora):
             notes.append(
                 "The task LoRA in the store has the same settings but other weights (trained on another "
                 "machine?); the adapter will stand on the store's."
@@ -92,7 +93,7 @@ def import_adapter(run: Run, bundle: Bundle, where: str, user_id: str | None = N
 
 
 def _check_same(here: Mapping[str, Any], there: Mapping[str, Any], problem: str) -> None:
-    """Refuse what was made of something else, and show the difference."""
+    """Refuse an identity that differs from the run's, and show the differences."""
 
     def text(value: Any) -> str:
         return shown(value if isinstance(value, str | int | float | None) else canonical_json(value))
@@ -107,7 +108,7 @@ def _check_same(here: Mapping[str, Any], there: Mapping[str, Any], problem: str)
 
 
 def _numbers(facts: Mapping[str, Any]) -> dict[str, int | float]:
-    """The counts, losses and seconds of a foreign file; anything else in it is left out."""
+    """The numbers in facts from an untrusted file; anything else is left out."""
     return {
         name: value
         for name, value in facts.items()
@@ -116,7 +117,7 @@ def _numbers(facts: Mapping[str, Any]) -> dict[str, int | float]:
 
 
 def _owner(work: Variant, history: str, user_id: str | None, where: str) -> User:
-    """The test or own user whose history an adapter was trained on."""
+    """The user of the run on whose history an adapter was trained."""
 
     def trained_on(user: User) -> bool:
         return bool(work.key_of(user).identity["history"] == history)
@@ -141,7 +142,7 @@ def _owner(work: Variant, history: str, user_id: str | None, where: str) -> User
 def _weights(
     run: Run, config: TrainConfig, bundle: Bundle, name: str, where: str
 ) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """PEFT's configuration, and the tensors of a foreign file once they were found to fit the run's base."""
+    """PEFT's configuration, and the tensors of an untrusted file after checking that they fit the base."""
     try:
         state: dict[str, torch.Tensor] = safetensors.torch.load(bundle[name])
     except (safetensors.SafetensorError, ValueError, KeyError) as error:

@@ -1,7 +1,6 @@
-"""Look at adapters: what a run or a store has, and what is known of one.
+"""Listing the adapters of a run or store, and describing one.
 
-To take one out of a run: :mod:`oppu_core.ownership.adapter_export`; to bring one back in:
-:mod:`oppu_core.ownership.adapter_import`.
+See also :mod:`oppu_core.ownership.adapter_export` and :mod:`oppu_core.ownership.adapter_import`.
 """
 
 import contextlib
@@ -18,14 +17,14 @@ from oppu_core.ownership.plugins import ADVICE, installed
 from oppu_core.runs.run import Run
 from oppu_core.runs.variants import Variant, find_variant, variants_of
 from oppu_core.storage.store import WEIGHTS_FILE, Entry, Key, Store, is_store
-from oppu_core.tasks.task import TASKS
+from oppu_core.tasks.task_files import TASKS
 
 
 @dataclasses.dataclass(frozen=True)
 class AdapterRow:
-    """What a list says of one adapter; None is not known.
+    """A row of a list of adapters; None is unknown.
 
-    `items` were trained on, `loss` is the last epoch's mean in nats, `bytes` are the weights' on disk.
+    `items` were trained on, `loss` is the last epoch's mean in nats, `bytes` is the weights' size on disk.
     """
 
     user_id: str
@@ -40,7 +39,7 @@ class AdapterRow:
 
 
 def list_run(run: Run) -> Iterator[AdapterRow]:
-    """Every adapter that the run's methods use, and who of its users lacks one, by task and variant.
+    """Every adapter that the run's methods use, including missing ones, by task and variant.
 
     Raises:
         OppuError: the run's data or store cannot be used.
@@ -65,7 +64,7 @@ def list_run(run: Run) -> Iterator[AdapterRow]:
 
 
 def list_store(path: Path) -> Iterator[AdapterRow]:
-    """Every adapter of a store, whichever run it was made for.
+    """Every adapter of a store, of any run.
 
     Raises:
         ConfigError: there is no store.
@@ -74,11 +73,11 @@ def list_store(path: Path) -> Iterator[AdapterRow]:
     names = {task.fingerprint: name for name, task in TASKS.items()}
     with open_store(path) as store:
         entries = list(store.entries())
-        grounds = {entry.config_id: entry.identity for entry in entries if entry.kind == "task_lora"}
+        task_loras = {entry.config_id: entry.identity for entry in entries if entry.kind == "task_lora"}
         for entry in entries:
             if entry.kind == "adapter":
                 config = entry.identity["config"]
-                variant = grounds.get(config["task_lora"], {}).get("variant", "?")
+                variant = task_loras.get(config["task_lora"], {}).get("variant", "?")
                 yield _row(store, entry, names.get(config["task"], f"own {config['task'][:8]}"), variant)
 
 
@@ -123,7 +122,7 @@ def _peft_method(training: Mapping[str, Any]) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """One user's adapter in a run: where it is looked for, what the store has there, how it scored."""
+    """One user's adapter in a run: its variant and key, its entry in the store, and its scores."""
 
     user: User
     work: Variant
@@ -134,11 +133,11 @@ class Found:
 
 
 def find_adapter(run: Run, store: Store, user_id: str, task: str | None, variant: str | None) -> Found:
-    """Everything that is known of a user's adapter.
+    """Find a user's adapter in a run.
 
     Raises:
-        ConfigError: the run has no such task or variant, or several that could be meant.
-        DataError: there is no such test or own user.
+        ConfigError: the run has no such task or variant, or several that match.
+        DataError: there is no such user.
     """
     work = find_variant(run, task, variant, personal=True)
     user = adapter_user(work, user_id)
@@ -153,8 +152,7 @@ def describe_adapter(
 ) -> tuple[dict[str, str], tuple[Score, ...]]:
     """Everything that is known of a user's adapter, in words, and its scores if the run was evaluated.
 
-    Raises:
-        ConfigError, DataError: as :func:`find_adapter`.
+    Errors are those of :func:`find_adapter`.
     """
     with open_store(run.store_path) as store:
         found = find_adapter(run, store, user_id, task, variant)
@@ -177,7 +175,7 @@ def describe_adapter(
 
 
 def adapter_user(work: Variant, user_id: str) -> User:
-    """A user who can have an adapter: a test user, or an own one of `oppu personalize`."""
+    """A user who can have an adapter: a test user, or one added by `oppu personalize`."""
     user = work.run.user(work.dataset.task.name, user_id)
     if user.split != "test":
         raise DataError(f"User {shown(user_id)} is one of the others; only test users have adapters.")
@@ -185,10 +183,10 @@ def adapter_user(work: Variant, user_id: str) -> User:
 
 
 def _scores(run: Run, work: Variant, user_id: str) -> Iterator[Score]:
-    """What packages that evaluate runs say of this variant's prompts, with and without the adapter.
+    """The scores of this variant's prompts, with and without the adapter, from packages that evaluate runs.
 
-    They name a function by an entry point of the group ``oppu.scores``: it takes a run, a task, names of
-    methods and a user's id, and gives each :class:`Score` that it has.
+    Such a package has an entry point in the group ``oppu.scores`` that names a function: it takes a run, a
+    task, names of methods and a user's id, and yields each :class:`Score` that it has.
     """
     names = [method.name for method in work.methods if method.retriever != "random"]
     for name, scores in installed("oppu.scores"):

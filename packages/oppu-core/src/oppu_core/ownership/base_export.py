@@ -1,6 +1,6 @@
-"""A task base as an ordinary model folder, for tools that know nothing of task LoRAs.
+"""Exporting a task base as an ordinary model folder, for tools that know nothing of task LoRAs.
 
-The task LoRA is merged into the base's weights, in float32, as weights of fewer bits would round it away;
+The task LoRA is merged into the base's weights in float32, as weights of fewer bits would round it away;
 tokenizer and generation settings are the base's own files.
 """
 
@@ -25,18 +25,18 @@ _WRITTEN_ANEW = {"config.json", "adapter_config.json", "model.safetensors.index.
 
 
 def export_base(run: Run, task: str | None, variant: str | None, out: Path) -> None:
-    """Write base and task LoRA of a variant as one model folder, whole or not at all.
+    """Write the base with a variant's task LoRA as one model folder, all or nothing.
 
     Args:
         run: A run whose task bases are trained.
-        task: The task; may be left out where there is only one.
+        task: The task; may be None if there is only one.
         variant: The variant; likewise.
         out: The folder to make; only an earlier export is replaced.
 
     Raises:
         ConfigError: the run has no such task base, its base is quantized, or `out` holds something else.
         StoreError: the task LoRA is missing or damaged.
-        ModelError: the base is no longer there.
+        ModelError: the base is gone.
     """
     if run.config.quantize:
         raise ConfigError(
@@ -69,16 +69,16 @@ def export_base(run: Run, task: str | None, variant: str | None, out: Path) -> N
 
 
 def write_model(base: Base, folder: Path) -> None:
-    """Write a loaded base into a folder that exists, as ``from_pretrained`` reads it."""
+    """Write a loaded base into an existing folder, as ``from_pretrained`` reads it."""
     base.model.save_pretrained(folder)
-    (folder / "generation_config.json").unlink(missing_ok=True)  # ours, which is empty, not the base's
+    (folder / "generation_config.json").unlink(missing_ok=True)  # it is our empty one, not the base's
     for file in sorted(base_folder(base.name).iterdir()):
         if file.suffix in _COPIED and file.name not in _WRITTEN_ANEW:
             shutil.copyfile(file, folder / file.name)
 
 
 def _is_export(folder: Path) -> bool:
-    """Whether it is an exported base alone; what was made of one, as a clone with its history, is not."""
+    """Whether a folder is an exported base and nothing more (a git clone of one has more)."""
     if any(entry.is_dir() or is_litter(entry.name) for entry in folder.iterdir()):
         return False
     try:

@@ -1,16 +1,15 @@
-"""An adapter to take along: six files, as a folder, a zip or a repository of the hub.
+"""An exported adapter: six files, as a folder, a zip or a repository of the hub.
 
 ::
 
     README.md                       a model card
     oppu.json                       what the weights are, and the sha256 of the other files
     adapter_config.json, adapter_model.safetensors              the personal adapter, for plain PEFT
-    task_lora/adapter_config.json, …/adapter_model.safetensors  what it stands on, likewise
+    task_lora/adapter_config.json, …/adapter_model.safetensors  the task LoRA, likewise
 
-Everything that comes in is read here: other names, links, a wrong size or checksum are refused, and nothing
-is unpacked to the disk. What an export meets on its way is passed over: a folder around it, and what git, the
-hub and desktops leave (:func:`is_litter`). The card is for people, who may change it or leave it out. Knows
-nothing of runs.
+Untrusted bundles are read here: other names, links, a wrong size or checksum are refused, and nothing is
+unpacked to disk. Things added in transit are ignored: a folder around the files, and what git, the hub and
+desktops leave (:func:`is_litter`). People may change the card or leave it out. Knows nothing of runs.
 """
 
 import dataclasses
@@ -41,14 +40,14 @@ NAMES = (*WEIGHT_FILES, CARD_FILE, MANIFEST_FILE)
 LITTER_FOLDERS = frozenset({".git", ".cache", ".huggingface", "__MACOSX"})
 LITTER_FILES = frozenset({".gitattributes", ".gitignore", ".DS_Store", "Thumbs.db", "desktop.ini"})
 LFS_POINTER = b"version https://git-lfs.github.com/spec/v1"
-LIMIT = 2**30  # bytes of a whole bundle: a LoRA of rank 64 on all projections of a 7B model has 640 MB
-ENTRIES = 2_000  # files and folders, litter included; a clone's .git has a hundred
-LISTING = 2**20  # bytes of a zip's list of contents
+LIMIT = 2**30  # bytes of a bundle: a LoRA of rank 64 on all projections of a 7B model has 640 MB
+ENTRIES = 2_000  # files and folders, including litter; a clone's .git has about a hundred
+LISTING = 2**20  # bytes of a zip's central directory
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A file or folder as it lies somewhere, its name with slashes; `plain` is neither link nor device."""
+    """A file or folder in a folder or zip, its name with slashes; if `plain`, neither a link nor a device."""
 
     name: str
     size: int = 0
@@ -57,13 +56,8 @@ class Entry:
 
 
 def seal(files: Bundle, facts: Mapping[str, Any]) -> Bundle:
-    """Put the manifest into a bundle: `facts` and the checksums of `files`."""
-    manifest = {
-        **facts,
-        "format": FORMAT,
-        "kind": "adapter",
-        "files": _sums(files),
-    }
+    """Add the manifest to a bundle: `facts` and the checksums of `files`."""
+    manifest = {**facts, "format": FORMAT, "kind": "adapter", "files": _sums(files)}
     text = json.dumps(manifest, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
     return {**files, MANIFEST_FILE: text.encode()}
 
@@ -73,10 +67,10 @@ def _sums(files: Bundle) -> dict[str, str]:
 
 
 def manifest_of(bundle: Bundle, where: str) -> dict[str, Any]:
-    """A bundle's manifest, once the checksums of weights and configurations have been found right.
+    """A bundle's manifest, after checking the checksums of weights and configurations.
 
     Raises:
-        DataError: it is no manifest of this format, or a file is not the one that it names.
+        DataError: it is not a manifest of this format, or a checksum differs.
     """
     try:
         manifest = json.loads(bundle[MANIFEST_FILE])
@@ -99,23 +93,23 @@ def manifest_of(bundle: Bundle, where: str) -> dict[str, Any]:
 
 
 def is_litter(name: str) -> bool:
-    """Whether a path is of what git, downloads from the hub and desktops put beside an export."""
+    """Whether a path is something that git, downloads from the hub or desktops put beside an export."""
     parts = name.split("/")
     return not LITTER_FOLDERS.isdisjoint(parts) or parts[-1] in LITTER_FILES or parts[-1].startswith("._")
 
 
 def find_files(entries: Iterable[Entry], where: str) -> dict[str, str]:
-    """Where the files of the format are; names, kinds and sizes are held against it before anything is read.
+    """Find the files of the format; names, kinds and sizes are checked before anything is read.
 
     Args:
-        entries: All that there is.
+        entries: All entries of a folder or zip.
         where: What to call it in messages.
 
     Returns:
-        {name: where it lies}, without the card where there is none.
+        {name: path}, without the card if there is none.
 
     Raises:
-        DataError: there is something else, a link, a name twice; a file is missing; it is too much.
+        DataError: there is an unknown file, a link, or a name twice; a file is missing; it is too large.
     """
     found = list(itertools.islice(entries, ENTRIES + 1))
     if len(found) > ENTRIES:
@@ -130,7 +124,7 @@ def find_files(entries: Iterable[Entry], where: str) -> dict[str, str]:
             raise _foreign(where, f"{shown(entry.name)}, no plain file but a link or device")
     files = [entry for entry in found if not entry.folder and not is_litter(entry.name)]
     manifests = [name for entry in files if (name := f"/{entry.name}").endswith(f"/{MANIFEST_FILE}")]
-    # The folder around it, as zip programs, clones and downloads make it.
+    # The folder around the files that zip programs, clones and downloads make.
     top = min(manifests, key=len, default=f"/{MANIFEST_FILE}")[1:].removesuffix(MANIFEST_FILE)
     places = {f"{top}{name}": name for name in NAMES}
     folders = {name[:end] for name in places for end, sign in enumerate(name) if sign == "/"}
@@ -156,7 +150,7 @@ def read_bundle(path: Path, where: str | None = None) -> Bundle:
     """Read a folder or zip file; `where` is what to call it in messages.
 
     Raises:
-        DataError: it is not there, cannot be read, or is no export: see :func:`find_files`.
+        DataError: it is missing, cannot be read, or is not an export: see :func:`find_files`.
     """
     where = where or str(path)
     bundle: Bundle
@@ -187,7 +181,7 @@ def read_bundle(path: Path, where: str | None = None) -> Bundle:
 
 
 def _entries(top: Path) -> Iterator[Entry]:
-    """What lies below a folder; litter is not entered, links are not followed."""
+    """Everything below a folder; litter is not entered, links are not followed."""
     folders = [""]
     while folders:
         below = folders.pop()
@@ -201,7 +195,7 @@ def _entries(top: Path) -> Iterator[Entry]:
 
 
 class _ZipFile(io.FileIO):
-    """Refuses to read a list of contents as long as no export's: `zipfile` would hold all of it in memory."""
+    """Refuses an overlong central directory, which `zipfile` would read into memory as a whole."""
 
     listed = False
 
@@ -220,16 +214,16 @@ def _read_zip(path: Path) -> Bundle:
 
 
 def _entry(info: zipfile.ZipInfo) -> Entry:
-    kind = stat.S_IFMT(info.external_attr >> 16)  # 0: made where files have no such kinds
+    kind = stat.S_IFMT(info.external_attr >> 16)  # 0: made on a system without such kinds
     plain = kind in (0, stat.S_IFDIR if info.is_dir() else stat.S_IFREG)
     return Entry(info.filename.removesuffix("/"), info.file_size, info.is_dir(), plain)
 
 
 def write_bundle(bundle: Bundle, out: Path) -> None:
-    """Write a folder, or a zip if `out` ends so; whole or not at all, the same bytes for the same bundle.
+    """Write a folder, or a zip if `out` ends in .zip; all or nothing, the same bytes for the same bundle.
 
     Raises:
-        ConfigError: `out` holds something that is no exported adapter, or more than was exported.
+        ConfigError: `out` holds something other than an exported adapter, or more than was exported.
     """
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         _check_replaceable(out)
@@ -237,7 +231,7 @@ def write_bundle(bundle: Bundle, out: Path) -> None:
         content = io.BytesIO()
         with zipfile.ZipFile(content, "w") as archive:
             for name in sorted(bundle):
-                info = zipfile.ZipInfo(name)  # dated 1980: no time of writing
+                info = zipfile.ZipInfo(name)  # dated 1980, not with the time of writing
                 info.external_attr = (stat.S_IFREG | 0o644) << 16
                 info.create_system = 3
                 archive.writestr(info, bundle[name])
@@ -250,11 +244,7 @@ def write_bundle(bundle: Bundle, out: Path) -> None:
 
 
 def _check_replaceable(out: Path) -> None:
-    """See that an export as it was written is all that would be lost: a changed card may be somebody's work.
-
-    Raises:
-        ConfigError: there is something else.
-    """
+    """Refuse to overwrite anything but an unchanged export: a changed card may be somebody's work."""
     try:
         bundle = read_bundle(out)
         as_written = _sums(bundle).items() <= manifest_of(bundle, str(out))["files"].items()

@@ -1,4 +1,4 @@
-"""The model cards that go along with what is exported: what it is, how to load it, what it may reveal."""
+"""The model cards of exports: what they are, how to load them, and what they may reveal."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -19,10 +19,10 @@ class Score:
     Attributes:
         method: Its name.
         metric: Its title.
-        own: The user's; None where the metric is of all users together.
-        value: All users'.
-        ci95: The interval of `value`; None where there is but one user.
-        users: How many.
+        own: The user's value; None if the metric is only defined over all users.
+        value: The value over all users.
+        ci95: The interval of `value`; None if there is only one user.
+        users: Number of users.
     """
 
     method: str
@@ -34,7 +34,7 @@ class Score:
 
     @property
     def texts(self) -> tuple[str, str, str]:
-        """The user's value, all users' and its interval, to be shown."""
+        """The user's value, that of all users, and its interval, formatted."""
         own = "–" if self.own is None else f"{self.own:.3f}"
         return own, f"{self.value:.3f}", "–" if self.ci95 is None else "[{:.3f}, {:.3f}]".format(*self.ci95)
 
@@ -43,10 +43,10 @@ def adapter_card(run: Run, work: Variant, facts: Mapping[str, Any], scores: Sequ
     """The ``README.md`` of an exported adapter.
 
     Args:
-        run: Where it comes from.
+        run: The run that it is from.
         work: Its task and variant.
-        facts: What ``oppu.json`` says of it.
-        scores: Of the user and of all users; empty if it has not been evaluated.
+        facts: The contents of ``oppu.json``.
+        scores: Scores of the user and of all users; empty if the run has not been evaluated.
     """
     task, base = work.dataset.task, run.base_identity()
     method, counted = work.personal_config.method, facts["facts"]["adapter"]
@@ -95,10 +95,10 @@ def base_card(run: Run, work: Variant) -> str:
 
 
 def _card(name: str, run: Run, tags: Sequence[str], **values: Any) -> str:
-    """A template of ``cards/``, filled in."""
+    """A filled-in template of ``cards/``."""
     model = run.config.model
     data = ModelCardData(
-        # The hub refuses a base that is no repository of its own.
+        # The hub refuses a base that is not one of its repositories.
         base_model=None if model == TINY or Path(model).is_absolute() else model,
         library_name="peft",
         pipeline_tag="text-generation",
@@ -109,7 +109,7 @@ def _card(name: str, run: Run, tags: Sequence[str], **values: Any) -> str:
 
 
 def _base_title(run: Run) -> str:
-    """The base in words, without a path of this machine."""
+    """The base in words, without local paths."""
     model = run.config.model
     if model == TINY:
         return "`tiny` (the folder `tiny_base` of the package oppu-core)"
@@ -122,5 +122,5 @@ def _base_path(run: Run) -> str:
 
 
 def _cell(text: Any) -> str:
-    """Text that keeps to its cell and line, whatever it holds."""
+    """Any text, escaped for a cell of a table."""
     return " ".join(str(text).split()).replace("|", "\\|").replace("<", "&lt;")

@@ -1,7 +1,6 @@
-"""Adapters to and from the Hugging Face hub: a private repository of six files.
+"""Pushing adapters to the Hugging Face hub and pulling them: a private repository of six files.
 
-``HF_ENDPOINT``, ``HF_TOKEN`` and the token of ``hf auth login`` are respected. What comes from the hub passes
-the same checks as a file.
+``HF_ENDPOINT``, ``HF_TOKEN`` and the token of ``hf auth login`` are respected. Pulls are checked like files.
 """
 
 import contextlib
@@ -25,11 +24,11 @@ from oppu_core.ownership.bundle import NAMES, Bundle, Entry, find_files, is_litt
 
 
 def check_repo_name(repo: str, hidden: str | None = None) -> None:
-    """Refuse what is no ORG/NAME, and a name that gives away the user's id.
+    """Refuse names that are not ORG/NAME, or that reveal the user's id.
 
     Args:
         repo: The repository.
-        hidden: The user's id; None where it may be known.
+        hidden: The user's id; None if it may be revealed.
 
     Raises:
         ConfigError: the name is refused.
@@ -49,19 +48,19 @@ def check_repo_name(repo: str, hidden: str | None = None) -> None:
 
 
 def push(bundle: Bundle, repo: str, *, public: bool = False, endpoint: str | None = None) -> str:
-    """Upload an adapter in one commit; the repository is made, private, where there is none.
+    """Upload an adapter in one commit; if the repository does not exist, it is made, private by default.
 
     Args:
-        bundle: What was exported.
+        bundle: The exported adapter.
         repo: ORG/NAME.
-        public: Make a public repository.
-        endpoint: The hub; None is what ``HF_ENDPOINT`` says.
+        public: Whether the repository is public.
+        endpoint: The hub's address; None takes ``HF_ENDPOINT``.
 
     Returns:
         The repository's address.
 
     Raises:
-        ConfigError: there is no token; the repository is public though private was asked for, or holds
+        ConfigError: there is no token; the repository is public although `public` is false, or holds
             something else.
         HubError: the hub refuses, or cannot be reached.
     """
@@ -76,7 +75,7 @@ def push(bundle: Bundle, repo: str, *, public: bool = False, endpoint: str | Non
         except RepositoryNotFoundError:
             api.create_repo(repo, private=not public)
             info = api.model_info(repo)
-        # Looked at even where it has just been made: what is uploaded to the public cannot be taken back.
+        # Checked even if it was just made: what is uploaded publicly cannot be taken back.
         if not public and info.private is not True:
             raise ConfigError(
                 f"{repo} is public, and this is one person's adapter. Make the repository private or choose "
@@ -102,17 +101,17 @@ def pull(repo: str, *, endpoint: str | None = None) -> Bundle:
 
     Args:
         repo: ORG/NAME.
-        endpoint: The hub; None is what ``HF_ENDPOINT`` says.
+        endpoint: The hub's address; None takes ``HF_ENDPOINT``.
 
     Raises:
-        ConfigError: `repo` is no name of a repository.
-        DataError: the repository is no exported adapter.
+        ConfigError: `repo` is not a repository's name.
+        DataError: the repository is not an exported adapter.
         HubError: the hub refuses, or cannot be reached.
     """
     check_repo_name(repo)
     api = HfApi(endpoint=endpoint)
     disable_progress_bars()
-    # A folder of its own: nothing of a person's adapter stays in the hub's cache.
+    # In a temporary folder, so that nothing of a person's adapter stays in the hub's cache.
     with tempfile.TemporaryDirectory(prefix="oppu-") as name, _hub_errors(repo, api.endpoint):
         info = api.model_info(repo, files_metadata=True)
         entries = (Entry(file.rfilename, file.size or 0) for file in info.siblings or [])
@@ -123,7 +122,7 @@ def pull(repo: str, *, endpoint: str | None = None) -> Bundle:
 
 @contextlib.contextmanager
 def _hub_errors(repo: str, endpoint: str) -> Iterator[None]:
-    """Say in one line what the hub's client says in many kinds of exceptions."""
+    """Turn the many kinds of exceptions of the hub's client into one line."""
     try:
         yield
     except OppuError:
@@ -141,7 +140,7 @@ def _hub_errors(repo: str, endpoint: str) -> Iterator[None]:
         if isinstance(error, RepositoryNotFoundError) and status == 401 and get_token() is None:
             what = "knows no such repository, or hides it from you: set HF_TOKEN if it is private."
         raise HubError(f"{repo}: the hub {endpoint} {what}") from error
-    except Exception as error:  # connection, proxy, TLS, a broken answer: the client raises many kinds
+    except Exception as error:  # connection, proxy, TLS, a broken response: the client raises many kinds
         raise HubError(
             f"{repo}: the hub {endpoint} cannot be used: {type(error).__name__}: {_first_line(error)}"
         ) from error

@@ -1,7 +1,7 @@
-"""One own history to one own adapter, on the task bases of a run.
+"""Training adapters on a person's own history, on the task bases of a run.
 
-The own user is kept in the run's folder, in a small dataset of its own, so that the run stays what it was
-asked for. In the store it is a user like any other: the same history gives the same bytes.
+The person is kept in a small dataset in the run's folder, so that the run's own data does not change. In the
+store they are a user like any other: the same history gives the same bytes.
 """
 
 import contextlib
@@ -10,11 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from oppu_core.data.dataset import MANIFEST, write_dataset
+from oppu_core.data.dataset import MANIFEST
+from oppu_core.data.dataset_writer import write_dataset
 from oppu_core.data.history_files import Records, history_records, how_to
 from oppu_core.data.importers.event_rows import suffix_of
 from oppu_core.data.importers.text_files import decoded, read_unpacked
-from oppu_core.data.parsing import as_date, as_history, as_id, as_object, as_text, in_order
+from oppu_core.data.intake import in_order
+from oppu_core.data.parsing import as_date, as_history, as_id, as_object, as_text
 from oppu_core.data.rejected import Unusable
 from oppu_core.data.sample import GRAMMARS, sample_users
 from oppu_core.data.schema import shown
@@ -23,32 +25,34 @@ from oppu_core.errors import ConfigError, DataError, TrainingError
 from oppu_core.runs.jobs import VariantJobs
 from oppu_core.runs.options import Compute, RunOptions
 from oppu_core.runs.progress import ProgressReporter
-from oppu_core.runs.run import Run, open_run, start_run
+from oppu_core.runs.run import Run, open_run
+from oppu_core.runs.start import start_run
 from oppu_core.runs.variants import Variant, variants_of
 from oppu_core.storage.store import Store
-from oppu_core.tasks.task import TASKS, Task, load_task
+from oppu_core.tasks.task import Task
+from oppu_core.tasks.task_files import TASKS, load_task
 
-# Of a run that is made for an own history: fewer variants than a comparison has, for a result in a minute.
+# The methods of a run made for one person: fewer than in a comparison, for a result within a minute.
 METHODS = ("non_personalized", "rag_k1", "oppu_k0", "oppu_rag_k1")
 OTHERS = 30
 
 
 @dataclasses.dataclass(frozen=True)
 class History:
-    """An own history as read: usable items, oldest first, and what is wrong with each other one."""
+    """A person's history: its usable items, oldest first, and the problem of each unusable one."""
 
     items: tuple[HistoryItem, ...]
     problems: tuple[str, ...]
 
 
 def read_history(path: Path, task: Task) -> History:
-    """Read an own history: JSON, a table with a header line, tweets of an X archive, or one item a line.
+    """Read a history: JSON, a table with a header line, the tweets of an X archive, or one item per line.
 
-    An item has the task's history fields, or ``input`` and ``output``; ``id`` and ``date`` (or ``time``) may
-    be left out. Where every item has a date, they are sorted by it. The file may be packed by gzip.
+    An item has the task's history fields, or ``input`` and ``output``; ``id`` and ``date`` (or ``time``) are
+    optional. If every item has a date, items are sorted by it. The file may be compressed with gzip.
 
     Raises:
-        DataError: the file cannot be read, has a structure that is not understood, or has no usable item.
+        DataError: the file cannot be read, has an unknown structure, or has no usable item.
     """
     text = decoded(read_unpacked(path), str(path))
     if not text.strip():
@@ -61,7 +65,7 @@ def read_history(path: Path, task: Task) -> History:
 
 
 def usable(records: Records, task: Task) -> History:
-    """The usable ones of some records, as :func:`read_history` understands them."""
+    """The usable items among some records, as in :func:`read_history`."""
     items: list[HistoryItem] = []
     problems: list[str] = []
     ids: set[str] = set()
@@ -98,14 +102,14 @@ def _item(task: Task, record: Any, number: int) -> HistoryItem:
 
 
 def task_of(run: Run | None, name: str | None) -> Task:
-    """The task of an own history.
+    """The task of a person's history.
 
     Args:
-        run: The run that it is for; None where one of the sample world will be made.
-        name: The task's name or TOML file; may be left out if the run has only one.
+        run: The run that it is for; None if one of the sample world will be made.
+        name: The task's name or TOML file; may be None if the run has only one.
 
     Raises:
-        ConfigError: it is unknown, has to be named, or is not the run's.
+        ConfigError: it is unknown, must be given, or is not one of the run's.
     """
     names = list(run.config.data) if run is not None else []
     if name is None and len(names) != 1:
@@ -123,7 +127,7 @@ def task_of(run: Run | None, name: str | None) -> Task:
 
 @dataclasses.dataclass(frozen=True)
 class Personalized:
-    """What became of it: whether adapters were trained now, and how many of an older history were removed."""
+    """The outcome: whether adapters were trained, and how many of an older history were removed."""
 
     trained: bool
     removed: int
@@ -132,16 +136,16 @@ class Personalized:
 def personalize(
     run: Run, task: Task, user_id: str, history: History, reporter: ProgressReporter, device: str
 ) -> Personalized:
-    """Train an own user's adapters, on every variant of the run that has personal adapters.
+    """Train a person's adapters, for every variant of the run that has personal adapters.
 
-    Start it again after a kill: the old history is given up only when everything of the new one is there.
+    After a kill, call it again: the old history is replaced only when the new one is complete.
 
     Args:
-        run: A run that is locked.
+        run: A locked run.
         task: One of its tasks.
-        user_id: The own user's name.
+        user_id: The person's name.
         history: Their items.
-        reporter: Told of everything.
+        reporter: Shows progress and logs events.
         device: Where to compute.
 
     Raises:
@@ -162,7 +166,7 @@ def personalize(
     with contextlib.closing(Store(run.store_path)) as store:
 
         def variants() -> Iterator[Variant]:
-            # Made anew for every history: profiles are kept by user id.
+            # Not reused for another history: profiles are cached by user id.
             for variant in variants_of(run):
                 if variant.personal and variant.task.name == task.name:
                     yield dataclasses.replace(variant, users=[new])
@@ -191,11 +195,11 @@ def _intact(store: Store, variants: Iterator[Variant], user: User) -> bool:
 
 
 def own_run(task: Task, folder: Path) -> Run:
-    """A run of the sample world on the tiny base, for somebody who has no run yet; continued if it is there.
+    """A run of the sample world on the tiny base, for somebody without a run; an existing one is reused.
 
     Args:
         task: A task of the sample world.
-        folder: Where runs are.
+        folder: The folder of runs.
 
     Raises:
         ConfigError: the sample world does not have the task.

@@ -1,4 +1,4 @@
-"""What other installed packages add to this room, by entry points."""
+"""Extensions of this room by other packages, through entry points."""
 
 import importlib.metadata
 from typing import Any
@@ -9,10 +9,10 @@ ADVICE = "Mend, update or uninstall its package, and start the command again."
 
 
 def installed(group: str) -> list[tuple[str, Any]]:
-    """What packages offer in a group of entry points: its name (``module:attribute``), and the thing itself.
+    """The entry points of a group: (``module:attribute``, loaded object).
 
     Raises:
-        ConfigError: one of them cannot be loaded; what only it knows would be left out in silence.
+        ConfigError: one cannot be loaded; skipping it would silently leave out what only it knows.
     """
     found = []
     for entry in importlib.metadata.entry_points(group=group):

@@ -1,12 +1,12 @@
-"""What is kept of a user, and the packages that keep it.
+"""Traces of a user, and the packages that keep them.
 
-`oppu forget` knows what this package writes: datasets, runs and stores. A package that keeps anything else of
-users says so by an entry point of the group ``oppu.keeps``, which names a subclass of :class:`Keeper`::
+`oppu forget` knows what this package writes: datasets, runs and stores. A package that keeps other data of
+users has an entry point in the group ``oppu.keeps`` that names a subclass of :class:`Keeper`::
 
     [project.entry-points."oppu.keeps"]
     notes = "my_package.forgetting:NotesKeeper"
 
-A keeper that cannot be loaded or that fails is named and ends the command: nobody is forgotten by half.
+A keeper that cannot be loaded or that fails ends the command with its name, so that nobody is half forgotten.
 """
 
 import dataclasses
@@ -30,9 +30,9 @@ class Trace:
 
     Attributes:
         place: The file or folder.
-        what: In words, with numbers; nothing of the user's texts.
-        remove: Removes it; again does no harm.
-        personal: Whether it is the user's for certain, not just what anybody's killed process left.
+        what: A description with numbers, without any of the user's texts.
+        remove: Removes it; calling it again is harmless.
+        personal: Whether it certainly belongs to the user, rather than being left by some killed process.
     """
 
     place: Path
@@ -43,12 +43,12 @@ class Trace:
 
 @dataclasses.dataclass(frozen=True)
 class KeptFolder:
-    """A folder in which a package keeps runs, or data made of others, that go with the folder.
+    """A folder in which a package keeps runs or derived datasets, which are removed with the folder.
 
     Attributes:
         path: The folder.
-        runs: Runs in it; the datasets and stores that these name are looked into as well.
-        data: Where in it datasets lie that were made of others.
+        runs: Runs in it; the datasets and stores that they name are searched as well.
+        data: Folders in it with derived datasets.
     """
 
     path: Path
@@ -57,11 +57,11 @@ class KeptFolder:
 
 
 class Keeper:
-    """What a package keeps of users in a workspace; a subclass says what there is of this.
+    """Finds what a package keeps of users in a workspace; to be subclassed.
 
-    No method changes anything: what was found is removed when a person has agreed to it. A call that was
-    killed meanwhile asks again and removes what is left, so that by which other things are found goes last.
-    What cannot be told any more once core has removed its own is remembered, and comes as `involved`.
+    Methods change nothing: what they find is removed after confirmation. A call that was killed meanwhile
+    asks again and removes the rest, so things that help to find others must come last. What can no longer be
+    told once core has removed its own traces is remembered, and passed as `involved`.
     """
 
     def folders(self, places: Sequence[Path], runs: Sequence[Run]) -> Iterable[KeptFolder]:
@@ -74,53 +74,53 @@ class Keeper:
         return ()
 
     def in_run(self, run: Run, user_id: str, involved: bool) -> Iterable[Trace]:
-        """What there is in a run's folder; it is removed before what core has there.
+        """Traces in a run's folder; they are removed before those of core.
 
         Args:
-            run: A run; it may be one that other users' answers stay in.
-            user_id: Whom to forget.
-            involved: Whether the run stands on the user's data, or its answers know of the user.
+            run: A run; other users' answers may stay in it.
+            user_id: The user to forget.
+            involved: Whether the run uses the user's data, or its answers depend on the user.
         """
         return ()
 
     def in_folder(self, folder: KeptFolder, user_id: str, involved: bool) -> Iterable[Trace]:
-        """What there is in one of the package's own folders; it is removed last of all.
+        """Traces in one of the package's own folders; they are removed last.
 
         Args:
             folder: One of :meth:`folders`.
-            user_id: Whom to forget.
-            involved: Whether something was found here before, by a call that was killed.
+            user_id: The user to forget.
+            involved: Whether a killed call has already found something here.
         """
         return ()
 
     def aliases(self, known: Iterable[str], user_id: str) -> Iterable[str]:
-        """Those of some ids that the package made up for something of this user's."""
+        """Those of some ids that the package derived from this user."""
         return ()
 
 
 @dataclasses.dataclass(frozen=True)
 class NamedKeeper:
-    """A keeper of another package; where it fails, the error says which.
+    """A keeper of another package, with errors that name it.
 
     Attributes:
         name: The entry point.
-        keeper: What it names.
+        keeper: The keeper.
     """
 
     name: str
     keeper: Keeper
 
     def ask(self, question: Callable[[Keeper], Iterable[_T]]) -> list[_T]:
-        """What the keeper answers.
+        """The keeper's answer to a question.
 
         Raises:
-            ConfigError: it fails.
+            ConfigError: the keeper fails.
         """
         with explained(f"Asking {self.name} what its package keeps of users", ConfigError, ADVICE):
             return list(question(self.keeper))
 
     def find(self, question: Callable[[Keeper], Iterable[Trace]]) -> list[Trace]:
-        """The traces that the keeper answers with; the error names it also where removing one fails."""
+        """The traces that the keeper finds; errors name it even if removing a trace fails."""
         return self.ask(
             lambda keeper: (
                 dataclasses.replace(trace, remove=partial(self._remove, trace)) for trace in question(keeper)
@@ -146,10 +146,10 @@ def keepers() -> list[NamedKeeper]:
 
 
 def in_lines(files: Iterable[Path], about: Callable[[Mapping[str, Any]], bool]) -> Iterator[Trace]:
-    """The lines of JSONL files about a user; a line torn by a kill can be anybody's and goes too.
+    """The lines of JSONL files about a user; a line torn by a kill may be anybody's and is included.
 
     Args:
-        files: Those that do not exist are left out.
+        files: The files; missing ones are skipped.
         about: Whether a line's object is about the user.
     """
     for file in filter(Path.is_file, files):

@@ -1,1 +1,1 @@
-"""What stands in front of an answer: methods, retrieval, profiles, and the prompts made of them."""
+"""Methods, retrieval and profiles, and the prompts and training examples made from them."""

@@ -1,6 +1,6 @@
 """Prompts and training examples.
 
-A :class:`PromptBuilder` turns (user, query, method) into the text in front of the answer: profile,
+A :class:`PromptBuilder` turns (user, query, method) into the text before the answer: profile,
 retrieved items, instruction, query, in this order (Appendix H). It knows tokens only to keep a prompt within
 the model's context, and knows nothing of training.
 """
@@ -35,13 +35,13 @@ class TokenCounter(Protocol):
 
 
 def answer_tokens(task: Task, counter: TokenCounter) -> int:
-    """How many tokens an answer may have: the task's number, or what the longest of its labels needs."""
+    """The most tokens of an answer: the task's setting, or more if its longest label needs more."""
     return max([task.max_answer_tokens, *(len(counter.answer_ids(label)) for label in task.labels)])
 
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-    """A prompt and what stands in it (what had to be left out for length is not listed)."""
+    """A prompt and what it contains, without what had to be left out for length."""
 
     text: str
     retrieved: tuple[HistoryItem, ...]
@@ -85,13 +85,13 @@ class PromptBuilder:
         """The prompt for one query.
 
         Args:
-            method: Decides what stands in front of the query.
+            method: Decides what comes before the query.
             fields: The query's input fields.
             items: The user's items, oldest first.
-            before: How many of them the query may see: nothing but ``items[:before]`` is retrieved from.
+            before: How many of them the query may see: only ``items[:before]`` are retrieved from.
             profile: The user's profile text; used by profile methods only.
             key: Identifies the query (see :meth:`Retriever.retrieve`).
-            answer: In training, the answer that has to fit behind the prompt.
+            answer: In training, the answer that has to fit after the prompt.
 
         Raises:
             DataError: instruction and answer alone do not fit into the model's context.
@@ -128,7 +128,7 @@ class PromptBuilder:
             )
 
     def history_examples(self, variant: str, user: User) -> Iterator[Example]:
-        """Training examples from a history: item t is asked, and sees only the items before t."""
+        """Training examples from a history: item t is the question, and sees only the items before t."""
         if self.task.output_field is None:
             for item in user.training_history:
                 yield from self._text_example(item)
@@ -152,16 +152,16 @@ class PromptBuilder:
         answer: str,
     ) -> Iterator[Example]:
         """The example, or none: an empty answer teaches nothing, and one that does not fit into the context
-        behind its instruction cannot be learnt; neither is a reason to lose the user's other items."""
+        after its instruction cannot be learned; neither is a reason to drop the user's other items."""
         answer = self.task.answer_of(answer)
         if answer:
             with contextlib.suppress(DataError):
                 yield Example(self.prompt(method, fields, items, before, profile, key, answer).text, answer)
 
     def _text_example(self, item: HistoryItem) -> Iterator[Example]:
-        """Next-token text of an item that has no answer: no retrieval, no profile, on any base.
+        """An item without an answer as text to continue: no retrieval, no profile, on any base.
 
-        Cut at a word's end to what the context holds; none where the item is empty.
+        Cut at a word's end to fit the context; none if the item is empty.
         """
         fields = _clean(item.fields)
         rendered = next((pair for form in self.task.personal_formats if (pair := form.render(fields))), None)
@@ -175,7 +175,7 @@ class PromptBuilder:
             yield Example(prompt, target)
 
     def profile_for(self, method: Method, user: User) -> str:
-        """The user's profile, where the method uses one."""
+        """The user's profile, if the method uses one."""
         if not method.profile:
             return ""
         if self.profile_of is None:
@@ -226,12 +226,12 @@ class PromptBuilder:
 
 
 def _clean(fields: Mapping[str, str]) -> dict[str, str]:
-    """One line a text: an answer ends at a newline, and a retrieved item stands on one line."""
+    """Each text on one line: an answer ends at a newline, and a retrieved item takes one line."""
     return {name: normal(text) for name, text in fields.items()}
 
 
 def _cut(text: str, chars: int | None) -> str:
-    """The first `chars` characters, back to a word's end where there is one."""
+    """The first `chars` characters, cut back to a word's end if there is one."""
     if chars is None or len(text) <= chars:
         return text
     head = text[:chars]

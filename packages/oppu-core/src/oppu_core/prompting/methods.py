@@ -11,7 +11,7 @@ PROMPT_METHODS = "non_personalized, random_kN, rag_kN, recent_kN, pag_kN"
 METHODS = f"{PROMPT_METHODS}, oppu_k0, oppu_rag_kN, oppu_recent_kN, oppu_pag_kN"
 Retrieval = Literal["bm25", "recent", "random"]
 
-# What of the others a task LoRA learns from: their queries, as in the paper, or their histories as well.
+# Which of the others' data a task LoRA learns from: queries, as in the paper, or histories as well.
 Examples = Literal["queries", "queries+history"]
 DEFAULT_METHODS = (
     "non_personalized",
@@ -33,9 +33,9 @@ class Method:
     """A way of answering.
 
     Attributes:
-        k: How many retrieved items stand in the prompt.
-        retriever: From where: the user's own items (BM25, or the most recent), others' at random, or nowhere.
-        profile: Whether the user's profile stands in the prompt.
+        k: Number of retrieved items in the prompt.
+        retriever: How they are chosen: the user's own by BM25 or the most recent, others' at random, or None.
+        profile: Whether the user's profile is in the prompt.
         personal: Whether the user's own adapter answers.
     """
 
@@ -62,7 +62,7 @@ class Method:
     def variant(self) -> str:
         """The prompt construction whose task base answers: ``base``, ``rag_kN``, ``recent_kN``, ``pag_kN``.
 
-        ``random_kN`` is answered by the base of ``rag_kN``; the paper does not say which it took.
+        ``random_kN`` uses the task base of ``rag_kN``; the paper does not say which one it used.
         """
         kind = self.kind.replace("random", "rag")
         return kind if kind == "base" else f"{kind}_k{self.k}"
@@ -79,10 +79,10 @@ class Method:
 
 
 def parse_method(name: str) -> Method:
-    """Read a method's name, one of :data:`METHODS`.
+    """Parse a method's name, one of :data:`METHODS`.
 
     Raises:
-        ConfigError: it is none of these.
+        ConfigError: it is none of them.
     """
     if name in ("non_personalized", "oppu_k0"):
         return Method(0, None, profile=False, personal=name == "oppu_k0")

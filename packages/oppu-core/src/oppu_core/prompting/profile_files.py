@@ -1,6 +1,6 @@
 """The profile texts of a run: computed, or given in files of JSON lines ``{"task", "user_id", "profile"}``.
 
-Such files come with the authors' release, from ``oppu profiles``, or from a person's own hand.
+Such files come with the authors' release, from ``oppu profiles``, or are written by hand.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,10 +18,10 @@ FIELDS = ("task", "user_id", "profile")
 
 
 def read_profiles(paths: Sequence[Path]) -> dict[str, dict[str, str]]:
-    """The profiles of some files, each on one line: {task: {user id: text}}.
+    """Read files of profiles, one per line: {task: {user id: text}}.
 
     Raises:
-        DataError: a file cannot be read, a line is no profile, or a user has two in one task.
+        DataError: a file cannot be read, a line is not a profile, or a user has two in one task.
     """
     profiles: dict[str, dict[str, str]] = {}
     for path in paths:
@@ -42,13 +42,13 @@ def read_profiles(paths: Sequence[Path]) -> dict[str, dict[str, str]]:
 def check_covered(
     given: Mapping[str, str], dataset: Dataset, test_users: Iterable[User], histories: bool
 ) -> None:
-    """See that everybody whose prompts need a given profile has one.
+    """Check that everybody whose prompts need a given profile has one.
 
     Args:
         given: Texts by user id.
-        dataset: Its others need one if they have queries,
-        test_users: and these test users,
-        histories: and where true, others who only have a history.
+        dataset: Its other users need one if they have queries.
+        test_users: Test users; all of them need one.
+        histories: Whether others who only have a history need one, too.
 
     Raises:
         ConfigError: some have none.
@@ -71,12 +71,12 @@ def check_covered(
 class Profiles:
     """The profile text of every user of a task: the given one, else a computed one.
 
-    Everybody in a run has a given one, or nobody (:func:`check_covered`); who comes later
-    (`oppu personalize`) has a computed one.
+    In a run either everybody has a given one, or nobody (:func:`check_covered`); users added later
+    (`oppu personalize`) have computed ones.
 
     Args:
         task: The task.
-        given: Texts by user id; None where all are computed.
+        given: Texts by user id; None if all are computed.
     """
 
     def __init__(self, task: Task, given: Mapping[str, str] | None = None) -> None:
@@ -85,13 +85,13 @@ class Profiles:
         self._texts = dict(given or {})
 
     def __call__(self, user: User) -> str:
-        """A user's text; computed once."""
+        """A user's text; computed only once."""
         if user.user_id not in self._texts:
             self._texts[user.user_id] = compute_profile(self._task, user.training_history)
         return self._texts[user.user_id]
 
     def content(self, dataset: Dataset) -> str | None:
-        """The sha256 of what is given for a dataset's others; None where profiles are computed."""
+        """The sha256 of the given profiles of a dataset's others; None if profiles are computed."""
         if self._given is None:
             return None
         return content_id({user_id: self._given.get(user_id) for user_id in dataset.user_ids("others")})

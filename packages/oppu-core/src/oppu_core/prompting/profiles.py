@@ -1,4 +1,4 @@
-"""Text profiles, computed exactly from a history: the facts that Appendix I asks a language model for.
+"""Profile texts computed from a history: the facts that Appendix I asks a language model for.
 
 A profile is one text per user, made from the history that personal training may see
 (:attr:`User.training_history`); queries and their golds never enter it.
@@ -37,7 +37,7 @@ def most_frequent_answer(task: Task, history: Sequence[HistoryItem]) -> str:
 
 
 def _texts(task: Task, history: Sequence[HistoryItem]) -> list[str]:
-    """What stands in the field that the profile is about, oldest first, without empty ones."""
+    """The texts of the field that the profile is about, oldest first, without empty ones."""
     texts = [item.fields[task.text_field].strip() for item in history]
     return [task.answer_of(text) if task.text_field == task.output_field else text for text in texts if text]
 
@@ -52,8 +52,8 @@ def most_frequent(answers: Sequence[str]) -> str:
 def style(task: Task, history: Sequence[HistoryItem]) -> str:
     """Measured style of the user's texts: length, casing, closing mark, openers, favourite words (I.5).
 
-    A favourite word is one that the user writes often although it does not stand in the input; where the
-    history has no inputs, one that is in many texts and is no everyday word.
+    A favourite word is one that the user often writes although it is not in the input; in a history without
+    inputs, one that is in many texts and is not an everyday word.
     """
     texts = _texts(task, history)
     if not texts:
@@ -84,8 +84,8 @@ def style(task: Task, history: Sequence[HistoryItem]) -> str:
 def usual_scores(task: Task, history: Sequence[HistoryItem]) -> str:
     """``most common positive score: 5, most common negative score: 2.`` (Appendix I.4).
 
-    A score in the upper half of the scale is positive, one in the lower half negative, the middle neither;
-    among equals the one used last. What the user never gave is left out.
+    Scores in the upper half of the scale are positive, those in the lower half negative, the middle neither;
+    among equals the one used last. A kind that the user never gave is left out.
     """
     low, high = float(task.labels[0]), float(task.labels[-1])
     scores = [number_text(text) for text in _texts(task, history) if as_number(text) is not None]
@@ -105,8 +105,8 @@ def usual_scores(task: Task, history: Sequence[HistoryItem]) -> str:
 def topics(task: Task, history: Sequence[HistoryItem]) -> str:
     """``research topics: parsing, word senses.``: the words and pairs of words in most titles (for I.1).
 
-    A word counts once a text; a pair of neighbours counts one and a half times, so that "machine translation"
-    stands before "machine", which is then left out. Everyday words count for nothing.
+    A word counts once per text; a pair of neighbours counts one and a half times, so that "machine
+    translation" comes before "machine", which is then left out. Everyday words are ignored.
     """
     counts: collections.Counter[str] = collections.Counter()
     for text in _texts(task, history):

@@ -1,7 +1,7 @@
-"""Which past items stand in a prompt: the user's own most alike (BM25) or most recent, or others' at random.
+"""Choosing past items for a prompt: the user's own most similar (BM25) or most recent, or others' at random.
 
-Retrievers know nothing of prompts or models; they choose among the items they are given. What a query or a
-training example may see is decided by the caller: the items before a position.
+Retrievers know nothing of prompts or models; they choose among the items they are given. The caller decides
+what a query or a training example may see: the items before a position.
 """
 
 import math
@@ -16,7 +16,7 @@ from oppu_core.tasks.task import Task
 from oppu_core.texts import normal, script_words
 
 K1, B, EPSILON = 1.5, 0.75, 0.25  # as in rank_bm25.BM25Okapi
-FLOOR_BLOCK = 64  # positions whose floors are found in one pass
+FLOOR_BLOCK = 64  # positions whose floors are computed in one pass
 CACHED_ITEMS = 10_000  # an indexed item of 100 words takes about 3 kB
 
 
@@ -30,25 +30,25 @@ class Retriever(Protocol):
 
         Args:
             query: The text to search with (:meth:`Task.retrieval_text`).
-            items: A user's items, oldest first; the same tuple for all of their queries, because what a
-                retriever learns of it is kept.
-            before: How many of them this query may see: ``items[:before]``, and nothing else.
+            items: A user's items, oldest first; pass the same tuple for all of the user's queries, as
+                retrievers cache an index of it.
+            before: How many of them this query may see: only ``items[:before]``.
             k: How many.
-            key: Identifies the query among all of a dataset; a source of seeds.
+            key: Identifies the query within its dataset; seeds random draws.
         """
 
 
 class BM25Index:
     """BM25 over "everything before document t", for every t, from one pass over the documents.
 
-    The scores have the very bits of ``rank_bm25.BM25Okapi`` over ``text.split(" ")`` of ``documents[:t]``:
-    every sum is taken in its order, so that equal documents stay equal and the order among near ones is the
-    same. Memory is linear in the number of words. By hand, as
-    rank_bm25 scores whole lists only: every item of a history would need an index of its own.
+    Scores equal those of ``rank_bm25.BM25Okapi`` over ``text.split(" ")`` of ``documents[:t]`` to the bit:
+    every sum is taken in its order, so that equal documents stay equal and near ones keep their order. Memory
+    is linear in the number of words. Written by hand because rank_bm25 scores whole lists only: every item of
+    a history would need an index of its own.
 
     Args:
         documents: Texts, oldest first.
-        words: Cuts a text into words.
+        words: Splits a text into words.
     """
 
     def __init__(
@@ -70,12 +70,12 @@ class BM25Index:
         # The same sorted by document, for the document frequencies of all words before a document.
         self._words = (self._postings // max(size, 1))[np.argsort(self._documents, kind="stable")]
         self._postings_before = np.concatenate(([0], np.cumsum(np.bincount(self._documents, minlength=size))))
-        # math.log, as rank_bm25 has it: numpy's may differ in the last bit.
+        # math.log, as in rank_bm25: numpy's may differ in the last bit.
         self._logs = np.array([math.log(n + 0.5) for n in range(size + 1)])
-        self._floors = np.full(size + 1, np.nan)  # found when asked for
+        self._floors = np.full(size + 1, np.nan)  # computed on demand
 
     def scores(self, query: str, before: int) -> np.ndarray:
-        """The scores [before] of the documents before that position.
+        """The scores [before] of the documents before a position.
 
         Raises:
             IndexError: there are fewer documents.
@@ -98,7 +98,7 @@ class BM25Index:
         mean_length = self._words_before[before] / before
         norms = K1 * (1 - B + B * self._lengths[:before] / mean_length)
         weights = np.repeat(idf, frequencies) * (counts * (K1 + 1) / (counts + norms[documents]))
-        # It adds in the order of the query's words; of no postings it makes integers.
+        # bincount adds in the order of the query's words; without postings it returns integers.
         return np.bincount(documents, weights, minlength=before).astype(np.float64, copy=False)
 
     def _floor(self, before: int) -> float:
@@ -110,7 +110,7 @@ class BM25Index:
             frequencies = np.bincount(self._words[: ends[positions[0] - 1]], minlength=len(self._vocabulary))
             for t in positions:
                 frequencies[self._words[ends[t - 1] : ends[t]]] += 1
-                met = np.count_nonzero(frequencies)  # the first so many words, as they are numbered
+                met = np.count_nonzero(frequencies)  # words met so far: the first ones by number
                 idf_of = self._logs[t::-1] - self._logs[: t + 1]  # by document frequency
                 total = np.add.accumulate(idf_of[frequencies[:met]])[-1]  # one by one, unlike np.sum
                 self._floors[t] = EPSILON * (total / met)
@@ -126,16 +126,16 @@ def top_k(scores: np.ndarray, k: int) -> list[int]:
 
 
 class BM25Retriever:
-    """The paper's retriever: the user's own items that are most like the query (rendered, with answers).
+    """The paper's retriever: the user's own items, with answers, that are most similar to the query.
 
-    Both on one line: the words at a line's end are words, too.
+    Texts are put on one line, so that words at line ends are split too.
 
-    The index of a tuple of items is made once and kept; the longest unused go when many items are kept.
+    The index of a tuple of items is cached; the least recently used ones are dropped when there are many.
     """
 
     def __init__(self, task: Task) -> None:
         self._task = task
-        # By identity, the longest unused first. Holding the items keeps their id theirs.
+        # By identity, least recently used first. Keeping the items alive keeps their ids unique.
         self._indexes: dict[int, tuple[tuple[HistoryItem, ...], BM25Index]] = {}
 
     def retrieve(
@@ -157,12 +157,12 @@ class BM25Retriever:
 
 
 class RecentRetriever:
-    """The user's own most recent items, the latest first: BM25's order among items that are equally alike."""
+    """The user's own most recent items, latest first: BM25's order among equally similar items."""
 
     def retrieve(
         self, query: str, items: tuple[HistoryItem, ...], before: int, k: int, key: str
     ) -> list[HistoryItem]:
-        """See :class:`Retriever`; the query's text does not matter."""
+        """See :class:`Retriever`; the query's text is ignored."""
         return list(items[max(0, before - k) : before][::-1])
 
 
@@ -189,6 +189,6 @@ class RandomRetriever:
     def retrieve(
         self, query: str, items: tuple[HistoryItem, ...], before: int, k: int, key: str
     ) -> list[HistoryItem]:
-        """See :class:`Retriever`; neither the query's text nor the user's items matter."""
+        """See :class:`Retriever`; the query's text and the user's items are ignored."""
         rng = random.Random(f"random retrieval/{self._seed}/{key}")
         return rng.sample(self._pool, min(k, len(self._pool)))

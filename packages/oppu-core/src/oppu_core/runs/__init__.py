@@ -1,1 +1,1 @@
-"""A run: its configuration and folder, its variants, their jobs, and answers."""
+"""Runs: configuration and folder, variants, their jobs, and answers."""

@@ -1,11 +1,11 @@
-"""Answers to users' queries, each user with their own adapter.
+"""Answering users' queries, each user with their own adapter.
 
-The only place that decides how a run answers: greedily or by sampling (:func:`answer_rules`), with which
-labels, how long, and through which adapter (:func:`load_adapter`). ``oppu answer``, ``oppu ask``, the page
-and lm-evaluation-harness all stand on it.
+This is the only place that decides how a run answers: greedily or by sampling (:func:`answer_rules`), with
+which labels, how long, and through which adapter (:func:`load_adapter`). ``oppu answer``, ``oppu ask``, the
+page and lm-evaluation-harness all use it.
 
-Users are mixed in a batch where the base allows it (:mod:`oppu_core.modeling.generation`), else they come one
-after another; an answer does not depend on it.
+A batch mixes users if the base allows it (:mod:`oppu_core.modeling.generation`), else they are answered one
+after another; answers do not depend on it.
 """
 
 import dataclasses
@@ -32,9 +32,9 @@ class AnswerRules:
     """How prompts are answered.
 
     Attributes:
-        max_new_tokens: Longest answer.
+        max_new_tokens: The most tokens of an answer.
         sampling: None is greedy.
-        allowed: The only answers there are; None for any.
+        allowed: The allowed answers; None for any.
     """
 
     max_new_tokens: int
@@ -55,7 +55,7 @@ def load_adapter(store: Store, variant: Variant, user: User) -> State:
     """The adapter that answers a user's queries.
 
     Raises:
-        StoreError: the user has none; training failed, or has not been.
+        StoreError: the user has none, because training failed or has not been done.
     """
     key = variant.key_of(user)
     if (reason := store.failure(key)) is not None:
@@ -68,15 +68,15 @@ def load_adapter(store: Store, variant: Variant, user: User) -> State:
 def plan_units(
     lengths: Sequence[int], owners: Sequence[str] | None, batch_size: int
 ) -> list[list[list[int]]]:
-    """What is answered at once: units of groups, each group by one adapter; those with long queries first.
+    """Plan what is answered at once: units of groups, where one adapter answers a group; long queries first.
 
     Args:
-        lengths: Of the queries (or their prompts).
-        owners: Whose adapter answers each; None where there are no adapters: then a unit is one group.
-        batch_size: Queries in a unit, at most. Every group of a unit takes the room of its largest.
+        lengths: Lengths of the queries (or their prompts).
+        owners: Whose adapter answers each query; None without adapters: then a unit is one group.
+        batch_size: The most queries of a unit, counting every group of a unit by its largest one.
 
     Returns:
-        Indices of `lengths`.
+        Units of groups of indices into `lengths`.
     """
     if owners is None:
         return [[unit] for unit in plan_batches(lengths, batch_size)]
@@ -90,7 +90,7 @@ def plan_units(
     ]
     groups.sort(key=lambda group: (-len(group), -sum(lengths[index] for index in group), group))
     units: list[list[list[int]]] = []
-    for group in groups:  # the largest first: what a unit's first group takes is room for each of the others
+    for group in groups:  # largest first, so that a unit's first group determines the size of all its groups
         if not units or (len(units[-1]) + 1) * len(units[-1][0]) > batch_size:
             units.append([])
         units[-1].append(group)
@@ -100,13 +100,13 @@ def plan_units(
 def generate_answers(
     base: Base, groups: Sequence[Sequence[str]], states: Sequence[State] | None, rules: AnswerRules
 ) -> list[list[str]]:
-    """The answers to groups of prompts, all at once where the base reads packed rows, and one by one where
-    they would depend on what shares a padded batch.
+    """Answer groups of prompts: all at once if the base reads packed rows, or one by one if answers would
+    depend on what else is in a padded batch.
 
     Args:
-        base: A task base; with an adapter attached if there are states.
+        base: A task base; with an adapter attached if `states` are given.
         groups: Prompts that leave room for the longest answer in the context.
-        states: Each group's adapter; None answers without.
+        states: Each group's adapter; None answers without adapters.
         rules: How to answer.
     """
     model: Any = base.model
@@ -144,19 +144,19 @@ def answer(
     adapter_of: Callable[[User], State] | None = None,
     batch_size: int = 64,
 ) -> Iterator[list[Answer]]:
-    """Answer the users' queries, a unit at a time.
+    """Answer the users' queries, one unit at a time.
 
     Args:
-        base: The task base of the method's variant; for a personal method with an adapter attached.
-        method: How to make the prompts, and whose adapter answers.
-        users: Whose queries.
+        base: The task base of the method's variant, for a personal method with an adapter attached.
+        method: Decides the prompts, and whether the users' adapters answer.
+        users: The users whose queries to answer.
         builder: Makes the prompts.
         rules: How to answer.
-        done: Queries that need no answer any more; a unit is left out when all of it is done.
-        adapter_of: A user's weights; for personal methods.
-        batch_size: Prompts at a time.
+        done: Queries that are answered already; a unit is skipped if all of its queries are.
+        adapter_of: Loads a user's weights, for personal methods.
+        batch_size: Prompts per batch.
     """
-    # Queries, not prompts, are measured: prompts are made unit by unit.
+    # By the lengths of queries, not prompts: prompts are made unit by unit.
     asked = [(user, query) for user in users for query in user.queries]
     lengths = [len(" ".join(query.fields.values())) for _, query in asked]
     owners = [user.user_id for user, _ in asked] if method.personal else None

@@ -1,4 +1,4 @@
-"""One question to every method of a run: what `oppu ask` and other front ends show side by side."""
+"""Asking every method of a run one question, as `oppu ask` and other front ends do."""
 
 import contextlib
 from collections.abc import Mapping, Sequence
@@ -16,10 +16,10 @@ from oppu_core.texts import normal
 
 
 def read_fields(texts: Sequence[str]) -> dict[str, str]:
-    """Read ``name=text`` options.
+    """Parse ``name=text`` options.
 
     Raises:
-        ConfigError: one is not of this form, or a name occurs twice.
+        ConfigError: one does not have this form, or a name occurs twice.
     """
     fields: dict[str, str] = {}
     for text in texts:
@@ -38,18 +38,21 @@ def ask(
     device: str = "auto",
     others: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
-    """Answers by method name, in the run's order.
+    """Answer a query by every method of a run.
 
     Args:
         run: A run whose adapters are trained.
-        user_id: One of its test users, or an own one (`oppu personalize`); None is answered with some ids.
+        user_id: A test user, or one added by `oppu personalize`; None raises an error that names some.
         text: The query's text (the task's long field); it may see the user's whole history.
         task: Which of the run's tasks; None if it has only one.
         device: Where to compute.
-        others: The texts of the task's other input fields, where it has any.
+        others: The texts of the task's other input fields, if it has any.
+
+    Returns:
+        {method: answer}, in the run's order.
 
     Raises:
-        ConfigError: the task or user is missing or unknown; a text is empty, missing or of no field.
+        ConfigError: the task or user is missing or unknown; a text is empty, missing or for no field.
         DataError: there is no such test user.
         StoreError: the user has no adapter yet.
     """
@@ -83,9 +86,9 @@ def ask(
 
 
 def asked_query(user: User, fields: Mapping[str, str]) -> Query:
-    """A query of anybody's that may see the user's whole history.
+    """A query that may see the user's whole history.
 
-    Where it is one of the user's own, it has that one's id: some methods draw by it.
+    If it equals one of the user's own queries, it gets that id, as random draws depend on it.
     """
 
     def said(texts: Mapping[str, str]) -> dict[str, str]:

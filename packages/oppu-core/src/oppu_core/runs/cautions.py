@@ -1,9 +1,9 @@
-"""What makes right answers look wrong: said when a run starts, and at the head of its tables and report."""
+"""Warnings about what makes right answers look wrong, shown when a run starts and above its results."""
 
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
-from oppu_core.data.parsing import outside_labels
+from oppu_core.data.intake import outside_labels
 from oppu_core.data.schema import shown
 from oppu_core.data.types import User
 from oppu_core.prompting.builder import TokenCounter
@@ -12,14 +12,14 @@ from oppu_core.texts import unseen
 
 
 class Speller(TokenCounter, Protocol):
-    """The part of :class:`oppu_core.modeling.tokenizer.Tokenizer` that labels are written with."""
+    """The part of :class:`oppu_core.modeling.tokenizer.Tokenizer` that checking labels needs."""
 
     def answer_text(self, ids: list[int]) -> str:
-        """What generated ids spell."""
+        """The answer in generated ids."""
 
 
 def scoring_warnings(task: Task, users: Iterable[User]) -> list[str]:
-    """What of some users' golds no answer can match, or the official scorer does not see."""
+    """Warnings about golds that no answer can match, or that the official scorer does not see."""
     golds = [query.gold for user in users for query in user.queries if query.gold is not None]
     warnings = []
     if task.labels:
@@ -44,7 +44,7 @@ def scoring_warnings(task: Task, users: Iterable[User]) -> list[str]:
 
 
 def tokenizer_warnings(task: Task, tokenizer: Speller) -> list[str]:
-    """Labels that a model cannot write, or that need more tokens than the task's answers have."""
+    """Warnings about labels that a model cannot write, or that need more tokens than answers may have."""
     spelt = {label: tokenizer.answer_text(tokenizer.answer_ids(label)) for label in task.labels}
     wrong = [label for label, text in spelt.items() if task.label_of(text) != label]
     warnings = []
@@ -64,7 +64,7 @@ def tokenizer_warnings(task: Task, tokenizer: Speller) -> list[str]:
 
 
 def version_warnings(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """Packages that have changed since a run was started, whose arithmetic may differ."""
+    """Warnings about packages that have changed since a run was started, as their arithmetic may differ."""
     pairs = {name: (old, now.get(name, old)) for name, old in then.items()}
     changed = [f"{name} {old} then, {new} now" for name, (old, new) in pairs.items() if old != new]
     if not changed:

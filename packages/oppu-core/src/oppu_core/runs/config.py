@@ -1,4 +1,4 @@
-"""What a run was asked for, resolved: everything that its results depend on, and how options become it."""
+"""A run's configuration: everything that its results depend on, and how it is resolved from options."""
 
 import dataclasses
 import json
@@ -39,7 +39,7 @@ class RunConfig:
         task_lora: Training settings of task LoRAs by task.
         personal: Training settings of personal adapters by task.
         dtype: The type of the base's weights.
-        seed: Of training, random retrieval and sampling.
+        seed: The seed of training, random retrieval and sampling.
         users: How many test users (the dataset's first ones); None takes all.
         sample: Whether answers are sampled as in the paper instead of greedy.
         quantize: Whether the base's weights are held in 4 or 8 bits.
@@ -65,7 +65,7 @@ class RunConfig:
     prompt_format: PromptFormat = "plain"
 
     def to_json(self) -> dict[str, Any]:
-        """As it stands in ``run.json``."""
+        """The form in ``run.json``."""
         plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
         if self.prompt_format == "plain":  # as before there was another: results of such runs stay theirs
             del plain["prompt_format"]
@@ -73,7 +73,7 @@ class RunConfig:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "RunConfig":
-        """Read :meth:`to_json`'s value."""
+        """The inverse of :meth:`to_json`."""
 
         def training(by_task: Mapping[str, Any]) -> dict[str, TrainConfig]:
             return {task: TrainConfig.from_json(values) for task, values in by_task.items()}
@@ -90,12 +90,12 @@ class RunConfig:
 
 
 def resolve_config(options: RunOptions) -> RunConfig:
-    """Turn what a person asked for into a complete configuration.
+    """Resolve options into a complete configuration.
 
     Raises:
         ConfigError: an option is wrong.
         DataError: a dataset cannot be opened.
-        ModelError: the base is not there.
+        ModelError: the base cannot be found.
     """
     if options.constrain and options.sample:
         raise ConfigError("--constrain chooses among labels greedily; leave --sample out.")
@@ -182,7 +182,7 @@ def check_training(kind: str, config: TrainConfig) -> TrainConfig:
     """Refuse settings that cannot train.
 
     Raises:
-        ConfigError: naming the field.
+        ConfigError: a setting is out of range; the message names it.
     """
     positive = ("rank", "alpha", "learning_rate", "max_grad_norm", "epochs", "batch_size", "virtual_tokens")
     for field in positive:

@@ -1,4 +1,4 @@
-"""A run put together from what a store says of its weights, for who has these and data but no run folder."""
+"""Reconstructing a run from a store and a dataset, without a run folder."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,11 +24,11 @@ def run_from_store(
     profiles: Sequence[Path] = (),
     seed: int = 0,
 ) -> Run:
-    """A run whose weights are those in a store; it has no folder, and its path is the store's.
+    """A run with the weights of a store; it has no folder, and its path is the store's.
 
     Args:
         model: The base that the weights were trained on.
-        store: Where they are.
+        store: The store.
         dataset: Its others trained the task base, its test users the adapters.
         method: How to answer; decides what has to be in the store.
         identity: Of the base in the type, quantization and form of prompts that they were trained with.
@@ -36,8 +36,8 @@ def run_from_store(
         seed: Of random retrieval.
 
     Raises:
-        StoreError: nothing there fits base, data and method.
-        ConfigError: several things fit.
+        StoreError: nothing in the store fits base, data and method.
+        ConfigError: several entries fit.
     """
     if not is_store(store):
         raise StoreError(f"{store} is no store of weights (it has no manifest.sqlite).")
@@ -104,11 +104,11 @@ def _agrees(identity: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
 
 
 def _only(entries: Sequence[Entry], missing: str) -> Entry:
-    """The one that fits.
+    """The only entry.
 
     Raises:
         StoreError: there is none.
-        ConfigError: there are several; they differ in the settings that they were trained with.
+        ConfigError: there are several, which differ in their training settings.
     """
     if not entries:
         raise StoreError(missing)

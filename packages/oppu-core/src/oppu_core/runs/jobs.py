@@ -1,9 +1,8 @@
-"""A run's jobs: task bases, personal adapters, answers; whatever is missing, and nothing twice.
+"""A run's jobs: task bases, personal adapters and answers; only what is missing is done.
 
-Everything that stands on one task base is done while that base is loaded.
+Everything that uses one task base is done while it is loaded.
 """
 
-import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,19 +14,14 @@ from rich.markup import escape
 from oppu_core.data.types import Query, User
 from oppu_core.errors import ModelError, StoreError, TrainingError, explained
 from oppu_core.modeling.base import Base, load_base
-from oppu_core.modeling.base_files import base_tokenizer
 from oppu_core.modeling.packing import tokenize
 from oppu_core.prompting.builder import PromptBuilder
 from oppu_core.prompting.methods import Method
 from oppu_core.runs.answering import answer, answer_rules, load_adapter
-from oppu_core.runs.cautions import scoring_warnings, tokenizer_warnings, version_warnings
 from oppu_core.runs.options import Compute
 from oppu_core.runs.predictions import Journal
 from oppu_core.runs.progress import ProgressReporter, Stage
-from oppu_core.runs.run import Run, versions
-from oppu_core.runs.tracking import ReportTo, reporting
-from oppu_core.runs.variants import Variant, variants_of
-from oppu_core.storage.files import write_jsonl
+from oppu_core.runs.variants import Variant
 from oppu_core.storage.store import Store
 from oppu_core.training import personal, task_base
 from oppu_core.training.loop import Progress
@@ -48,8 +42,8 @@ class VariantJobs:
 
     Args:
         variant: The variant.
-        store: Its weights.
-        compute: Where and how.
+        store: The store of its weights.
+        compute: Device and batch sizes.
         reporter: Shows progress and logs events; by default nothing is shown.
     """
 
@@ -65,14 +59,14 @@ class VariantJobs:
         self._run, self._users = variant.run, variant.users
 
     def do(self, jobs: Sequence[Job]) -> None:
-        """Do what is missing of these jobs.
+        """Do whatever is missing of these jobs.
 
         Raises:
-            OppuError: a task base cannot be trained, or adapters are missing that answers need.
+            OppuError: a task base cannot be trained, or adapters that answers need are missing.
         """
         variant = self.variant
         open_methods = [m for m in variant.methods if "answers" in jobs and self._unanswered(m)]
-        # What is about to be trained is looked at closely: damaged weights are trained again.
+        # Before training, stored weights are checked: damaged ones are trained again.
         there = self.store.intact if "personal" in jobs else self.store.has
         untrained = [u for u in self._users if not there(variant.key_of(u))] if variant.personal else []
         train_personal = "personal" in jobs and bool(untrained)
@@ -97,16 +91,16 @@ class VariantJobs:
                 self._answer(base, method, builder)
 
     def ask(self, user: User, query: Query) -> dict[str, str]:
-        """One query's answers by this variant's methods, as the run answers its own queries.
+        """Answer one query by this variant's methods, as the run answers its own queries.
 
         Raises:
             StoreError: something that is needed has not been trained.
         """
         variant = self.variant
-        self.store.load(variant.task_lora)  # says what to do when it is missing
+        self.store.load(variant.task_lora)  # raises with advice if it is missing
         base, builder = self.task_base()
         asking = dataclasses.replace(user, queries=(query,))
-        profile = variant.profiles(user)  # of the user as trained, not as asking
+        profile = variant.profiles(user)  # of the user as in training, without the new query
         adapter = load_adapter(self.store, variant, user) if variant.personal else {}
         rules = answer_rules(self._run.config, variant.task, base.tokenizer)
         answers = {}
@@ -125,7 +119,7 @@ class VariantJobs:
         """The base that the run was started with.
 
         Raises:
-            ModelError: it is gone, or another one now.
+            ModelError: it is gone, or has changed.
         """
         config = self._run.config
         base = load_base(
@@ -139,7 +133,7 @@ class VariantJobs:
         return base
 
     def task_base(self) -> tuple[Base, PromptBuilder]:
-        """The variant's task base, trained if it is not in the store, and what makes its prompts."""
+        """The variant's task base, trained if it is not in the store, and its prompt builder."""
         variant, reporter = self.variant, self._reporter
         base = self.load_base()
         if base.caution:
@@ -164,12 +158,12 @@ class VariantJobs:
     def with_adapter(
         self, base: Base, builder: PromptBuilder, train: bool = False
     ) -> tuple[Base, PromptBuilder]:
-        """The base with an adapter attached, and what makes prompts that leave room for its tokens.
+        """The base with an adapter attached, and a prompt builder that leaves room for the adapter's tokens.
 
         Args:
             base: The task base.
-            builder: Its prompts.
-            train: Train the users' adapters that the store does not have.
+            builder: Its prompt builder.
+            train: Whether to train the users' adapters that the store does not have.
         """
         config = self.variant.personal_config
         builder = dataclasses.replace(builder, counter=base.tokenizer.leaving(config.prefix))
@@ -187,7 +181,7 @@ class VariantJobs:
                 facts = {name: value for name, value in dataclasses.asdict(done).items() if value is not None}
                 reporter.event("user", variant=variant.title, **facts)
                 if done.loss is not None:
-                    # Told apart by the adapter's key, a hash of the user's id and history.
+                    # Identified by the adapter's key, a hash of the user's id and history.
                     reporter.report(f"{variant.title}/adapters", done.loss, adapter=Path(done.folder).name)
                 if done.cached:
                     stage.advance()
@@ -245,80 +239,10 @@ class VariantJobs:
 def _on_step(
     stage: Stage, total: float, report: Callable[[Progress], None] = lambda step: None
 ) -> Callable[[Progress], None]:
-    """Move a stage by `total` over the steps of one training, and report each."""
+    """A callback that advances a stage by `total` over the steps of one training, and reports each step."""
 
     def on_step(step: Progress) -> None:
         stage.advance(total / step.steps, loss=step.loss, tokens=step.tokens)
         report(step)
 
     return on_step
-
-
-def execute(
-    run: Run,
-    jobs: Sequence[Job] = JOBS,
-    compute: Compute | None = None,
-    reporter: ProgressReporter | None = None,
-) -> None:
-    """Do what is missing of a run's jobs.
-
-    Args:
-        run: The run.
-        jobs: Which of task bases, personal adapters and answers.
-        compute: Where and how.
-        reporter: Shows progress and logs events; by default nothing is shown.
-
-    Raises:
-        OppuError: see :meth:`VariantJobs.do`.
-    """
-    reporter = reporter or quiet()
-    with contextlib.closing(Store(run.store_path)) as store:
-        for warning in version_warnings(run.provenance.get("versions", {}), versions()):
-            reporter.console.print(f"[yellow]{escape(warning)}[/]", highlight=False, soft_wrap=True)
-            reporter.event("warning", text=warning)
-        warned: set[str] = set()
-        for variant in variants_of(run):
-            task = variant.task.name
-            if task not in warned:
-                warned.add(task)
-                _warn(variant, reporter)
-            VariantJobs(variant, store, compute, reporter).do(jobs)
-            if "answers" in jobs and not run.profiles_path(task).exists():
-                rows = [
-                    {"task": task, "user_id": user.user_id, "profile": variant.profiles(user)}
-                    for user in variant.users
-                ]
-                write_jsonl(run.profiles_path(task), rows)
-
-
-def execute_visibly(
-    run: Run, jobs: Sequence[Job], compute: Compute | None = None, report_to: ReportTo = "none"
-) -> None:
-    """Do a run's jobs with live progress on the terminal and a log in its folder; others have to wait.
-
-    Args:
-        run: The run.
-        jobs: Which of task bases, personal adapters and answers.
-        compute: Where and how.
-        report_to: Where training losses are sent as well.
-    """
-    with run.lock(), reporting(report_to, run) as tracker:
-        execute(run, jobs, compute, ProgressReporter(Console(stderr=True), run.log_path, tracker))
-
-
-def _warn(variant: Variant, reporter: ProgressReporter) -> None:
-    """Say beforehand what no training can mend."""
-    task = variant.task
-    warnings = scoring_warnings(task, variant.users)
-    config = variant.run.config
-    tokenizer = base_tokenizer(config.model, config.prompt_format)
-    if task.labels:
-        warnings += tokenizer_warnings(task, tokenizer)
-    if config.prompt_format == "plain" and tokenizer.hf.chat_template:
-        warnings.append(
-            "The base has a chat template, but prompts are plain, as in the paper; --prompt-format chat puts "
-            "them into it."
-        )
-    for warning in warnings:
-        reporter.console.print(f"[yellow]{task.name}: {escape(warning)}[/]", highlight=False, soft_wrap=True)
-        reporter.event("warning", task=task.name, text=warning)

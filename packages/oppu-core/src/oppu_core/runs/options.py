@@ -1,6 +1,6 @@
-"""What a person asks of a run: the options, each written once.
+"""The options of a run, each defined once.
 
-Light to import: the command line reads it before it knows whether a model is needed.
+Light to import: the command line needs it before it knows whether a model is needed.
 """
 
 import dataclasses
@@ -22,17 +22,17 @@ METHODS_HELP = (
 
 
 def option(cli: Any, default: Any = dataclasses.MISSING) -> Any:
-    """A field of options that a command line has too (:func:`oppu_core.cli.options.with_options`).
+    """A dataclass field that is a command line option, too (:func:`oppu_core.cli.options.with_options`).
 
     Args:
-        cli: What the command line takes, with its help: ``Annotated[type, typer.Option(…)]``.
-        default: The field's; the command line's is None where the type allows it.
+        cli: The option's type and help: ``Annotated[type, typer.Option(…)]``.
+        default: The field's default; on the command line it is None if the type allows it.
     """
     return dataclasses.field(default=default, metadata={"cli": cli})
 
 
 def same(kind: type, name: str) -> Any:
-    """A field of other options, for options that have it too."""
+    """A field with the option and default of a field of another dataclass."""
     field = next(field for field in dataclasses.fields(kind) if field.name == name)
     return option(field.metadata["cli"], field.default)
 
@@ -62,7 +62,7 @@ PlantOption = Annotated[
 
 
 def read_cohort(text: str) -> str:
-    """See that a number of users, or ``auto``, was asked for.
+    """Check that an option is a number of users, or ``auto``.
 
     Raises:
         ConfigError: it is something else.
@@ -85,12 +85,12 @@ CohortOption = Annotated[
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Compute:
-    """How work is done; results do not depend on it, but for rounding.
+    """How work is done; results do not depend on it, except for rounding.
 
     Attributes:
         device: ``auto``, ``cpu``, ``cuda`` …
         batch_size: Prompts answered at a time.
-        cohort: Users trained at once, as a text; ``auto`` decides by memory.
+        cohort: Users trained at once, as text; ``auto`` decides by free memory.
     """
 
     device: str = option(DeviceOption, "auto")
@@ -99,26 +99,26 @@ class Compute:
 
     @property
     def users_at_once(self) -> int | None:
-        """How many users to train at once; None decides by memory."""
+        """How many users to train at once; None decides by free memory."""
         return None if self.cohort == "auto" else int(self.cohort)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """What a person asks of a run. Everything that its results depend on is here.
+    """The options of a run: everything that its results depend on.
 
     Attributes:
-        data: Dataset folders, each of another task.
+        data: Dataset folders, each of a different task.
         model: ``tiny``, a folder or a hub id.
-        methods: Their names; with commas between them, or a sequence.
+        methods: Names of methods, as a sequence or separated by commas.
         preset: Training settings to start from.
         settings: ``personal.epochs=3``, ``task_lora.learning_rate=1e-4`` …
         dtype: The type of the base's weights.
         seed: The seed of everything.
-        users: At most so many test users.
+        users: The most test users.
         sample: Sample answers as in the paper.
         store: Where weights are kept; by default beside the run.
-        peft: What personal adapters are.
+        peft: The kind of personal adapters.
         quantize: Hold the base in 4 or 8 bits.
         profiles: Files with profile texts.
         examples: What of the others task LoRAs are trained on.
@@ -237,7 +237,7 @@ class RunOptions:
         """The methods' names, each once.
 
         Raises:
-            ConfigError: one is no method, or there is none.
+            ConfigError: a name is not a method, or there is none.
         """
         texts = self.methods.split(",") if isinstance(self.methods, str) else self.methods
         names = list(dict.fromkeys(parse_method(name.strip()).name for name in texts))

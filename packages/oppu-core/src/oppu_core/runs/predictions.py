@@ -1,4 +1,4 @@
-"""Answers as files: whole prediction files, and journals of those that are being written."""
+"""Prediction files, and the journals in which answers are collected until a file is complete."""
 
 import contextlib
 import dataclasses
@@ -7,12 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from oppu_core.errors import DataError
-from oppu_core.storage.files import (
-    append_jsonl,
-    read_appended,
-    read_jsonl,
-    write_jsonl,
-)
+from oppu_core.storage.files import append_jsonl, read_appended, read_jsonl, write_jsonl
 
 QueryId = tuple[str, str]  # (user id, query id)
 
@@ -28,11 +23,7 @@ class Answer:
 
 
 def _answer_of(row: Any) -> Answer:
-    """A line of a prediction file.
-
-    Raises:
-        TypeError: it is no answer.
-    """
+    """Parse a line of a prediction file; a TypeError if it is not an answer."""
     one = Answer(**row)
     texts = (one.user_id, one.id, one.answer, one.gold or "")
     if not all(isinstance(text, str) for text in texts):
@@ -41,10 +32,10 @@ def _answer_of(row: Any) -> Answer:
 
 
 def read_answers(path: Path) -> dict[QueryId, Answer]:
-    """A prediction file by (user id, query id).
+    """Read a prediction file: {(user id, query id): answer}.
 
     Raises:
-        DataError: a line is no answer, or answers a query again.
+        DataError: a line is not an answer, or answers a query twice.
     """
     # <run>/<task>/predictions/<method>.jsonl
     advice = f"Remove the file and answer again (`oppu answer --run {path.parents[2]}`)."
@@ -65,10 +56,10 @@ def read_answers(path: Path) -> dict[QueryId, Answer]:
 
 
 class Journal:
-    """Answers of one method that are finished but not yet a whole prediction file.
+    """Finished answers of one method whose prediction file is not complete yet.
 
     Args:
-        path: The prediction file; the journal lies beside it.
+        path: The prediction file; the journal is beside it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -76,7 +67,7 @@ class Journal:
         self._path = path.parent / f".{path.stem}.partial.jsonl"
 
     def read(self) -> dict[QueryId, Answer]:
-        """What is answered already; a line torn by a kill is dropped."""
+        """The answers so far; a line torn by a kill is dropped."""
         answers = read_answers(self._target) if self._target.exists() else {}
         for row in read_appended(self._path):
             with contextlib.suppress(TypeError):
@@ -89,6 +80,6 @@ class Journal:
         append_jsonl(self._path, [dataclasses.asdict(one) for one in answers])
 
     def finish(self, answers: Mapping[QueryId, Answer], order: Sequence[QueryId]) -> None:
-        """Write the prediction file whole, in the order of the dataset, and drop the journal."""
+        """Write the prediction file, in the order of the dataset, and remove the journal."""
         write_jsonl(self._target, [dataclasses.asdict(answers[key]) for key in order if key in answers])
         self._path.unlink(missing_ok=True)

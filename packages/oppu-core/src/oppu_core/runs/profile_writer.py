@@ -1,9 +1,8 @@
 """Profiles written by an instruction-tuned language model, as in the paper's Appendix I.
 
 Each user is described from ten items of the history that personal training may see; queries and golds are
-never shown. A model's thoughts are switched off where its chat template can do that, and cut where it cannot.
-A user's text depends on the model, the seed and the user; on the batch only by the rounding of padded
-arithmetic.
+never shown. A model's reasoning is switched off if its chat template can do that, else cut. A user's text
+depends on the model, the seed and the user, and on the batch only by rounding.
 """
 
 import itertools
@@ -23,7 +22,7 @@ from oppu_core.modeling.base import Base
 from oppu_core.modeling.base_files import base_folder
 from oppu_core.modeling.chat import THOUGHTS, decode_marked, render_chat, without_thoughts
 from oppu_core.runs.progress import ProgressReporter
-from oppu_core.runs.run import differences
+from oppu_core.runs.start import differences
 from oppu_core.storage.files import (
     append_jsonl,
     content_id,
@@ -49,20 +48,20 @@ def write_profiles(
     batch_size: int,
     reporter: ProgressReporter,
 ) -> None:
-    """Write a file of profiles, for ``--profiles``; called again, it goes on where it was stopped.
+    """Write a file of profiles for ``--profiles``; if interrupted, the next call continues.
 
     Args:
-        dataset: Has the users.
-        splits: Which of them.
-        base: The model that writes; with a chat template it is asked in that form.
-        out: The file. What it was made with lies beside it (``<out>.settings.json``).
-        seed: Of items and texts.
-        batch_size: Users at a time.
-        reporter: Told of the progress.
+        dataset: The dataset of the users.
+        splits: The splits whose users to describe.
+        base: The model that writes; its chat template is used if it has one.
+        out: The file. Its settings are recorded beside it (``<out>.settings.json``).
+        seed: The seed of the chosen items and of sampling.
+        batch_size: Users per batch.
+        reporter: Shows progress.
 
     Raises:
         ConfigError: `out` was begun with other settings, or is another file.
-        ModelError: the model's context has no room for the instruction, or it wrote nothing but thoughts.
+        ModelError: the model's context has no room for the instruction, or it wrote only reasoning.
     """
     task = dataset.task
     writer = Writer(task, base, seed)
@@ -118,12 +117,12 @@ class Writer:
     """A language model that describes users.
 
     Args:
-        task: Has the instruction (:attr:`Task.profile_prompt`).
+        task: The task, which has the instruction (:attr:`Task.profile_prompt`).
         base: The model.
-        seed: Of items and texts.
+        seed: The seed of the chosen items and of sampling.
 
     Attributes:
-        settings: All that a user's text depends on but the user.
+        settings: Everything that a text depends on, except the user.
     """
 
     def __init__(self, task: Task, base: Base, seed: int) -> None:
@@ -151,7 +150,7 @@ class Writer:
         """The users' profiles, each on one line; empty for a user without a history.
 
         Raises:
-            ModelError: there is no room for the instruction, or the model wrote nothing but thoughts.
+            ModelError: there is no room for the instruction, or the model wrote only reasoning.
         """
         asked = [user for user in users if user.training_history]
         size = len(asked) if self._base.supports_padding else 1
@@ -161,7 +160,7 @@ class Writer:
         return [texts.get(user.user_id, "") for user in users]
 
     def _write(self, users: Sequence[User]) -> list[str]:
-        """The same for users with histories, all at once."""
+        """The same for users with histories, all in one batch."""
         tokenizer, model = self._base.tokenizer, self._base.model
         rows = [self.prompt_ids(user) for user in users]
         width = max(map(len, rows))
@@ -173,7 +172,7 @@ class Writer:
                 input_ids=ids_BT.to(model.device),
                 attention_mask=mask_BT.to(model.device),
                 max_new_tokens=self._new_tokens,
-                do_sample=False,  # the noise does the sampling
+                do_sample=False,  # the added noise samples
                 logits_processor=LogitsProcessorList([noise]),
                 eos_token_id=self._stop_ids,
                 pad_token_id=tokenizer.pad_id,
@@ -182,7 +181,7 @@ class Writer:
         return [" ".join(self._said(user, ids).split()) for user, ids in zip(users, rows, strict=True)]
 
     def _said(self, user: User, ids: list[int]) -> str:
-        """The text of ids without thoughts; a base without a chat template has none."""
+        """The text of ids without reasoning, which only models with a chat template have."""
         if self._frame is None:
             text: str = self._base.tokenizer.hf.decode(ids, skip_special_tokens=True)
             return text
@@ -196,7 +195,7 @@ class Writer:
         return said
 
     def prompt_ids(self, user: User) -> list[int]:
-        """What the model is asked: instruction and items, their texts shortened until they fit.
+        """The ids of the model's prompt: instruction and items, their texts shortened until they fit.
 
         Raises:
             ModelError: the context has no room for the instruction.
@@ -228,7 +227,7 @@ class Writer:
     def _ids(self, text: str) -> list[int]:
         if self._frame is None:
             return self._base.tokenizer.prompt_ids(f"{text}\nAnswer:")
-        # Only the template's own special tokens are such: "<|end|>" in a user's text is seven characters.
+        # Only the template's own special tokens count: "<|end|>" in a user's text is seven characters.
         before, after = self._frame
         encode = self._base.tokenizer.hf
         parts = ((before, False), (text, True), (after, False))
@@ -246,7 +245,7 @@ def _first_words(text: str, count: int) -> str:
 
 
 def _chat_frame(tokenizer: Any) -> tuple[str, str]:
-    """What the chat template puts before and behind a person's message."""
+    """What the chat template puts before and after a user's message."""
     mark = "USER-MESSAGE"
     try:
         text = render_chat(tokenizer, [{"role": "user", "content": mark}])
@@ -259,7 +258,7 @@ def _chat_frame(tokenizer: Any) -> tuple[str, str]:
 
 
 def _chat_stop_ids(base: Base) -> list[int]:
-    """The end of text, and what else the model's folder names as the end of a turn."""
+    """The ids of the end of text, and of other ends of a turn that the model's folder names."""
     ids = {base.tokenizer.eos_id}
     folder = base_folder(base.name)
     if (folder / "generation_config.json").is_file():
@@ -271,7 +270,7 @@ def _chat_stop_ids(base: Base) -> list[int]:
 class _SeededSampling:
     """Sampling at a temperature with a generator for each row, so that no row depends on the others.
 
-    The greatest of logits / temperature + Gumbel noise is distributed as the softmax (the Gumbel-max trick).
+    The argmax of logits / temperature + Gumbel noise has the softmax distribution (the Gumbel-max trick).
     """
 
     def __init__(self, keys: Sequence[str]) -> None:

@@ -1,7 +1,4 @@
-"""People watch it work: live progress on the terminal, and a JSONL log in the run's folder.
-
-Knows nothing of what is being done.
-"""
+"""Progress on the terminal, and a JSONL log in the run's folder. Knows nothing of what is being done."""
 
 import contextlib
 import datetime
@@ -27,7 +24,7 @@ class Stage:
         self._tokens, self._start = 0, time.monotonic()
 
     def advance(self, amount: float = 1, *, loss: float | None = None, tokens: int = 0) -> None:
-        """Move on by `amount` of the stage's total; `loss` and tokens per second are shown."""
+        """Advance by `amount` of the stage's total; loss and tokens per second are shown."""
         self._tokens += tokens
         facts = [f"loss {loss:.2f}"] if loss is not None else []
         if self._tokens and self._bar.console.width >= 100:
@@ -38,21 +35,17 @@ class Stage:
 
 
 class ProgressReporter:
-    """Where progress and events of a run go.
+    """Shows progress and logs events of a run.
 
     Args:
         console: The terminal.
-        log: A JSONL file that events are appended to; None keeps no log.
-        tracker: Where losses go; None for nowhere.
-        bars: Whether progress is shown; what is printed on the console is not touched by it.
+        log: A JSONL file to which events are appended; None keeps no log.
+        tracker: Receives losses, if given.
+        bars: Whether to show progress bars; other output on the console is not affected.
     """
 
     def __init__(
-        self,
-        console: Console,
-        log: Path | None = None,
-        tracker: Tracker | None = None,
-        bars: bool = True,
+        self, console: Console, log: Path | None = None, tracker: Tracker | None = None, bars: bool = True
     ) -> None:
         self.console = console
         self._bars = bars
@@ -60,11 +53,11 @@ class ProgressReporter:
         self._tracker = tracker
 
     def report(self, name: str, loss: float, **labels: str) -> None:
-        """Send a loss to the tracker. One that fails is left alone: training is worth more."""
+        """Send a loss to the tracker. A tracker that fails is dropped: training goes on."""
         if self._tracker is not None:
             try:
                 self._tracker.log(name, loss, labels)
-            except Exception as error:  # lost network, full disk: each tracker has its own kinds
+            except Exception as error:  # lost network, full disk: each tracker raises its own kinds
                 self._tracker = None
                 self.console.print(f"[yellow]Losses are no longer reported: {escape(repr(error))}[/]")
 

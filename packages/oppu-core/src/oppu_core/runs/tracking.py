@@ -1,6 +1,6 @@
-"""Training losses for those who watch them elsewhere: trackio, tensorboard or wandb, if it is installed.
+"""Sending training losses to trackio, tensorboard or wandb, if it is installed.
 
-What goes there are numbers, the run's name and its training settings; never texts or users' ids.
+Only numbers, the run's name and its training settings are sent; never texts or users' ids.
 """
 
 import contextlib
@@ -18,17 +18,17 @@ ReportTo = Literal["none", "trackio", "tensorboard", "wandb"]
 
 
 class Tracker(Protocol):
-    """Takes numbers."""
+    """Receives training losses."""
 
     def log(self, name: str, value: float, labels: Mapping[str, str]) -> None:
-        """The next value of the curve `name`; `labels` say what it belongs to."""
+        """Add a value to the curve `name`; `labels` say what it belongs to."""
 
     def close(self) -> None:
-        """Nothing more will come."""
+        """End the tracking."""
 
 
 class _Project:
-    """trackio or wandb: their ``init`` gives an object with ``log`` and ``finish``."""
+    """trackio or wandb, whose ``init`` returns an object with ``log`` and ``finish``."""
 
     def __init__(self, module: Any, folder: Path, settings: Mapping[str, Any]) -> None:
         self._run = module.init(project="oppu", name=folder.resolve().name, config=dict(settings))
@@ -62,7 +62,7 @@ _KINDS: dict[str, tuple[str, Callable[[Any, Path, Mapping[str, Any]], Tracker]]]
 
 @contextlib.contextmanager
 def reporting(kind: ReportTo, run: "Run") -> Iterator[Tracker | None]:
-    """Report a run's losses for the block; tensorboard's files lie in the run's folder.
+    """Within the block, report a run's losses; tensorboard's files go into the run's folder.
 
     Raises:
         ConfigError: the package is not installed, or does not start.
@@ -73,14 +73,14 @@ def reporting(kind: ReportTo, run: "Run") -> Iterator[Tracker | None]:
     module, make = _KINDS[kind]
     shown = ("model", "methods", "task_lora", "personal", "dtype", "seed", "examples")
     settings = {name: value for name, value in run.config.to_json().items() if name in shown}
-    settings["model"] = Path(run.config.model).name  # a folder's place is nobody's business
+    settings["model"] = Path(run.config.model).name  # not the folder's full path, which is private
     try:
         tracker = make(importlib.import_module(module), run.path, settings)
     except ImportError as error:
         raise ConfigError(
             f"--report-to {kind} needs the package {kind}, which is not installed here: pip install {kind}."
         ) from error
-    except Exception as error:  # no account, no network, no disk: each has its own kinds
+    except Exception as error:  # no account, no network, no disk: each package raises its own kinds
         raise ConfigError(f"--report-to {kind} does not start: {error}") from error
     try:
         yield tracker

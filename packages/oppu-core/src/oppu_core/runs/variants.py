@@ -1,4 +1,4 @@
-"""A run's variants: one prompt construction of one task, and which weights stand on it.
+"""A run's variants: one prompt construction of one task, and the keys of the weights that belong to it.
 
 Everything here is known without loading a base; :mod:`oppu_core.runs.jobs` does the work.
 """
@@ -46,18 +46,18 @@ class Variant:
 
     @property
     def title(self) -> str:
-        """What people are told it is."""
+        """A title for people."""
         return f"{self.task.name} {self.name}"
 
     @functools.cached_property
     def methods(self) -> list[Method]:
-        """The run's methods that its task base answers, in their order."""
+        """The run's methods that use this variant's task base, in order."""
         methods = [parse_method(name) for name in self.run.config.methods]
         return [method for method in methods if method.variant == self.name]
 
     @property
     def personal(self) -> bool:
-        """Whether the run has methods with personal adapters on it."""
+        """Whether any of these methods uses personal adapters."""
         return any(method.personal for method in self.methods)
 
     @property
@@ -88,14 +88,14 @@ class Variant:
         return personal.key_of(self.task_lora, self.task, self.personal_config, user, profile)
 
     def prompt_builder(self, tokenizer: TokenCounter) -> PromptBuilder:
-        """What makes its prompts."""
+        """The builder of its prompts."""
         return prompt_builder(self.dataset, tokenizer, self.profiles, self.methods, self.run.config.seed)
 
 
 def prompt_builder(
     dataset: Dataset, counter: TokenCounter, profiles: Profiles, methods: Sequence[Method], seed: int
 ) -> PromptBuilder:
-    """What makes the prompts of some methods for a dataset's users; `seed` is of random retrieval."""
+    """A builder of prompts for a dataset's users by some methods; `seed` is for random retrieval."""
     task = dataset.task
     retrievers: dict[str, Retriever] = {"bm25": BM25Retriever(task), "recent": RecentRetriever()}
     if any(method.retriever == "random" for method in methods):
@@ -115,7 +115,7 @@ def variants_of(run: Run) -> Iterator[Variant]:
 
 
 def find_variant(run: Run, task: str | None, name: str | None, personal: bool) -> Variant:
-    """One variant of a run; task and name may be left out where there is only one.
+    """One variant of a run; task and name may be left out if there is only one.
 
     Args:
         run: The run.
@@ -124,7 +124,7 @@ def find_variant(run: Run, task: str | None, name: str | None, personal: bool) -
         personal: Look only at variants with personal adapters.
 
     Raises:
-        ConfigError: the run has no such task or variant, or several that could be meant.
+        ConfigError: the run has no such task or variant, or several that match.
     """
     found = [variant for variant in variants_of(run) if variant.personal or not personal]
     with_adapters = " with personal adapters" if personal else ""

@@ -1,1 +1,1 @@
-"""Files that are written whole, and the store of trained weights by content."""
+"""Atomic file writing, and the content-addressed store of trained weights."""

@@ -1,8 +1,8 @@
-"""Files that are either whole or absent.
+"""Atomic writing: files are either complete or absent.
 
-A file or folder is written under a temporary name beside its place, flushed to the disk, and renamed. A
-process killed at any moment leaves the old content or the new, plus at most a stray ``.tmp-*`` entry, which
-the next writer of the same place removes.
+A file or folder is written under a temporary name beside its path, flushed to disk, and renamed. A process
+killed at any moment leaves the old content or the new, plus at most a stray ``.tmp-*`` entry, which the next
+writer of the same path removes.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ def canonical_json(value: Any) -> str:
 def content_id(value: Any) -> str:
     """The sha256 (hex) of a JSON value's canonical text.
 
-    Lone surrogates cannot be encoded as UTF-8; they are kept apart by ``surrogatepass``.
+    Lone surrogates, which UTF-8 cannot encode, are hashed by ``surrogatepass``.
     """
     return hashlib.sha256(canonical_json(value).encode("utf-8", "surrogatepass")).hexdigest()
 
@@ -42,7 +42,7 @@ def file_sha256(path: Path) -> str:
 
 
 def fsync_dir(path: Path) -> None:
-    """Flush a folder's entries, so that a rename in it survives a power cut."""
+    """Flush a folder's entries to disk, so that a rename in it survives a power cut."""
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)
@@ -51,28 +51,28 @@ def fsync_dir(path: Path) -> None:
 
 
 def _temporary(path: Path) -> Path:
-    """A name beside `path` that tells its target and the process that writes it."""
+    """A temporary name beside `path` that identifies its target and the writing process."""
     target = hashlib.sha256(path.name.encode("utf-8", "surrogateescape")).hexdigest()[:12]
     return path.parent / f".tmp-{target}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
 
 
 def remove_strays(path: Path) -> None:
-    """Remove what killed writers of `path` left beside it; what a living process writes is left alone.
+    """Remove what killed writers of `path` left beside it, but not what a running process is writing.
 
-    Processes are told by their ids, so the writers of one folder have to run on one machine.
+    Processes are identified by their ids, so all writers of a folder must run on one machine.
     """
     for stray in strays_of(path):
         remove(stray)
 
 
 def strays_of(path: Path) -> Iterator[Path]:
-    """What killed writers of `path` left beside it."""
+    """Temporary files that killed writers of `path` left beside it."""
     prefix = _temporary(path).name.rsplit("-", 2)[0]
     return filter(_is_stray, path.parent.glob(f"{prefix}-*"))
 
 
 def strays_below(folder: Path) -> Iterator[Path]:
-    """What killed writers of anything left anywhere below a folder."""
+    """Temporary files that killed writers left anywhere below a folder."""
     return filter(_is_stray, folder.rglob(".tmp-*"))
 
 
@@ -84,7 +84,7 @@ def _is_stray(path: Path) -> bool:
 
 
 def _swap(new: Path, path: Path, aside: Path) -> None:
-    """Put `new` at `path`, what was there at `aside`; of several writers at once the last one wins."""
+    """Move `path` to `aside` and `new` to `path`; of concurrent writers the last one wins."""
     for _ in range(100):
         remove(aside)
         with contextlib.suppress(FileNotFoundError):
@@ -101,7 +101,7 @@ def _swap(new: Path, path: Path, aside: Path) -> None:
 
 
 def remove(*paths: Path) -> None:
-    """Remove files and whole folders; what is not there does no harm."""
+    """Remove files and whole folders; missing ones are ignored."""
     for path in paths:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
@@ -110,12 +110,12 @@ def remove(*paths: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a whole text file (UTF-8) or nothing."""
+    """Write a text file (UTF-8) atomically."""
     write_bytes(path, text.encode("utf-8"))
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a whole file or nothing."""
+    """Write a file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
     try:
@@ -127,20 +127,20 @@ def write_bytes(path: Path, content: bytes) -> None:
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            error.filename, error.filename2 = str(path), None  # not the temporary name, which says nothing
+            error.filename, error.filename2 = str(path), None  # instead of the temporary name
         raise
     fsync_dir(path.parent)
     remove_strays(path)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a value as indented JSON with sorted keys, whole or not at all."""
+    """Write a value as indented JSON with sorted keys, atomically."""
     text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
     write_text(path, text + "\n")
 
 
 def write_jsonl(path: Path, rows: list[Any]) -> None:
-    """Write one JSON value a line, whole or not at all."""
+    """Write one JSON value per line, atomically."""
     write_text(path, "".join(canonical_json(row) + "\n" for row in rows))
 
 
@@ -148,7 +148,7 @@ def read_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        DataError: the file is missing, is no file or is not JSON.
+        DataError: the file is missing, is not a file or is not JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -158,16 +158,12 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path} cannot be read as text: {error}.") from error
     except json.JSONDecodeError as error:
         raise DataError(f"{path}, line {error.lineno}: not JSON ({error.msg}).") from error
-    except (ValueError, RecursionError) as error:  # integers of thousands of digits, very deep nesting
+    except (ValueError, RecursionError) as error:  # not JSON, integers of thousands of digits, deep nesting
         raise DataError(f"{path}: not usable as JSON ({error}).") from error
 
 
 def read_jsonl(path: Path) -> list[Any]:
-    """Read a file of one JSON value a line.
-
-    Raises:
-        DataError: as :func:`read_json`, naming the line.
-    """
+    """Read a file with one JSON value per line; errors as in :func:`read_json`, and name the line."""
     rows = []
     try:
         with path.open(encoding="utf-8") as file:
@@ -184,10 +180,10 @@ def read_jsonl(path: Path) -> list[Any]:
 
 
 def append_jsonl(path: Path, rows: Sequence[Any]) -> None:
-    """Append one JSON value a line to what may be the file of a killed writer."""
+    """Append one JSON value per line, even to a file whose last writer was killed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+b") as file:
-        if file.tell():  # a killed writer's torn last line must not run into the next one
+        if file.tell():  # a torn last line must not run into the next one
             file.seek(-1, os.SEEK_END)
             if file.read(1) != b"\n":
                 file.write(b"\n")
@@ -196,7 +192,7 @@ def append_jsonl(path: Path, rows: Sequence[Any]) -> None:
 
 
 def read_appended(path: Path) -> Iterator[Any]:
-    """The values of a file of :func:`append_jsonl`; lines torn by a kill are dropped, no file has none."""
+    """The values in a file of :func:`append_jsonl`, without lines torn by a kill; none if it is missing."""
     if path.exists():
         for line in path.read_bytes().split(b"\n")[:-1]:
             with contextlib.suppress(ValueError):
@@ -205,10 +201,10 @@ def read_appended(path: Path) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def new_dir(path: Path) -> Iterator[Path]:
-    """Fill a folder under a temporary name; it appears at `path` when the block ends without an error.
+    """A folder with a temporary name to fill; it is moved to `path` when the block ends without an error.
 
-    An existing folder at `path` is replaced: it is moved aside first, so that a kill leaves it whole, or
-    absent, or replaced, never in part.
+    An existing folder at `path` is replaced: it is moved aside first, so that a kill leaves the old folder,
+    none, or the new one, never a part.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_strays(path)
@@ -231,9 +227,9 @@ def new_dir(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def scratch_dir(path: Path) -> Iterator[Path]:
-    """A folder for the time of the block, on the disk of `path`: what the writer of `path` needs on the way.
+    """A temporary folder for the block, on the disk of `path`, for the writer of `path`.
 
-    What a killed process leaves of it goes with its other strays.
+    If the process is killed, it is removed with the other strays.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = _temporary(path)
@@ -246,15 +242,15 @@ def scratch_dir(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def locked(folder: Path, busy: OppuError) -> Iterator[None]:
-    """Hold ``.lock`` in a folder for the time of the block; the system lifts it when the process is killed.
+    """Hold the lock ``.lock`` in a folder for the block; the system releases it if the process is killed.
 
     Args:
-        folder: It exists.
-        busy: Raised where another process holds it.
+        folder: An existing folder.
+        busy: Raised if another process holds the lock.
     """
     from filelock import FileLock, Timeout
 
-    # The fallback, for file systems that lock nothing, would outlive a killed process.
+    # Not the fallback for file systems without locks: it would outlive a killed process.
     lock = FileLock(folder / ".lock", blocking=False, fallback_to_soft=False)
     try:
         lock.acquire()
@@ -263,6 +259,6 @@ def locked(folder: Path, busy: OppuError) -> Iterator[None]:
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):  # Windows keeps what is open
+        with contextlib.suppress(OSError):  # Windows does not remove open files
             Path(lock.lock_file).unlink()
         lock.release()

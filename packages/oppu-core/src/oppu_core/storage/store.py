@@ -1,7 +1,7 @@
-"""Trained weights by content: the same thing is never trained twice, and nothing damaged is ever loaded.
+"""The store of trained weights: nothing is trained twice, and nothing damaged is ever loaded.
 
-A store is a folder of plain PEFT folders and an SQLite manifest. An entry is known by its *identity*, a JSON
-value of everything that it was made from; what is not in the manifest as ``ok`` does not exist. Knows
+A store is a folder of plain PEFT folders and an SQLite manifest. An entry is identified by its *identity*, a
+JSON value of everything that it was made from; only entries that are ``ok`` in the manifest exist. Knows
 nothing of models or training.
 
 Layout::
@@ -48,14 +48,14 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 
 @dataclasses.dataclass(frozen=True)
 class Key:
-    """Where an entry lies and what it is.
+    """Identifies an entry, and says where it is stored.
 
     Attributes:
         kind: ``task_lora`` or ``adapter``.
-        folder: Below the store, in POSIX form.
-        config_id: Groups entries that differ only in the user.
+        folder: Its path below the store, in POSIX form.
+        config_id: Shared by entries that differ only in the user.
         identity: Everything that the weights depend on.
-        user_id: Of a personal adapter.
+        user_id: The user of a personal adapter.
     """
 
     kind: str
@@ -77,7 +77,7 @@ def adapter_key(config: Mapping[str, Any], user_id: str, history: str) -> Key:
     Args:
         config: What all users share: task LoRA, PEFT and training settings, seed.
         user_id: Any string.
-        history: The hash of what the adapter is trained on, so that a changed history is another entry.
+        history: The hash of what the adapter is trained on, so that a changed history makes another entry.
     """
     config_id = content_id(config)[:24]
     key = content_id([user_id, history])[:32]
@@ -87,7 +87,7 @@ def adapter_key(config: Mapping[str, Any], user_id: str, history: str) -> Key:
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A row of the manifest; `facts` are counts, losses and seconds, `sha256` is of the folder's files."""
+    """A row of the manifest: `facts` are counts, losses and seconds, `sha256` covers the folder's files."""
 
     folder: str
     kind: str
@@ -101,7 +101,7 @@ class Entry:
 
 
 def is_store(path: Path) -> bool:
-    """Whether there is a store of weights in this folder."""
+    """Whether a folder is a store of weights."""
     return (path / _MANIFEST).is_file()
 
 
@@ -109,7 +109,7 @@ class Store:
     """A folder of trained weights; safe to use from several processes at once.
 
     Args:
-        path: Created when it does not exist.
+        path: Created if it does not exist.
 
     Raises:
         StoreError: the folder or its manifest cannot be used.
@@ -131,17 +131,17 @@ class Store:
         self._manifest.close()
 
     def has(self, key: Key) -> bool:
-        """Whether these weights were trained and stored."""
+        """Whether these weights are stored."""
         row = self._row(key)
         return row is not None and row[0] == "ok"
 
     def digest(self, key: Key) -> str | None:
-        """The sha256 of stored weights and their configuration; None where there are none."""
+        """The sha256 of stored weights and their configuration; None if they are not stored."""
         row = self._row(key)
         return row[1] if row is not None and row[0] == "ok" else None
 
     def intact(self, key: Key) -> bool:
-        """Whether these weights are stored with the bytes that were written."""
+        """Whether these weights are stored and undamaged."""
         row = self._row(key)
         if row is None or row[0] != "ok":
             return False
@@ -154,7 +154,7 @@ class Store:
         """The stored tensors.
 
         Raises:
-            StoreError: they are missing, or their bytes are not the ones that were written.
+            StoreError: they are missing, or their bytes have changed since they were written.
         """
         row = self._row(key)
         whom = f"of user {key.user_id!r} " if key.user_id is not None else ""
@@ -174,23 +174,23 @@ class Store:
     def put(
         self, key: Key, config: Mapping[str, Any], state: Mapping[str, torch.Tensor], facts: Mapping[str, Any]
     ) -> None:
-        """Store weights: first the whole folder, then the row that makes it exist."""
+        """Store weights: first the folder, then the row of the manifest that makes it count."""
         with new_dir(self.path / key.folder) as folder:
             write_json(folder / CONFIG_FILE, dict(config))
             try:
                 save_file(dict(state), folder / WEIGHTS_FILE, metadata={"format": "pt"})
-            except SafetensorError as error:  # what it makes of a full disk
+            except SafetensorError as error:  # raised when the disk is full
                 raise StoreError(f"{self.path / key.folder} cannot be written: {error}.") from error
             sha256 = _digest(folder)
         self._write(key, "ok", None, sha256, facts)
 
     def put_failure(self, key: Key, reason: str) -> None:
-        """Remember that training failed, and why; it is tried again when it is next asked for."""
+        """Record that training failed, and why; it is tried again the next time it is needed."""
         if not self.has(key):  # another process may have succeeded meanwhile
             self._write(key, "failed", reason, None, {})
 
     def entries(self, config_id: str | None = None) -> Iterator[Entry]:
-        """The manifest's rows, by folder; of one configuration or of all."""
+        """The manifest's rows, sorted by folder; of one configuration or of all."""
         with self._readable():
             rows = self._manifest.execute(
                 "SELECT folder, kind, user_id, status, reason, facts, config_id, identity, sha256 "
@@ -204,24 +204,24 @@ class Store:
             )
 
     def unlisted(self) -> list[str]:
-        """Folders of weights that the manifest does not know: a killed writer's, of whomever."""
+        """Folders of weights that are not in the manifest, left by killed writers."""
         listed = {entry.folder for entry in self.entries()}
         weights = (*self.path.glob("task_loras/*"), *self.path.glob("adapters/*/*/*"))
         folders = (path.relative_to(self.path).as_posix() for path in weights)
         return sorted(folder for folder in folders if folder not in listed and "/.tmp-" not in folder)
 
     def remove(self, folders: Iterable[str]) -> None:
-        """Remove entries so that nothing of them is left: no folder, and no byte in the manifest.
+        """Remove entries completely: no folder, and no byte in the manifest, is left.
 
         Raises:
-            StoreError: another process keeps the manifest open in the middle of reading.
+            StoreError: another process is reading the manifest.
         """
         doomed = list(folders)
-        for folder in doomed:  # before the row, by which a killed caller finds it again
+        for folder in doomed:  # before the row, so that a killed caller can find it again
             shutil.rmtree(self.path / folder, ignore_errors=True)
             if (self.path / folder).exists():
                 raise StoreError(f"{self.path / folder} cannot be removed; are its permissions right?")
-            with contextlib.suppress(OSError):  # up to the first that is not empty
+            with contextlib.suppress(OSError):  # up to the first folder that is not empty
                 for parent in (self.path / folder).parents:
                     if parent == self.path:
                         break
@@ -236,7 +236,7 @@ class Store:
             raise StoreError(f"Another process is reading the store {self.path}; try again when it is done.")
 
     def condition(self, entry: Entry) -> Literal["ok", "failed", "missing", "damaged"]:
-        """What an entry is worth today: the manifest's word for it, held against the disk."""
+        """The current state of an entry: what the manifest says, checked against the disk."""
         if entry.status != "ok":
             return "failed"
         try:

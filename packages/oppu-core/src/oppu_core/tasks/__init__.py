@@ -1,1 +1,1 @@
-"""The seven tasks of LaMP as TOML files, and tasks of one's own."""
+"""The seven tasks of LaMP as TOML files, and users' own tasks."""

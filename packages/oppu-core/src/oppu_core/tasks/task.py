@@ -1,7 +1,6 @@
-"""The tasks, as data: one frozen :class:`Task` each, and no code that knows a task by its name.
+"""Tasks as data: each is a frozen :class:`Task`, and no code knows a task by its name.
 
-A task is a TOML file. The seven of LaMP lie in ``lamp/`` (prompts of the paper's Appendix H, history lines
-of the authors' code); a person's own task is a file of the same form (docs/own-task.md).
+:mod:`oppu_core.tasks.task_files` reads them from TOML files.
 """
 
 import dataclasses
@@ -9,12 +8,10 @@ import decimal
 import functools
 import re
 import string
-import tomllib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args
 
-from oppu_core.errors import ConfigError, did_you_mean
+from oppu_core.errors import ConfigError
 from oppu_core.storage.files import content_id
 from oppu_core.texts import as_number, label_key, normal
 
@@ -23,7 +20,7 @@ ProfileKind = Literal["most_frequent_answer", "style", "topics", "usual_scores"]
 Words = Literal["official", "script"]
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
-# What neither prompts nor training examples are made from: a new title is no reason to train again.
+# Not used in prompts or training examples: a new title is no reason to train again.
 _ABOUT = (
     "title", "lamp_ids", "paper_id", "release_name", "official_folder", "input_pattern", "profile_prompt",
 )  # fmt: skip
@@ -31,13 +28,13 @@ _ABOUT = (
 
 @dataclasses.dataclass(frozen=True)
 class PersonalFormat:
-    """How a history item without an answer becomes text to learn: `target`, written after `prompt`."""
+    """How a history item without an answer becomes training text: `target`, written after `prompt`."""
 
     prompt: str
     target: str
 
     def render(self, fields: Mapping[str, str]) -> tuple[str, str] | None:
-        """(prompt, target) for an item, or None where the item lacks one of the fields."""
+        """(prompt, target) for an item, or None if it lacks one of the fields."""
         if not all(fields[name] for name in (*_fields_of(self.prompt), *_fields_of(self.target))):
             return None
         return self.prompt.format(**fields), self.target.format(**fields)
@@ -47,37 +44,35 @@ class PersonalFormat:
 class Task:
     """One personalization task.
 
-    What has a default may be left out of an own task's file; empty texts and tuples are filled in.
+    Fields with a default may be left out of a task file; empty texts and tuples are then filled in.
 
     Attributes:
-        name: Our name, as in ``lamp_2m``; also the name of files and folders.
-        kind: Decides the metrics.
+        name: Our name, e.g. ``lamp_2m``; also the name of files and folders.
+        kind: ``classification``, ``rating`` or ``generation``; decides the metrics.
         input_fields: Fields of a query.
         instruction: What the model is asked, before the query; ``{labels}`` stands for the label list.
-        query_template: The query behind the instruction; ends where the answer starts.
-        title: What a person calls it.
+        query_template: The query after the instruction; ends where the answer starts.
+        title: A title for people.
         labels: All possible answers (classification, rating), else empty. Ratings are numbers.
-        output_field: The history field that is an answer; None where the history does not have the task's
-            format.
+        output_field: The history field that holds the answer; None if history items have no answers.
         history_fields: Fields of a history item; by default the input fields and the output field.
         optional_fields: History fields that may be missing or empty.
-        text_field: The history field that a computed profile is about; by default the output field.
+        text_field: The history field that computed profiles are about; by default the output field.
         long_field: The input field that is cut when a prompt is too long; by default the first.
-        input_pattern: What cuts a raw LaMP `input` into the input fields (a regular expression with a group
-            of each field's name); by default the whole text is the only field.
+        input_pattern: A regular expression that splits a raw LaMP `input` into the input fields, with a group
+            named after each; by default the whole text is the only field.
         history_template: One retrieved history item on one line; by default the query with its answer.
         retrieval_template: The text that retrieval searches with (instruction without the label list).
-        personal_formats: Without an output field: what personal training reads; of several the first one
-            whose fields an item has.
+        personal_formats: Without an output field: what is trained on, by the first format that fits an item.
         profile: The computed profile (a name in :data:`oppu_core.prompting.profiles.PROFILES`).
         profile_prompt: The instruction for a profile written by a language model (Appendix I).
-        max_answer_tokens: How many tokens an answer may have; more where a label needs more.
+        max_answer_tokens: The most tokens of an answer; raised where a label needs more.
         lamp_ids: Names in LaMP label and prediction files; the first is the official one.
         paper_id: The name in the paper's tables.
         release_name: The folder in the authors' release.
-        official_folder: The folder on LaMP's official host; empty for an own task.
-        words: What a word is to BM25 and ROUGE: ``official``, as in the authors' code and LaMP's scorer
-            (between spaces; of a-z and 0-9), or ``script``, as in :func:`oppu_core.texts.script_words`.
+        official_folder: The folder on LaMP's official host; empty for other tasks.
+        words: How BM25 and ROUGE split texts into words: ``official``, as in the authors' code and LaMP's
+            scorer (at spaces; a-z and 0-9), or ``script``, as :func:`oppu_core.texts.script_words` does.
     """
 
     name: str
@@ -106,7 +101,7 @@ class Task:
     words: str = "official"
 
     def __post_init__(self) -> None:
-        """Fill in what was left out, and check the rest, so that a slip in the data fails at once."""
+        """Fill in what was left out and check the rest, so that mistakes in a task file fail at once."""
         if not _NAME.fullmatch(self.name):
             raise ConfigError(f"task {self.name!r}: a name is lower-case letters, digits and underscores.")
         if self.kind not in get_args(Kind):
@@ -201,10 +196,10 @@ class Task:
 
     @property
     def fingerprint(self) -> str:
-        """The sha256 of everything that prompts and examples are made from."""
+        """The sha256 of everything that goes into prompts and training examples."""
         about = (
             (*_ABOUT, "words") if self.words == "official" else _ABOUT
-        )  # as it was before there was a choice
+        )  # unchanged from when there was no choice of words
         return content_id({k: v for k, v in dataclasses.asdict(self).items() if k not in about})
 
     @functools.cached_property
@@ -213,7 +208,7 @@ class Task:
 
     @functools.cached_property
     def _numbers(self) -> Mapping[decimal.Decimal, str | None]:
-        """Labels that are numbers, by value; None where several have one."""
+        """Labels that are numbers, by value; None if several labels have the same value."""
         numbers: dict[decimal.Decimal, str | None] = {}
         for label in self.labels:
             if (number := as_number(label)) is not None:
@@ -222,11 +217,11 @@ class Task:
 
     @property
     def labelled_history(self) -> bool:
-        """Whether a history item holds one of the labels."""
+        """Whether history items hold labels."""
         return bool(self.labels) and self.output_field is not None
 
     def label_of(self, text: str) -> str | None:
-        """The label that a text is, whatever its white space, Unicode form and zeros; None for none."""
+        """The label that a text means, whatever its white space, Unicode form and zeros; None if none."""
         key = label_key(text)
         if key in self._labels or not self._numbers:
             return self._labels.get(key)
@@ -234,11 +229,11 @@ class Task:
         return None if number is None else self._numbers.get(number)
 
     def answer_of(self, text: str) -> str:
-        """A text as an answer is trained on and compared: the label that it is, else in its normal form."""
+        """An answer as it is trained on and compared: the label that it means, else its normal form."""
         return self.label_of(text) or normal(text)
 
     def query_text(self, fields: Mapping[str, str]) -> str:
-        """The query as it stands in the prompt, behind the instruction."""
+        """The query as it appears in the prompt, after the instruction."""
         return self.query_template.format(**fields)
 
     def history_line(self, fields: Mapping[str, str]) -> str:
@@ -250,111 +245,17 @@ class Task:
         return self.retrieval_template.format(**fields)
 
     def parse_input(self, text: str) -> dict[str, str] | None:
-        """The query's fields out of a raw LaMP `input`, or None where it is not this task's.
+        """The query's fields from a raw LaMP `input`, or None if it is not of this task.
 
-        The first match counts: it ends the instruction, and whatever looks like it later is text.
+        The first match counts: it ends the instruction, and any later match is part of the text.
         """
         match = re.search(self.input_pattern, text, re.DOTALL)
         return match.groupdict() if match else None
 
 
 def _fields_of(template: str) -> set[str]:
-    """The fields that a template names.
-
-    Raises:
-        ValueError: it is no template.
-    """
+    """The fields that a template names; a ValueError if it is not a template."""
     parts = [part for part in string.Formatter().parse(template) if part[1] is not None]
     if any(form or conversion for _, _, form, conversion in parts):
         raise ValueError("between the braces stands the name of a field alone")
     return {str(name) for _, name, _, _ in parts}
-
-
-def task_from(values: Mapping[str, Any], where: str) -> Task:
-    """A task out of the values of a TOML or JSON file.
-
-    Raises:
-        ConfigError: a setting is missing, unknown, of a wrong type, or contradicts another one; the message
-            starts with `where`.
-    """
-    fields = {field.name: field for field in dataclasses.fields(Task)}
-    if unknown := sorted(set(values) - set(fields)):
-        hint = did_you_mean(unknown[0], fields) or f" Settings: {', '.join(fields)}."
-        raise ConfigError(f"{where}: there is no setting {unknown[0]!r}.{hint}")
-    for name, field in fields.items():
-        if name not in values and field.default is dataclasses.MISSING:
-            raise ConfigError(f"{where}: the setting {name!r} is missing.")
-    try:
-        return Task(**{name: _setting(name, fields[name].type, value) for name, value in values.items()})
-    except (ConfigError, TypeError) as error:
-        raise ConfigError(f"{where}: {error}") from error
-
-
-def _setting(name: str, kind: Any, value: Any) -> Any:
-    """A value of a task file as the dataclass wants it; lists become tuples."""
-    listed = isinstance(value, list | tuple)
-    if kind == tuple[PersonalFormat, ...]:
-        shape = "a list of tables, each with prompt and target"
-        if listed and all(isinstance(v, dict) and v.keys() == {"prompt", "target"} for v in value):
-            return tuple(PersonalFormat(**{k: str(text) for k, text in v.items()}) for v in value)
-    elif kind == tuple[str, ...]:
-        shape = "a list of texts"
-        if listed and all(isinstance(entry, str) for entry in value):
-            return tuple(value)
-    elif kind is int:
-        shape = "a whole number"
-        if type(value) is int:
-            return value
-    else:
-        shape = "text"
-        if isinstance(value, str) or (value is None and name == "output_field"):
-            return value
-    raise ConfigError(f"{name} must be {shape}.")
-
-
-@functools.cache
-def _lamp_tasks() -> dict[str, Task]:
-    files = sorted((Path(__file__).parent / "lamp").glob("*.toml"))
-    return {
-        file.stem: task_from(tomllib.loads(file.read_text(encoding="utf-8")), file.name) for file in files
-    }
-
-
-TASKS: dict[str, Task] = {
-    name: _lamp_tasks()[name]
-    for name in ("lamp_1", "lamp_2n", "lamp_2m", "lamp_3", "lamp_4", "lamp_5", "lamp_7")
-}
-
-
-def get_task(name: str) -> Task:
-    """The LaMP task called `name`.
-
-    Raises:
-        ConfigError: no such task; the message lists the names.
-    """
-    if name in TASKS:
-        return TASKS[name]
-    raise ConfigError(
-        f"There is no task {name!r}; known tasks: {', '.join(TASKS)}, or the .toml file of an own one."
-        + did_you_mean(name, TASKS)
-    )
-
-
-def load_task(name: str) -> Task:
-    """A task by its name, or an own one by the path of its TOML file.
-
-    Raises:
-        ConfigError: no such task, or the file is not a task's; it may not take the name of a LaMP task.
-    """
-    if not name.endswith(".toml"):
-        return get_task(name)
-    try:
-        values = tomllib.loads(Path(name).read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{name}: not TOML: {error}.") from error
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"The task file {name} cannot be read: {error}.") from error
-    task = task_from(values, name)
-    if task.name in TASKS and task != TASKS[task.name]:
-        raise ConfigError(f"{name}: {task.name} is a task of LaMP; give your own task another name.")
-    return task

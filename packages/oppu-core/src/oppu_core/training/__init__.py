@@ -1,1 +1,1 @@
-"""Training: the settings, the loop for one adapter, task bases, and personal adapters for many users."""
+"""Training: settings, the loop for one adapter, task bases, and personal adapters for many users."""

@@ -1,8 +1,8 @@
-"""Training many users at once on one frozen model: the adapters of one user after another, without waste.
+"""Training the adapters of many users at once on one frozen model.
 
-One row of a batch is one user's packed examples; their adapters are stacked, and everything that decides a
-user's training is that user's own: loss, clipping, schedule, optimizer state, early stop, failure. The
-readable twin is :mod:`oppu_core.training.loop`; docs/performance.md says why they agree.
+One row of a batch is one user's packed examples; adapters are stacked, and everything that decides a user's
+training is that user's own: loss, clipping, schedule, optimizer state, early stopping, failure. The readable
+reference is :mod:`oppu_core.training.loop`; docs/performance.md explains why both agree.
 
 Axes: U users, N targets, V vocabulary, P parameters of one adapter.
 """
@@ -24,51 +24,14 @@ from oppu_core.modeling.stacked_adapters import Drop, StackedAdapters
 from oppu_core.storage.files import content_id
 from oppu_core.training.config import TrainConfig
 from oppu_core.training.loop import NOTHING, Outcome, Progress, Trained, at_least_float32
+from oppu_core.training.row_adamw import RowAdamW
 
 Batches = Sequence[Sequence[TokenizedExample]]  # each user's
 
 
-class _AdamW:
-    """AdamW (Loshchilov & Hutter, 2019) for adapters in rows, each with a learning rate of its own.
-
-    The arithmetic is that of :class:`torch.optim.AdamW`, which has one learning rate for a whole tensor; all
-    rows have done the same number of steps.
-
-    Args:
-        weights_UP: Changed in place.
-        weight_decay: As in the loop.
-    """
-
-    BETAS, EPS = (0.9, 0.999), 1e-8
-
-    def __init__(self, weights_UP: torch.Tensor, weight_decay: float) -> None:
-        self.weights_UP = weights_UP
-        self._decay = weight_decay
-        self._mean_UP = torch.zeros_like(weights_UP)
-        self._square_UP = torch.zeros_like(weights_UP)
-        self.steps = 0
-
-    def step(self, grads_UP: torch.Tensor, rate_U: torch.Tensor) -> None:
-        """One step down the gradients."""
-        self.steps += 1
-        (beta1, beta2), rate_U1 = self.BETAS, rate_U[:, None]
-        self._mean_UP.lerp_(grads_UP, 1 - beta1)
-        self._square_UP.mul_(beta2).addcmul_(grads_UP, grads_UP, value=1 - beta2)
-        scale_UP = (self._square_UP.sqrt() / math.sqrt(1 - beta2**self.steps)).add_(self.EPS)
-        self.weights_UP.mul_(1 - rate_U1 * self._decay)
-        self.weights_UP.sub_(self._mean_UP / scale_UP * (rate_U1 / (1 - beta1**self.steps)))
-
-    def keep(self, rows: Sequence[int]) -> None:
-        """Go on with these rows alone."""
-        index = torch.tensor(rows, dtype=torch.long, device=self.weights_UP.device)
-        self.weights_UP, self._mean_UP, self._square_UP = (
-            x.index_select(0, index) for x in (self.weights_UP, self._mean_UP, self._square_UP)
-        )
-
-
 @dataclasses.dataclass
 class _Member:
-    """One user's way through a cohort."""
+    """The training state of one user in a cohort."""
 
     place: int
     examples: Sequence[TokenizedExample]
@@ -122,13 +85,13 @@ class _Member:
 
 
 class Cohort:
-    """Users who are trained together.
+    """Trains users together.
 
     Args:
         peft_model: A model with an adapter attached; its own adapter is left as it is.
         fresh: The weights that every user starts from.
         config: Training settings.
-        pad_id: Stands where there is no token.
+        pad_id: The padding token.
     """
 
     def __init__(self, peft_model: Any, fresh: State, config: TrainConfig, pad_id: int) -> None:
@@ -139,12 +102,12 @@ class Cohort:
 
     @property
     def device(self) -> torch.device:
-        """Where the model lies."""
+        """The model's device."""
         device: torch.device = self._model.device
         return device
 
     def measure(self, batch: Sequence[TokenizedExample]) -> tuple[int, int]:
-        """(tokens, bytes): how long a batch's packed row is, and what a step keeps for its backward pass."""
+        """(tokens, bytes): the length of a batch's packed row, and what a step keeps for backpropagation."""
         frozen = {parameter.untyped_storage().data_ptr() for parameter in self._model.parameters()}
         kept: dict[int, int] = {}
 
@@ -167,20 +130,23 @@ class Cohort:
 
     @contextlib.contextmanager
     def _ready(self) -> Iterator[PackedModel]:
-        """The model, reading packed rows through stacked adapters; between steps it is as it was."""
+        """The model, set up for packed rows and stacked adapters; it is restored after every step."""
         with PackedModel(self._model) as packed_model, self._stacked.active(), training_mode(self._model):
             yield packed_model
 
     def train(
         self, users: Batches, on_step: Callable[[int, Progress], None] | None = None
     ) -> Iterator[tuple[int, Outcome]]:
-        """Train a fresh adapter for every user; each is yielded as it is finished: (place, what came of it).
+        """Train a fresh adapter for every user.
 
-        A user's adapter depends on that user's examples; on the others by the rounding of products alone.
+        A user's adapter depends on that user's examples, and on the others only by floating-point rounding.
 
         Args:
             users: Each user's examples.
-            on_step: Told of every user's every step: (place, what it did).
+            on_step: Called after every step of every user with (index of the user, progress).
+
+        Yields:
+            (index of the user, result), as each user is finished.
 
         Raises:
             TrainingError: a step does not fit into the device's memory.
@@ -190,7 +156,7 @@ class Cohort:
         if not members:
             return
         flat_P = torch.cat([tensor.flatten() for tensor in self._fresh.values()]).to(self.device)
-        optimizer = _AdamW(flat_P.repeat(len(members), 1), self._config.weight_decay)
+        optimizer = RowAdamW(flat_P.repeat(len(members), 1), self._config.weight_decay)
         while members:
             start, leaving = time.monotonic(), dict[int, Outcome]()
             rate_U = torch.tensor([member.rate for member in members], dtype=torch.float64).to(flat_P)
@@ -215,12 +181,12 @@ class Cohort:
                 optimizer.keep(staying)
                 members = [members[u] for u in staying]
 
-    def _step(self, batches: Batches, optimizer: _AdamW, rate_U: torch.Tensor) -> torch.Tensor:
-        """One step of every user; their losses [U] before it."""
+    def _step(self, batches: Batches, optimizer: RowAdamW, rate_U: torch.Tensor) -> torch.Tensor:
+        """Do one step for every user and return their losses [U] before it."""
         leaves = [tensor.requires_grad_() for tensor in self._views(optimizer.weights_UP)]
         with self._ready() as packed_model:
             loss_U = self._loss(packed_model, batches, leaves, optimizer.steps)
-            # No user's loss depends on another's weights: the sum's gradient is everybody's own gradient.
+            # No user's loss depends on another's weights: the sum's gradient is each user's own gradient.
             grads = torch.autograd.grad(loss_U.sum(), leaves)
         grads_UP = torch.cat([grad.flatten(1) for grad in grads], dim=1)
         norm_U1 = grads_UP.norm(dim=1, keepdim=True)
@@ -229,7 +195,7 @@ class Cohort:
         return loss_U.detach()
 
     def _views(self, weights_UP: torch.Tensor) -> list[torch.Tensor]:
-        """The adapters' tensors [U, ...] inside their rows."""
+        """The adapters' tensors [U, ...] as views of the rows."""
         parts = torch.split(weights_UP.detach(), self._sizes, dim=1)
         return [
             part.view(len(part), *tensor.shape)
@@ -242,7 +208,7 @@ class Cohort:
         """Every user's mean cross entropy of the target tokens: CE(Θ(φ(x)), r) [U]."""
         self._stacked.weights = dict(zip(self._fresh, leaves, strict=True))
         dropout = self._config.dropout
-        # A dropped-out prefix would be the same for all rows; in the loop each has its own.
+        # With dropout no prefix is shared: all examples would get the same mask, unlike in the loop.
         packed = pack(batches, self._pad_id, share=not dropout, virtual=self._config.prefix)
         packed = packed.to(self.device)
         self._stacked.drop = _dropout(dropout, self._config.seed, step) if dropout else None
@@ -257,13 +223,9 @@ class Cohort:
         return losses.view(labels_UN.shape).sum(dim=1) / (labels_UN != IGNORED).sum(dim=1)
 
     def _finish(
-        self,
-        members: Sequence[_Member],
-        done: Sequence[int],
-        weights_UP: torch.Tensor,
+        self, members: Sequence[_Member], done: Sequence[int], weights_UP: torch.Tensor
     ) -> dict[int, Outcome]:
-        """What came of the users who have no more steps. A loss is taken before its step: look at what the
-        last step did."""
+        """The results of users who are done. Losses are taken before their step, so check the last step."""
         if not done:
             return {}
         last_UP = weights_UP[list(done)]
@@ -271,7 +233,7 @@ class Cohort:
             batches = [members[u].batch[:1] for u in done]
             final_U = self._loss(packed_model, batches, self._views(last_UP), 0)
         outcomes: dict[int, Outcome] = {}
-        here_UP = last_UP.to("cpu")  # in one piece: a GPU would wait for each of hundreds of tensors
+        here_UP = last_UP.to("cpu")  # in one transfer instead of hundreds, one for each tensor
         for u, row_P, final in zip(done, here_UP, final_U.tolist(), strict=True):
             if not (math.isfinite(final) and bool(torch.isfinite(row_P).all())):
                 outcomes[u] = TrainingError(f"training diverged: the loss after the last step is {final}")
@@ -294,8 +256,8 @@ def _too_little(users: int) -> str:
 
 
 def _dropout(share: float, seed: int, step: int) -> Drop:
-    """LoRA dropout of which a user's part does not depend on the others: one mask for all of them, drawn row
-    by row from (seed, step, layer); gradient checkpointing draws the same again."""
+    """LoRA dropout that does not depend on the other users: one mask for all, drawn row by row from (seed,
+    step, layer), so that gradient checkpointing draws the same again."""
 
     def drop(name: str, x_UTd: torch.Tensor) -> torch.Tensor:
         draw = torch.Generator().manual_seed(int(content_id([seed, step, name])[:15], 16))

@@ -1,4 +1,4 @@
-"""Training settings, as data: the paper's per task, and measured ones for small bases."""
+"""Training settings as data: the paper's for each task, and measured ones for small bases."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -15,22 +15,22 @@ Preset = Literal["auto", "paper", "small", "tiny"]
 class TrainConfig:
     """How one adapter is trained.
 
-    The defaults are the authors', but for the dropout.
+    The defaults are the authors', except for dropout.
 
     Attributes:
-        targets: The projections that are adapted, by the end of their module names; none in prompt tuning.
+        targets: The adapted projections, by the ends of their module names; none for prompt tuning.
         learning_rate: Peak of AdamW's linear schedule.
         epochs: Passes over the examples.
-        batch_size: Examples a step.
+        batch_size: Examples per step.
         seed: For the initial weights and the order of examples.
         method: LoRA, (IA)³ (Liu et al., 2022) or prompt tuning (Lester et al., 2021).
-        virtual_tokens: How many embeddings prompt tuning learns; they take their place in the context.
+        virtual_tokens: The number of embeddings that prompt tuning learns; they count as context.
         rank: LoRA r.
         alpha: LoRA scaling numerator; the update is (alpha / rank) B A.
         dropout: LoRA dropout; 0 so that fast and plain training agree (the authors' code has 0.05).
-        weight_decay: AdamW's.
-        warmup: Share of the steps in which the rate rises from 0.
-        max_grad_norm: Gradient clipping.
+        weight_decay: AdamW's weight decay.
+        warmup: Share of the steps in which the learning rate rises from 0.
+        max_grad_norm: Gradients are clipped to this norm.
         stop_loss: Stop after an epoch whose mean loss is below this; 0 for never.
         gradient_checkpointing: Trade time for memory; off, as the base is frozen and prompts are short.
     """
@@ -53,12 +53,12 @@ class TrainConfig:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "TrainConfig":
-        """Read what :func:`dataclasses.asdict` and JSON made of one."""
+        """Restore a configuration from :func:`dataclasses.asdict` after a round trip through JSON."""
         return cls(**{**values, "targets": tuple(values["targets"])})
 
     @property
     def prefix(self) -> int:
-        """How many tokens of the context the adapter takes."""
+        """The number of context tokens that the adapter takes."""
         return self.virtual_tokens if self.method == "prompt_tuning" else 0
 
 
@@ -73,14 +73,14 @@ PAPER_EPOCHS: dict[str, tuple[int, int]] = {
     "lamp_7": (2, 8),
 }
 
-# The roles of the projections that are adapted (modeling/families.py has their names).
+# The roles of the adapted projections (modeling/families.py has their names).
 TASK_ROLES = ("query", "key", "value", "output")
 PERSONAL_ROLES: Mapping[Peft, tuple[str, ...]] = {
     "lora": ("query", "value"),
     "ia3": ("key", "value", "down"),
     "prompt_tuning": (),
 }
-# Settings that only one method reads.
+# Settings that only one method uses.
 ONLY_OF: Mapping[str, Peft] = {
     "rank": "lora",
     "alpha": "lora",
@@ -95,14 +95,14 @@ PERSONAL_RATES: Mapping[Peft, Mapping[PresetName, float]] = {
 
 
 def resolve_preset(preset: Preset, parameters: int) -> PresetName:
-    """What ``auto`` means for a base of this many parameters."""
+    """Resolve ``auto`` for a base of this many parameters."""
     if preset != "auto":
         return preset
     return "tiny" if parameters < 3_000_000 else "small" if parameters < 100_000_000 else "paper"
 
 
 def task_config(task: str, preset: PresetName, seed: int, projections: Sequence[str] = LLAMA) -> TrainConfig:
-    """Settings for a task LoRA: the authors' (their ``out_proj``, which Llama lacks, read as ``o_proj``)."""
+    """Settings of a task LoRA: the authors' (with their ``out_proj``, which Llama lacks, as ``o_proj``)."""
     rate = {"paper": 1e-4, "small": 1e-3, "tiny": 2e-3}[preset]
     epochs, batch_size = (2, 16) if preset == "tiny" else (3, _paper(task)[1])
     return TrainConfig(
@@ -122,8 +122,8 @@ def personal_config(
     method: Peft = "lora",
     text_history: bool = False,
 ) -> TrainConfig:
-    """Settings for a personal adapter: Table 5 and the authors' code; a small base needs a higher rate, but
-    less where the history is read as text, not in the task's format (docs/presets.md)."""
+    """Settings of a personal adapter: Table 5 and the authors' code; a small base needs a higher learning
+    rate, but less so if the history is read as text, not in the task's format (docs/presets.md)."""
     epochs, batch_size = (6, 8) if preset == "tiny" else _paper(task)
     rate = PERSONAL_RATES[method][preset]
     return TrainConfig(
@@ -133,7 +133,7 @@ def personal_config(
         batch_size=batch_size,
         seed=seed,
         method=method,
-        # LoRA's B decays to no change; a scale or an embedding would decay to zero.
+        # LoRA's B decays toward no change; scales and embeddings would decay to zero.
         weight_decay=1e-2 if method == "lora" else 0.0,
     )
 

@@ -1,9 +1,7 @@
-"""The obvious loop: one adapter, trained on one list of examples, in padded batches.
+"""The plain training loop: one adapter, one list of examples, padded batches.
 
-What fast training (:mod:`oppu_core.training.cohort`) is held to, and what models are trained with that cannot
-read packed rows.
-
-It knows a model with trainable parameters and token ids; nothing of users, tasks or storage.
+Fast training (:mod:`oppu_core.training.cohort`) is tested against it, and models that cannot read packed rows
+are trained with it. It knows models with trainable parameters and token ids, but no users, tasks or storage.
 """
 
 import dataclasses
@@ -26,13 +24,13 @@ NOTHING = "there is nothing to train on (no item has an answer that fits into th
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """What a training step did.
+    """The state of a training after a step.
 
     Attributes:
         step: Steps done, from 1.
         steps: Steps in all.
         loss: Mean cross entropy of the batch's target tokens before the step, in nats.
-        tokens: Real tokens in the batch.
+        tokens: Tokens in the batch, without padding.
     """
 
     step: int
@@ -43,8 +41,8 @@ class Progress:
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """What training came to: mean losses of the first and the last epoch, steps, real tokens and the seconds
-    that it took (in a cohort, a share of them)."""
+    """The result of a training: mean losses of the first and last epoch in nats, steps, tokens without
+    padding, and its time in seconds (in a cohort, its share)."""
 
     first_loss: float
     last_loss: float
@@ -57,34 +55,33 @@ Outcome = tuple[Trained, State] | TrainingError
 
 
 def at_least_float32(logits: torch.Tensor) -> torch.Tensor:
-    """Logits in the type in which their cross entropy is taken."""
+    """Logits in the type in which cross entropy is computed."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def target_loss(model: Any, batch: Batch) -> torch.Tensor:
-    """Mean cross entropy of the target tokens, each given what stands before it: CE(Θ(φ(x)), r).
+    """Mean cross entropy of the target tokens, each given the tokens before it: CE(Θ(φ(x)), r).
 
-    The output head is only asked at positions of which some row predicts a target; a soft prompt in front
-    shifts them.
+    Logits are computed only at positions where some row predicts a target; a soft prompt shifts them.
     """
     next_BT = batch.labels_BT[:, 1:]
-    positions_P = (next_BT != IGNORED).any(dim=0).nonzero().squeeze(1)
-    prefix_Vd = soft_prompt(model)
-    logits_BPV = model(
+    positions_c = (next_BT != IGNORED).any(dim=0).nonzero().squeeze(1)
+    prefix_vd = soft_prompt(model)
+    logits_BcV = model(
         input_ids=batch.ids_BT,
         attention_mask=batch.mask_BT,
         use_cache=False,
-        logits_to_keep=positions_P if prefix_Vd is None else positions_P + len(prefix_Vd),
+        logits_to_keep=positions_c if prefix_vd is None else positions_c + len(prefix_vd),
     ).logits
     return torch.nn.functional.cross_entropy(
-        at_least_float32(logits_BPV).flatten(0, 1), next_BT[:, positions_P].flatten(), ignore_index=IGNORED
+        at_least_float32(logits_BcV).flatten(0, 1), next_BT[:, positions_c].flatten(), ignore_index=IGNORED
     )
 
 
 def _parts(
     rows: Sequence[TokenizedExample], padded: bool
 ) -> Iterator[tuple[Sequence[TokenizedExample], float]]:
-    """What a batch's loss is taken of at once, and its share of the batch's target tokens."""
+    """The parts of a batch that are read at once: (rows, share of the batch's target tokens)."""
     if padded:
         yield rows, 1.0
         return
@@ -104,16 +101,16 @@ def train(
 ) -> Trained:
     """Train the model's trainable parameters in place.
 
-    AdamW, linear schedule with warm-up, clipped gradients. The order of examples comes from the
-    configuration's seed alone, so that nothing but the examples tells two users' trainings apart.
+    AdamW, linear schedule with warm-up, clipped gradients. The order of examples depends only on the
+    configuration's seed, so that two users' trainings differ only by their examples.
 
     Args:
         model: A model with an adapter attached.
-        examples: What is learnt.
+        examples: The training examples.
         config: Training settings.
-        pad_id: Stands where there is no token.
-        on_step: Told of every step.
-        padded: Whether a batch is read at once; else its rows one by one, which comes to the same gradient.
+        pad_id: The padding token.
+        on_step: Called after every step.
+        padded: Whether to read a batch at once; else row by row, which gives the same gradient.
 
     Raises:
         TrainingError: there is nothing to train on, or a loss is not finite.
@@ -127,7 +124,7 @@ def train(
     steps = config.epochs * per_epoch
     schedule = get_linear_schedule_with_warmup(optimizer, round(config.warmup * steps), steps)
     order = torch.Generator().manual_seed(config.seed)
-    torch.manual_seed(config.seed)  # LoRA dropout, where it is asked for
+    torch.manual_seed(config.seed)  # for LoRA dropout
     losses: list[float] = []
     tokens = 0
     with training_mode(model):
@@ -151,7 +148,7 @@ def train(
                     on_step(Progress(len(losses), steps, value, count))
             if sum(losses[-per_epoch:]) / per_epoch < config.stop_loss:
                 break
-    with torch.no_grad():  # each loss above was taken before its step: look at what the last step did
+    with torch.no_grad():  # each loss above was taken before its step, so check the last step
         final = target_loss(model, collate([examples[indices[0]]], pad_id).to(model.device)).item()
     if not (math.isfinite(final) and all(bool(torch.isfinite(p).all()) for p in parameters)):
         raise TrainingError(f"training diverged: the loss after the last step is {final}")
@@ -168,10 +165,7 @@ def train_each(
     on_step: Callable[[int, Progress], None] | None = None,
     padded: bool = True,
 ) -> Iterator[tuple[int, Outcome]]:
-    """Train one user after another from the same fresh weights: (place, what came of it).
-
-    See :func:`train`.
-    """
+    """Train one user after another from the same fresh weights by :func:`train`: (index, result)."""
     for place, examples in enumerate(users):
         load_state(peft_model, fresh)
         try:

@@ -1,8 +1,8 @@
-"""Personal adapters: one per test user, trained on nothing but that user's own history.
+"""Personal adapters: one per test user, trained only on that user's own history.
 
-A user's adapter depends on the task base, the settings, the seed and the user's history. On who else is
-trained it depends by the rounding of products that several users share, and no more; the plan of who is
-trained together is recorded, so that the same command gives the same bytes.
+A user's adapter depends on the task base, the settings, the seed and the user's history. On the users that
+are trained with it, it depends only by the rounding of shared products; the plan of who is trained together
+is recorded, so that the same command gives the same bytes.
 """
 
 import dataclasses
@@ -24,29 +24,29 @@ from oppu_core.training.trainer import Trainer
 
 
 def history_hash(user: User, profile: str) -> str:
-    """The hash of everything of a user's that an adapter is trained on."""
+    """The hash of everything of a user that an adapter is trained on."""
     items = [[item.id, dict(item.fields), item.date] for item in user.training_history]
     return content_id([items, profile])
 
 
 def key_of(task_lora: Key, task: Task, config: TrainConfig, user: User, profile: str) -> Key:
-    """A user's adapter on a task base; `profile` is the text in its prompts, empty without one."""
+    """The key of a user's adapter on a task base; `profile` is the text in its prompts, or empty."""
     shared: Mapping[str, Any] = {
         "task_lora": task_lora.config_id,
         "task": task.fingerprint,
         "training": dataclasses.asdict(config),
     }
     base = BaseIdentity(**task_lora.identity["base"])
-    if not (base.takes_merging or base.quantize):  # there it was merged once, and rounded
+    if not (base.takes_merging or base.quantize):  # older versions merged here, with rounding
         shared = {**shared, "task_lora_lies": "beside the weights"}
     return adapter_key(shared, user.user_id, history_hash(user, profile))
 
 
 @dataclasses.dataclass(frozen=True)
 class UserDone:
-    """What became of one user: trained now, found in the store (`cached`), or failed with a reason.
+    """The outcome for one user: trained now, found in the store (`cached`), or failed with a reason.
 
-    `folder` is the adapter's place below the store.
+    `folder` is the adapter's path below the store.
     """
 
     user_id: str
@@ -65,19 +65,18 @@ def train_personal(
     on_step: Callable[[Progress], None] | None = None,
     plan: CohortPlan | None = None,
 ) -> None:
-    """Train every user's adapter that the store does not have.
+    """Train the adapters that the store does not have.
 
-    Users are trained together in cohorts, where the trainer does so. A user whose training fails is recorded
-    and set aside; the others go on.
+    Users are trained together in cohorts if the trainer can. Failures are recorded, and the others go on.
 
     Args:
-        trainer: Of fresh adapters on the task base.
-        users: The users to train, each with the key of the adapter (:func:`key_of`).
+        trainer: Trains fresh adapters on the task base.
+        users: The users, each with the key of their adapter (:func:`key_of`).
         examples_of: A user's examples.
-        store: Where adapters go.
+        store: Where adapters are stored.
         on_user: Called for every user.
         on_step: Called after every training step.
-        plan: Where it is recorded who is trained together.
+        plan: Records who is trained together.
     """
     keys = {key.folder: (user, key) for user, key in users}
     present = {folder for folder, (_, key) in keys.items() if store.intact(key)}
@@ -98,7 +97,7 @@ def train_personal(
         examples = [examples_of(keys[folder][0]) for folder in folders]
 
         def step(place: int, progress: Progress) -> None:
-            if on_step and folders[place] in missing:  # the others were counted when they were stored
+            if on_step and folders[place] in missing:  # others were counted when they were first stored
                 on_step(progress)
 
         for place, outcome in trainer.train(examples, step):
@@ -130,6 +129,6 @@ def train_personal(
 
 
 def _largest_batch(user: User, batch_size: int) -> int:
-    """About how much text the largest batch of a user's can hold, in characters."""
+    """The approximate size of a user's largest batch, in characters."""
     lengths = sorted((sum(map(len, item.fields.values())) for item in user.training_history), reverse=True)
     return sum(lengths[:batch_size])

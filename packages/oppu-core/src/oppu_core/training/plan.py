@@ -1,7 +1,7 @@
-"""Who is trained together: fixed before training starts, recorded, and followed again after a kill.
+"""The plan of who is trained together: fixed before training, recorded, and followed again after a kill.
 
-A user's adapter depends on the others of the cohort by the rounding of products alone, so that the same bytes
-come of the same plan. A cohort is closed: its users start together, and leave when they are done.
+A user's adapter depends on the others of its cohort only by floating-point rounding, so that the same plan
+gives the same bytes. A cohort is closed: its users start together, and leave when they are done.
 """
 
 import dataclasses
@@ -19,20 +19,20 @@ from oppu_core.modeling.packing import TokenizedExample
 from oppu_core.storage.files import read_jsonl, write_jsonl
 from oppu_core.training.cohort import Cohort
 
-# More tokens in a step make it no faster (benchmarks/training.py); on a GPU memory is the bound.
+# More tokens per step make training no faster (benchmarks/training.py); on a GPU, memory is the limit.
 ENOUGH_TOKENS = {"cpu": 4096}
 MAX_USERS = 64
-MEMORY_SHARE = 0.5  # of what is free; the rest is for what a step makes and drops again
+MEMORY_SHARE = 0.5  # of free memory; the rest is for temporary tensors of a step
 
 
 @dataclasses.dataclass(frozen=True)
 class CohortPlan:
-    """Where the cohorts of one variant of a run are recorded.
+    """The recorded cohorts of one variant of a run.
 
     Attributes:
         path: A file of JSON lines {variant, cohort, user_id, folder}; None keeps no record.
         variant: The variant.
-        size: Users in a cohort; None follows what was recorded, and decides by memory about the others.
+        size: Users per cohort; None follows the record, and decides by free memory for the rest.
     """
 
     path: Path | None = None
@@ -46,17 +46,16 @@ class CohortPlan:
         present: Collection[str],
         auto: Callable[[], int],
     ) -> list[list[str]]:
-        """The cohorts to train, by the adapters' folders in the store; the plan is recorded.
+        """The cohorts to train, as the adapters' folders in the store; the plan is recorded.
 
         Args:
-            missing: {folder: (user id, how much there is to train)} of those that the store does not have.
-            failed: Those of `missing` that have failed before: they are tried again, alone.
-            present: Adapters that the store has; they are trained again where a cohort needs them to be what
-                it was.
-            auto: Finds the size of new cohorts, if none was asked for.
+            missing: {folder: (user id, amount of training)} of adapters that the store does not have.
+            failed: Those of `missing` that failed before: they are tried again, alone.
+            present: Adapters that the store has; they are trained again with an unfinished cohort.
+            auto: Finds the size of new cohorts if `size` is None.
 
         Raises:
-            DataError: what was recorded cannot be read.
+            DataError: the record cannot be read.
         """
         cohorts: list[list[str]] = []
         recorded: set[str] = set()
@@ -71,8 +70,8 @@ class CohortPlan:
                 recorded.update(folders)
                 cohorts.append([one for one in folders if one in missing or (again and one in present)])
         rows = [row for row in rows if row["folder"] in recorded]
-        # Those with much to train first, so that too little memory shows at once; and alike users together,
-        # who finish at the same time.
+        # Users with most to train first, so that lack of memory shows at once; similar users together, as
+        # they finish at the same time.
         new = sorted((one for one in missing if one not in recorded), key=lambda one: (-missing[one][1], one))
         number = max((row["cohort"] for row in rows), default=-1) + 1
         size = (self.size or auto()) if new else 1
@@ -106,11 +105,11 @@ class CohortPlan:
 
 
 def auto_size(cohort: Cohort, heaviest: Sequence[TokenizedExample]) -> int:
-    """How many users to train at once: what fits into free memory, and no more than makes it faster.
+    """How many users to train at once: as many as fit into free memory, but no more than make it faster.
 
     Args:
         cohort: Trains them.
-        heaviest: The largest batch of all users; what a step of it keeps is measured.
+        heaviest: The largest batch of all users, of which the memory is measured.
     """
     if not heaviest:
         return 1

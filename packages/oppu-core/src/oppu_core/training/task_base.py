@@ -1,8 +1,7 @@
-"""Task bases: the base adapted once to a task and a prompt variant, on the queries of held-out users.
+"""Task bases: the base adapted once to a task and a prompt variant, on the queries of other users.
 
-The task LoRA is what is stored; merged into the base it is the frozen ground that personal adapters of this
-variant stand on (beside a base of fewer than 32 bits, which would round it away). Test users have no part in
-it.
+The task LoRA is stored. Merged into the base (or beside it, if weights of fewer than 32 bits would round it
+away), it is the frozen model that personal adapters of this variant are trained on, without test users' data.
 """
 
 import dataclasses
@@ -30,9 +29,9 @@ def key_of(
     examples: Examples = "queries",
     profiles: str | None = None,
 ) -> Key:
-    """The task LoRA of a base, dataset, variant and settings; only the *others* part of the data counts.
+    """The key of the task LoRA of a base, dataset, variant and settings; of the data, only *others* count.
 
-    `profiles` is the hash of the others' profiles where they are not computed (:meth:`Profiles.content`).
+    `profiles` is the hash of the others' profiles if they are not computed (:meth:`Profiles.content`).
     """
     return task_lora_key(
         {
@@ -56,15 +55,15 @@ def train_task_lora(
     store: Store,
     on_step: Callable[[Progress], None] | None = None,
 ) -> Base:
-    """The task base of a variant; its LoRA comes from the store, or is trained and stored.
+    """Load a variant's task LoRA from the store, or train and store it, and apply it to the base.
 
     Args:
-        base: Changed in place: it is the task base afterwards.
-        key: The task LoRA's (:func:`key_of`); it says the variant and what of the others it learns from.
+        base: Changed in place: it becomes the task base.
+        key: The task LoRA's key (:func:`key_of`), which has the variant and what it is trained on.
         dataset: Its ``others`` are trained on.
         builder: Makes the prompts.
         config: Training settings.
-        store: Where the LoRA is or will be.
+        store: The store of the LoRA.
         on_step: Called after every training step.
 
     Raises:

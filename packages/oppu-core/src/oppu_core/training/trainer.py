@@ -1,4 +1,4 @@
-"""One trainer: users together in packed rows where the base reads them, else one after another."""
+"""Training users together in packed rows if the base can read them, else one after another."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
@@ -13,17 +13,17 @@ from oppu_core.training.plan import auto_size
 
 
 class Trainer:
-    """Trains adapters in the way that the base allows.
+    """Trains adapters in the fastest way that the base allows.
 
     Args:
-        base: With an adapter attached; its own weights are left as they are where users train together.
+        base: A base with an adapter attached, which is left as it is if users are trained together.
         config: Training settings.
         fresh: The weights that every user starts from; by default those of the attached adapter.
 
     Attributes:
         base: The base.
         config: Training settings.
-        together: Whether users are trained at once. If not, the one who is trained lies in the model.
+        together: Whether users are trained at once. If not, the model holds the adapter being trained.
     """
 
     def __init__(self, base: Base, config: TrainConfig, fresh: State | None = None) -> None:
@@ -34,17 +34,17 @@ class Trainer:
 
     @classmethod
     def of(cls, base: Base, config: TrainConfig) -> "Trainer":
-        """A trainer of fresh adapters on a base (changed in place) that has none."""
+        """A trainer of fresh adapters on a base that has none; the base is changed in place."""
         return cls(dataclasses.replace(base, model=attach(base.model, config)), config)
 
     def train(
         self, users: Batches, on_step: Callable[[int, Progress], None] | None = None
     ) -> Iterator[tuple[int, Outcome]]:
-        """Train users: (place, adapter or error) as each is finished.
+        """Train users, yielding (index, result and adapter, or error) as each is finished.
 
         Args:
             users: Each user's examples.
-            on_step: Called after every user's every step with (place, progress).
+            on_step: Called after every step of every user with (index, progress).
         """
         pad_id = self.base.tokenizer.pad_id
         if self.together:
@@ -53,7 +53,7 @@ class Trainer:
         return train_each(self.base.model, self._fresh, users, self.config, pad_id, on_step, padded)
 
     def auto_size(self, heaviest: Sequence[TokenizedExample]) -> int:
-        """How many users to train at once, given the heaviest batch of one."""
+        """How many users to train at once, given the largest batch of any."""
         return auto_size(self._cohort(), heaviest) if self.together else 1
 
     def _cohort(self) -> Cohort:

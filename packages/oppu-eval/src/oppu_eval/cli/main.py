@@ -1,7 +1,7 @@
 """The commands that this package adds to ``oppu``: run, quickstart, evaluate, report."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from oppu_core.cli.data import app as data_app
@@ -12,10 +12,13 @@ from rich.console import Console
 
 from oppu_eval.cli import harness
 from oppu_eval.cli import study as studies
-from oppu_eval.reporting.describe import describe
+from oppu_eval.cli.describe import describe
 
 if TYPE_CHECKING:
     from oppu_core.runs.run import Run
+
+    from oppu_eval.scoring.results import Results
+    from oppu_eval.scoring.run_results import RunPredictions
 
 PaperOption = Annotated[
     bool, typer.Option("--paper", help="Show the paper's numbers (Llama-2-7B, official LaMP) beside ours.")
@@ -64,7 +67,7 @@ def run(
     Start the same command again to continue an interrupted run; what is done is not done again.
     """
     from oppu_core.runs.jobs import JOBS
-    from oppu_core.runs.run import start_run
+    from oppu_core.runs.start import start_run
 
     started = start_run(run, options)
     work(started, JOBS, compute, report_to)
@@ -109,23 +112,30 @@ def evaluate(run: RunOption, paper: PaperOption = False, export: ExportOption = 
     """Score a run's answers: values with intervals, differences with p-values, wins; writes results.json."""
     from oppu_core.runs.run import open_run
 
-    from oppu_eval.scoring.run_results import evaluate_run
+    from oppu_eval.scoring.run_results import run_predictions
 
     opened = open_run(run)
-    if export and not _export(opened):
-        return
+    predictions = run_predictions(opened)
+    if not export or _export(opened, predictions):
+        _score(opened, predictions, paper)
+
+
+def _score(run: "Run", predictions: "RunPredictions", paper: bool) -> "Results":
+    from oppu_eval.scoring.run_results import evaluate_run
+
     with interruptible(), Console(stderr=True).status("scoring, with intervals over users …"):
-        results = evaluate_run(opened)
+        results = evaluate_run(run, predictions)
     _show(results, paper)
+    return results
 
 
-def _export(run: "Run") -> bool:
+def _export(run: "Run", predictions: "RunPredictions") -> bool:
     """Write LaMP's files and say where they are; whether there is anything to score, too."""
     from oppu_eval.reporting.leaderboard import export_lamp, has_golds, not_lamp
 
     note = Console(stderr=True, highlight=False, soft_wrap=True)
     with interruptible(), note.status("writing LaMP's files …"):
-        files = export_lamp(run)
+        files = export_lamp(run, predictions)
         left_out, scored = not_lamp(run), has_golds(run)
     for path in files:
         Console(soft_wrap=True).print(f"Leaderboard: {path}", highlight=False, markup=False)
@@ -174,14 +184,16 @@ def report(
 
 
 def _finish(run: "Run", paper: bool) -> None:
-    evaluate(run.path, paper)
+    """Score a run whose answers are there, and report it."""
     from oppu_eval.reporting.run_report import write_report
-    from oppu_eval.scoring.run_results import read_results
+    from oppu_eval.scoring.run_results import run_predictions
 
-    Console().print(f"Report: {write_report(run, read_results(run), paper)}")
+    predictions = run_predictions(run)
+    results = _score(run, predictions, paper)
+    Console().print(f"Report: {write_report(run, results, paper, predictions=predictions)}")
 
 
-def _show(results: dict[str, Any], paper: bool) -> None:
+def _show(results: "Results", paper: bool) -> None:
     from oppu_eval.reporting.table import render_table
 
     Console().print(render_table(results, paper))

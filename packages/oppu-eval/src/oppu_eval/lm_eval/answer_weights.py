@@ -1,4 +1,4 @@
-"""What answers stand on: a task base and every user's adapter, known by their bytes."""
+"""The weights that answers depend on: a task base and every user's adapter, identified by their bytes."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -25,13 +25,13 @@ KEY = ("task", "data", "method")
 
 @dataclasses.dataclass(frozen=True)
 class AnswerWeights:
-    """What one method of one task stands on.
+    """The weights of one method of one task.
 
     Attributes:
-        jobs: Open its task base and adapters.
+        jobs: Load its task base and adapters.
         method: The method.
-        counter: Counts its tokens; a soft prompt's are taken from the context.
-        weights: What an answer depends on beside the prompt: a hash by user id, or one for all under None.
+        counter: Counts tokens, for a context without the tokens of a soft prompt.
+        weights: What an answer depends on besides the prompt: a hash by user id, or one for all under None.
         failed: Why users have no adapter, by user id.
     """
 
@@ -48,11 +48,11 @@ class AnswerWeights:
 
     @property
     def key(self) -> Key:
-        """What tells it from others in a process."""
+        """A key that is unique in a process."""
         return self.variant.task.name, self.variant.dataset.fingerprint[:16], self.method.name
 
     def request(self, user_id: str, chat: bool) -> dict[str, Any]:
-        """What a request of a user's says of the weights that answer it."""
+        """What a user's request says of the weights that answer it."""
         user = user_id if self.method.personal else None
         about = {**dict(zip(KEY, self.key, strict=True)), "user": user, "weights": self.weights[user]}
         return {**about, "chat": True} if chat else about
@@ -61,14 +61,14 @@ class AnswerWeights:
 def answer_weights_of(
     run: Run, source: Source, method: Method, device: str, batch_size: int
 ) -> AnswerWeights:
-    """Find what a method of a task stands on; nothing is trained.
+    """Find the weights of a method of a task; nothing is trained.
 
     Args:
-        run: Whose weights.
-        source: Whose queries.
+        run: The run with the weights.
+        source: The source of the queries.
         method: How they will be answered.
         device: Where to compute.
-        batch_size: Prompts at a time.
+        batch_size: Prompts per batch.
 
     Raises:
         StoreError: the task base or adapters are missing or damaged; the message names users and what to run.

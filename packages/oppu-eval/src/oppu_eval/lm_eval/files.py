@@ -1,4 +1,4 @@
-"""Result files of lm-evaluation-harness, as read. Imports nothing of the harness."""
+"""Reading result files of lm-evaluation-harness. Imports nothing of the harness."""
 
 import dataclasses
 import math
@@ -14,7 +14,8 @@ from oppu_core.errors import ConfigError, DataError
 from oppu_core.prompting.methods import parse_method
 from oppu_core.runs.predictions import QueryId
 from oppu_core.storage.files import read_json, read_jsonl
-from oppu_core.tasks.task import Task, get_task
+from oppu_core.tasks.task import Task
+from oppu_core.tasks.task_files import get_task
 
 _DATE = re.compile(r"_(\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d(?:\.\d+)?)\.json")
 _NAMED_BY = ("peft", "delta", "pretrained", "model", "path", "engine")  # as the harness names its folders
@@ -24,20 +25,20 @@ Queries = frozenset[QueryId]
 
 @dataclasses.dataclass(frozen=True)
 class HarnessResult:
-    """What one results file says of one task.
+    """The result of one task in a results file.
 
     Attributes:
         file: The results file.
-        date: When it was written, as in its name; empty where that was changed.
+        date: When it was written, by its name; empty if it was renamed.
         task: e.g. ``lamp_2m``.
         method: e.g. ``rag_k1``.
-        model: The model's name or path; the last part tells it.
-        data: The fingerprint of the dataset that was answered.
-        users: How many users were scored; None where the file does not say (a part of the queries).
-        queries: How many queries were scored.
+        model: The model's name or path; the last part identifies it.
+        data: The fingerprint of the dataset.
+        users: Number of scored users; None if the file does not say (for a part of the queries).
+        queries: Number of scored queries.
         set_aside: The users whom the model could not answer (failed adapters).
-        values: {metric: what the harness printed}; empty with ``--predict_only``.
-        samples: The logged samples, where there are any.
+        values: {metric: value printed by the harness}; empty with ``--predict_only``.
+        samples: The logged samples, if there are any.
     """
 
     file: Path
@@ -78,7 +79,7 @@ def read_harness(paths: Sequence[Path]) -> tuple[list[HarnessResult], list[str]]
         The results, oldest first, and a sentence about each file with tasks that are left out.
 
     Raises:
-        DataError: a file is missing, damaged or no results file, or there is no result of our tasks.
+        DataError: a file is missing, damaged or not a results file, or has no result of our tasks.
     """
     files = {file.resolve(): file for path in paths for file in _files(path)}
     results, left_out = [], []
@@ -172,7 +173,7 @@ def _read_task(
 
 
 def _model(config: Mapping[str, Any]) -> str:
-    """The name or path of a model; the last part tells it."""
+    """The name or path of a model; the last part identifies it."""
     given = config["model_args"] or {}
     if isinstance(given, str):
         given = dict(part.partition("=")[::2] for part in given.split(","))
@@ -181,10 +182,10 @@ def _model(config: Mapping[str, Any]) -> str:
 
 
 def read_samples(task: Task, file: Path) -> Samples:
-    """The samples of a task.
+    """Read the samples of a task.
 
     Raises:
-        DataError: a line is no sample of the task, or a query occurs twice.
+        DataError: a line is not a sample of the task, or a query occurs twice.
     """
     queries: dict[str, list[Query]] = defaultdict(list)
     lengths: dict[str, int] = {}

@@ -1,7 +1,7 @@
-"""``--model oppu``: every request answered by its own user's adapter.
+"""``--model oppu``: every request is answered by its user's adapter.
 
 ``run=runs/movies`` is all that it needs: base, task LoRAs, adapters, data and prompts are those of the run.
-Users are mixed in a batch, and an answer does not depend on who shares it.
+A batch mixes users, and an answer does not depend on who else is in it.
 """
 
 import dataclasses
@@ -77,7 +77,7 @@ class OppuLM(LM):
         prompt_format: PromptFormat | None = None,
         **unknown: Any,
     ) -> None:
-        """Check the arguments; weights are read when they are needed."""
+        """Check the arguments; weights are loaded on demand."""
         super().__init__()
         if unknown:
             raise ConfigError(
@@ -109,7 +109,7 @@ class OppuLM(LM):
                     f"{self._run.config.prompt_format} prompts; leave it out."
                 )
         self._batch_size, self._auto = _batch_size(batch_size, max_batch_size)
-        # The harness asks for cuda:0 where nobody has asked for anything.
+        # The harness passes cuda:0 if no device was given.
         absent = str(device) in ("cuda", "cuda:0") and not torch.cuda.is_available()
         self._torch_device = "auto" if device is None or absent else str(device)
         self._seed = torch.initial_seed()  # the harness's --seed
@@ -130,8 +130,8 @@ class OppuLM(LM):
     ) -> "OppuLM":
         """Make the model from ``--model_args``, which go before the command line's other options.
 
-        The harness's default batch size of 1 cannot be told from a wish for 1, and is no good one here: it is
-        read as ``auto`` (``--model_args batch_size=1`` is 1).
+        The harness's default batch size of 1 cannot be distinguished from an explicit 1, and is not a good
+        one here: it is read as ``auto`` (``--model_args batch_size=1`` is 1).
         """
         others = {name: value for name, value in (additional_config or {}).items() if value is not None}
         if str(others.get("batch_size")) == "1":
@@ -139,10 +139,10 @@ class OppuLM(LM):
         return cls(**{**others, **arg_dict})
 
     def answer_weights_of(self, source: Source, method: Method) -> AnswerWeights:
-        """What a method of a task stands on; requests of it can be answered from now on.
+        """The weights of a method of a task, whose requests can be answered from now on.
 
         Raises:
-            ConfigError: the task's data are not the run's.
+            ConfigError: the task's data is not the run's.
             StoreError: see :func:`oppu_eval.lm_eval.answer_weights.answer_weights_of`.
         """
         if self._method is not None and method != self._method:
@@ -157,7 +157,7 @@ class OppuLM(LM):
         return answer_weights
 
     def _run_of(self, source: Source, method: Method) -> Run:
-        """The run, or one that is put together from the store."""
+        """The run, or one reconstructed from the store."""
         if self._run is None:
             return run_from_store(
                 self._base_name,
@@ -195,14 +195,14 @@ class OppuLM(LM):
                 raise _not_ours(request.task_name)
             work.setdefault(key, []).append(index)
         with tqdm(total=len(requests), desc="Answering", disable=disable_tqdm) as bar:
-            # What stands on the same task base comes together; without adapters first.
+            # Grouped by task base; methods without adapters first.
             order = sorted(work, key=lambda k: (k[:2], (m := self._standings[k].method).variant, m.personal))
             opened: tuple[Key, Base, PromptBuilder] | None = None
             for key in order:
                 answer_weights = self._standings[key]
                 stage = *key[:2], answer_weights.method.variant
                 if opened is None or opened[0] != stage:
-                    opened = None  # its memory, before the next is read
+                    opened = None  # free its memory before the next is loaded
                     opened = stage, *answer_weights.jobs.task_base()
                 if answer_weights.method.personal:
                     opened = stage, *answer_weights.jobs.with_adapter(opened[1], opened[2])
@@ -245,7 +245,7 @@ class OppuLM(LM):
     def _generation(
         self, answer_weights: AnswerWeights, base: Base, settings: Mapping[str, Any], chat: bool
     ) -> "_Generation":
-        """The harness's ``gen_kwargs`` as ours."""
+        """The harness's ``gen_kwargs`` as our settings."""
         run, task = answer_weights.variant.run, answer_weights.variant.task
         try:
             known = normalize_gen_kwargs(dict(settings), task.max_answer_tokens)
@@ -308,11 +308,11 @@ class OppuLM(LM):
             yield list(chain(groups)), list(chain(written))
 
     def loglikelihood(self, requests: Sequence[Instance]) -> list[tuple[float, bool]]:
-        """None: LaMP's tasks are answered in words."""
+        """Not supported: LaMP's tasks are answered in text."""
         raise _not_ours(requests[0].task_name)
 
     def loglikelihood_rolling(self, requests: Sequence[Instance]) -> list[float]:
-        """None, likewise."""
+        """Not supported, likewise."""
         raise _not_ours(requests[0].task_name)
 
     @functools.cached_property
@@ -340,14 +340,14 @@ class OppuLM(LM):
         """
         try:
             return render_chat(self.tokenizer, chat_history, add_generation_prompt)
-        except Exception as error:  # templates raise what they like
+        except Exception as error:  # templates may raise anything
             raise ConfigError(
                 f"--apply_chat_template: the base {self._base_name} has no chat template that takes these "
                 f"messages: {error}"
             ) from error
 
     def get_model_info(self) -> dict[str, Any]:
-        """What results say of the model."""
+        """Facts about the model for the results file."""
         standings = self._standings.values()
         return {
             "oppu": {
@@ -366,7 +366,7 @@ class _Generation:
 
 
 def _batch_size(size: int | str, most: int | None) -> tuple[int, bool]:
-    """(prompts at a time, whether fewer will do)."""
+    """(prompts per batch, whether fewer are acceptable)."""
     if most is not None and (not str(most).isdecimal() or int(most) < 1):
         raise ConfigError(f"max_batch_size={most}: it is how many prompts are answered at a time, at most.")
     if re.fullmatch(r"auto(:[0-9]+)?", str(size)):

@@ -1,7 +1,7 @@
-"""Extends lm_eval, as it is installed, by our folder of tasks and our model.
+"""Extending the installed lm_eval by our folder of tasks and our model.
 
-``_oppu_lm_eval.py`` calls this when lm_eval is imported; :func:`register` is for a process that started
-without it. Importing this module imports nothing of lm_eval.
+``_oppu_lm_eval.py`` calls this when lm_eval is imported; :func:`register` is for processes started without
+it. Importing this module does not import lm_eval.
 """
 
 import functools
@@ -21,10 +21,10 @@ MODEL = "oppu_eval.lm_eval.model:OppuLM"
 
 
 def register() -> None:
-    """Make lm_eval know our tasks and model, whether or not it was imported before.
+    """Register our tasks and model with lm_eval, whether or not it has been imported.
 
     Raises:
-        ConfigError: lm_eval is not installed, or is a release that we cannot extend.
+        ConfigError: lm_eval is not installed, or is a release that cannot be extended.
     """
     if importlib.util.find_spec("lm_eval") is None:
         raise ConfigError("lm_eval is not installed: install oppu-eval[lm-eval]")
@@ -67,7 +67,7 @@ def extend_tasks() -> None:
 
 
 def extend_models() -> None:
-    """Add our model to lm_eval's registry, to be imported when it is asked for.
+    """Add our model to lm_eval's registry; it is imported on demand.
 
     lm_eval fills its registry only while that is empty, so its own models have to come first.
     """
@@ -82,7 +82,7 @@ def extend_models() -> None:
 
 @functools.cache
 def _report_errors_briefly() -> None:
-    """Let an error of ours end the ``lm_eval`` command in one message; other programs keep the traceback."""
+    """Let our errors end the ``lm_eval`` command with one message; other programs keep the traceback."""
     previous = sys.excepthook
 
     def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -17,8 +17,9 @@ from oppu_core.runs.predictions import QueryId
 from oppu_core.tasks.task import Task
 
 from oppu_eval.lm_eval.files import HarnessResult, Queries, Samples, read_samples
-from oppu_eval.scoring.evaluate import Row, TaskResults, evaluate, method_order
+from oppu_eval.scoring.evaluate import evaluate, method_order
 from oppu_eval.scoring.metrics import metrics_for
+from oppu_eval.scoring.results import ScoreRow, TaskResults, about_task
 from oppu_eval.scoring.significance import RESAMPLES
 
 _TOLERANCE = 1e-9
@@ -29,20 +30,19 @@ class HarnessRows:
     """The rows of one task.
 
     Attributes:
-        results: Rows by row name; values by user, where there are samples.
-        other_queries: The rows that are on other queries than the table, and cannot be compared with it.
+        task: The task.
+        results: Rows by row name, which say whether they are on other queries than the table; values by
+            user, where there are samples.
         users: The users of the samples, without their histories.
         answers: {row name: {(user id, query id): answer}}, where there are samples.
         files: {row name: the results file}.
-        notes: What a reader has to know.
     """
 
+    task: Task
     results: TaskResults
-    other_queries: frozenset[str]
     users: Sequence[User]
     answers: Mapping[str, Mapping[QueryId, str]]
     files: Mapping[str, Path]
-    notes: Sequence[str]
 
 
 def check_fits(results: Sequence[HarnessResult], data: Mapping[str, str], whose: str) -> None:
@@ -124,18 +124,22 @@ def harness_rows(
             other_queries.add(name)
     users = {user.user_id: user for one in samples.values() for user in one.users}
     return HarnessRows(
+        task=task,
         results=TaskResults(
-            task=task,
-            rows=tuple(row for name in newest for row in rows[name]),
+            **about_task(task),
+            rows=[
+                dataclasses.replace(row, other_queries=name in other_queries)
+                for name in newest
+                for row in rows[name]
+            ],
             per_user=per_user,
             history_lengths={key: value for one in samples.values() for key, value in one.lengths.items()},
             set_aside=set_aside,
+            notes=[*notes, *_notes(newest, samples, {name: rows[name][0] for name in sorted(other_queries)})],
         ),
-        other_queries=frozenset(other_queries),
         users=list(users.values()),
         answers={name: one.answers for name, one in samples.items()},
         files={name: one.file for name, one in newest.items()},
-        notes=[*notes, *_notes(newest, samples, {name: rows[name][0] for name in sorted(other_queries)})],
     )
 
 
@@ -208,7 +212,7 @@ def _evaluate(
         raise DataError(f"{', '.join(str(newest[name].samples) for name in names)}: {error}") from error
 
 
-def _check_printed(result: HarnessResult, rows: Sequence[Row]) -> None:
+def _check_printed(result: HarnessResult, rows: Sequence[ScoreRow]) -> None:
     """Refuse a file whose values are not those of its samples."""
     for row in rows if result.values else ():
         printed = result.values.get(row.metric)
@@ -220,7 +224,7 @@ def _check_printed(result: HarnessResult, rows: Sequence[Row]) -> None:
             )
 
 
-def _printed_rows(task: Task, name: str, result: HarnessResult) -> list[Row]:
+def _printed_rows(task: Task, name: str, result: HarnessResult) -> list[ScoreRow]:
     """Rows of the values alone."""
     metrics = metrics_for(task)
     if missing := [metric.name for metric in metrics if metric.name not in result.values]:
@@ -229,7 +233,7 @@ def _printed_rows(task: Task, name: str, result: HarnessResult) -> list[Row]:
             "nothing to show. Evaluate again, with --log_samples."
         )
     return [
-        Row(
+        ScoreRow(
             task=task.name,
             method=name,
             metric=metric.name,
@@ -252,7 +256,7 @@ def _printed_rows(task: Task, name: str, result: HarnessResult) -> list[Row]:
 
 
 def _notes(
-    newest: Mapping[str, HarnessResult], samples: Mapping[str, Samples], other: Mapping[str, Row]
+    newest: Mapping[str, HarnessResult], samples: Mapping[str, Samples], other: Mapping[str, ScoreRow]
 ) -> list[str]:
     notes = [
         "Rows with a model in brackets come from lm-evaluation-harness and are compared with the same "

@@ -1,7 +1,7 @@
-"""Whose queries a task asks, and how its prompts are made: what ``--metadata`` (and ``--model_args``) say.
+"""The queries that a task asks, and how its prompts are made, by ``--metadata`` (and ``--model_args``).
 
-``data`` is a dataset folder (or a folder of them, one a task, by name), a run folder, or ``sample``: the
-sample world of ``oppu quickstart``.
+``data`` is a dataset folder (or a folder of them, named after tasks), a run folder, or ``sample``: the sample
+world of ``oppu quickstart``.
 """
 
 import dataclasses
@@ -32,15 +32,15 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """What a task is asked about.
+    """The data of a task.
 
     Attributes:
-        dataset: Its data.
+        dataset: The dataset.
         users: The test users whose queries are asked.
         profiles: Their profile texts.
-        profile_files: Where these come from, if they are not computed.
-        seed: Of random retrieval.
-        run: The run that the data were taken from, if any.
+        profile_files: The files of these, if they are not computed.
+        seed: The seed of random retrieval.
+        run: The run that the data is from, if any.
     """
 
     dataset: Dataset
@@ -57,11 +57,11 @@ def open_source(task: str, method: Method, metadata: Mapping[str, Any]) -> Sourc
     Args:
         task: e.g. ``lamp_2m``.
         method: How its queries will be answered.
-        metadata: Of the harness: ``data`` or ``run``, ``profiles``, ``seed``.
+        metadata: The harness's metadata: ``data`` or ``run``, ``profiles``, ``seed``.
 
     Raises:
-        ConfigError: the data are of another task, or are named twice.
-        DataError: there are none at that place.
+        ConfigError: the data is of another task, or is named twice.
+        DataError: there is no data at this path.
     """
     _check(metadata)
     run, data = metadata.get("run"), metadata.get("data")
@@ -90,10 +90,10 @@ def open_source(task: str, method: Method, metadata: Mapping[str, Any]) -> Sourc
 
 
 def _check(metadata: Mapping[str, Any]) -> None:
-    """Refuse values that cannot be meant, and names that are nearly ours: they would be left unread.
+    """Refuse impossible values, and names that are nearly ours, which would be ignored.
 
     Raises:
-        ConfigError: naming the one that is wrong.
+        ConfigError: a name or value is wrong; the message names it.
     """
     for name in metadata:
         hint = did_you_mean(str(name), _NAMES, cutoff=0.8)
@@ -125,7 +125,7 @@ def _of_run(task: str, run: Run, metadata: Mapping[str, Any]) -> Source:
 
 
 def _profile_files(metadata: Mapping[str, Any]) -> tuple[Path, ...]:
-    """``profiles``: one file's name, or several."""
+    """The files of ``profiles``: one name, or several."""
     named = metadata.get("profiles") or ()
     return tuple(Path(str(name)) for name in ([named] if isinstance(named, str) else named))
 
@@ -149,12 +149,12 @@ def _sample(task: str) -> Dataset:
 
 @functools.cache
 def _sample_folder() -> "tempfile.TemporaryDirectory[str]":
-    """Where this process keeps the sample world; gone when it ends."""
+    """A folder for the sample world, removed when this process ends."""
     return tempfile.TemporaryDirectory(prefix="oppu-sample-")
 
 
 class Uncounted:
-    """A model whose tokens nobody here can count: prompts are never cut."""
+    """A model whose tokens cannot be counted here: prompts are never cut."""
 
     context = sys.maxsize
 
@@ -168,10 +168,10 @@ class Uncounted:
 
 
 def counter_of(metadata: Mapping[str, Any]) -> TokenCounter:
-    """What counts the tokens of another model's prompts, so that they can be cut like ours.
+    """A counter of the tokens of another model's prompts, so that they can be cut like ours.
 
-    Read from the model's arguments: the tokenizer is ``tokenizer`` or ``pretrained``, the context
-    ``max_length`` or ``max_model_len``, else the model's own, at most 2,048.
+    By the model's arguments: the tokenizer is ``tokenizer`` or ``pretrained``, the context ``max_length`` or
+    ``max_model_len``, else the model's own, at most 2,048.
     """
     name = metadata.get("tokenizer") or metadata.get("pretrained")
     length = metadata.get("max_length") or metadata.get("max_model_len")
@@ -184,7 +184,7 @@ def counter_of(metadata: Mapping[str, Any]) -> TokenCounter:
                 config = AutoConfig.from_pretrained(name, trust_remote_code=False)
                 length = min(MAX_LENGTH, getattr(config, "max_position_embeddings", MAX_LENGTH))
             return Tokenizer(tokenizer, int(length))
-        except Exception as error:  # of many kinds; the model itself may still know how to load them
+        except Exception as error:  # of many kinds; the model itself may still be able to load them
             log.warning("The tokenizer of %s cannot be read (%s).", name, error)
     log.warning(
         "Prompts are not cut to the model's context, as its tokens cannot be counted: "

@@ -1,4 +1,4 @@
-"""The tasks of LaMP as the harness sees them: our data, prompts and metrics under its names."""
+"""LaMP's tasks for the harness: our data, prompts and metrics under its names."""
 
 import dataclasses
 import functools
@@ -18,7 +18,7 @@ from oppu_core.prompting.builder import PromptBuilder, TokenCounter
 from oppu_core.prompting.methods import PROMPT_METHODS, Method, parse_method
 from oppu_core.runs.variants import prompt_builder
 from oppu_core.storage.files import content_id
-from oppu_core.tasks.task import get_task
+from oppu_core.tasks.task_files import get_task
 
 from oppu_eval.lm_eval.source import Source, Uncounted, counter_of, open_source
 from oppu_eval.scoring.metrics import Metric, metrics_for
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from oppu_eval.lm_eval.answer_weights import AnswerWeights
 
 log = logging.getLogger(__name__)
-# What the harness calls the longest answer; ours is the first, which would outweigh a person's own.
+# The harness's names for the longest answer; ours is the first, which would take precedence over a user's.
 _LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
-# Where a request says whose adapter answers it: among the arguments, which the harness's cache goes by.
+# The argument by which a request says whose adapter answers it; the harness's cache depends on arguments.
 REQUEST = "oppu"
 
 
@@ -37,12 +37,12 @@ class Answerer(Protocol):
     """The part of :class:`oppu_eval.lm_eval.model.OppuLM` that a task needs."""
 
     def answer_weights_of(self, source: Source, method: Method) -> "AnswerWeights":
-        """What this method's answers stand on."""
+        """The weights that this method's answers depend on."""
 
 
 class Rank(int):
-    """The rank of a process of ours. It is all of a model that the harness shows to a task, so it is how a
-    task learns who will answer it."""
+    """The rank of our model's process. The harness shows a task nothing else of a model, so this is how a
+    task learns which model will answer it."""
 
     model: Answerer
 
@@ -51,10 +51,10 @@ class LampTask(ConfigurableTask):
     """A LaMP task: ``dataset_name`` says which, ``metadata`` the data and the method (see :mod:`.source`)."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
-        """Open the data and lay out the queries.
+        """Open the data and prepare the queries.
 
         Raises:
-            OppuError: the metadata name no method, or no data of this task.
+            OppuError: the metadata names no method, or no data of this task.
         """
         if "dataset_name" not in config or config.get("output_type") != "generate_until":
             raise ConfigError(
@@ -71,7 +71,7 @@ class LampTask(ConfigurableTask):
         }
         self._asked = self._everything
         self._answer_weights: AnswerWeights | None = None
-        self._counter: TokenCounter = Uncounted()  # until it is known who answers
+        self._counter: TokenCounter = Uncounted()  # until the model is known
         self._taken = 0  # tokens of the context that a system instruction or a chat template takes
         self._builder: PromptBuilder | None = None
         self._prompts: dict[tuple[str, str], str] = {}
@@ -102,7 +102,7 @@ class LampTask(ConfigurableTask):
         )
 
     def _about(self) -> dict[str, Any]:
-        """What results say of where they come from (:mod:`.results` reads it)."""
+        """Facts about the data and method, for the results file (:mod:`.results` reads them)."""
         return {
             "method": self.method.name,
             "data": self.source.dataset.fingerprint,
@@ -111,7 +111,7 @@ class LampTask(ConfigurableTask):
         }
 
     def download(self, dataset_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        """Lay out the queries; nothing is fetched."""
+        """Prepare the queries; nothing is downloaded."""
         rows = [
             {
                 "id": query.id,
@@ -128,10 +128,10 @@ class LampTask(ConfigurableTask):
         self.dataset = {"test": datasets.Dataset.from_list(rows)}
 
     def set_config(self, key: str, value: Any, update: bool = False) -> None:
-        """Take a setting of the command line.
+        """Apply a setting of the command line.
 
         Raises:
-            ConfigError: it asks for examples, which these tasks have none of.
+            ConfigError: it asks for few-shot examples, which these tasks do not have.
         """
         if key == "num_fewshot" and value:
             raise ConfigError(
@@ -147,7 +147,7 @@ class LampTask(ConfigurableTask):
         """Make the prompts for the model that will answer.
 
         Raises:
-            ConfigError: the method needs adapters and the model has none; or there is nothing to score.
+            ConfigError: the method needs adapters but the model has none, or there is nothing to score.
             StoreError: adapters are missing.
         """
         model = getattr(arguments.get("rank"), "model", None)
@@ -178,11 +178,7 @@ class LampTask(ConfigurableTask):
         super().build_all_requests(**arguments)
 
     def _check_chosen(self, arguments: Mapping[str, Any]) -> None:
-        """See that --limit and --samples choose queries that are there.
-
-        Raises:
-            ConfigError: they do not.
-        """
+        """Refuse --limit and --samples that choose queries that do not exist."""
         limit, samples = arguments.get("limit"), arguments.get("samples") or ()
         if limit is not None and limit < 1:
             raise ConfigError(
@@ -195,10 +191,9 @@ class LampTask(ConfigurableTask):
             )
 
     def _set_aside(self, failed: Mapping[str, str], arguments: Mapping[str, Any]) -> None:
-        """Leave out the users whose training failed, as ``oppu evaluate`` does.
+        """Leave out users whose training failed, as ``oppu evaluate`` does.
 
-        Raises:
-            ConfigError: queries are chosen by number, and the numbers would mean others than usual.
+        Refuses to if queries are chosen by number, as the numbers would change their meaning.
         """
         before = len(self._asked)
         self._asked = {key: asked for key, asked in self._everything.items() if key[0] not in failed}
@@ -218,7 +213,7 @@ class LampTask(ConfigurableTask):
         self.config.metadata["lamp"] = {**self._about(), "set_aside": sorted(failed)}
 
     def _overhead(self, arguments: Mapping[str, Any]) -> int:
-        """The tokens that stand around a prompt."""
+        """The number of tokens around a prompt."""
         counter = self._counter
         system, delimiter = arguments.get("system_instruction"), self.config.fewshot_delimiter
         if arguments.get("apply_chat_template") and (template := arguments.get("chat_template")):
@@ -227,7 +222,7 @@ class LampTask(ConfigurableTask):
         return len(counter.prompt_ids(system + delimiter)) if system else 0
 
     def _fingerprint(self, arguments: Mapping[str, Any]) -> str:
-        """Everything that cached requests depend on, and the harness's own key does not know."""
+        """A hash of what cached requests depend on and the harness's own key does not cover."""
         names = ("samples", "system_instruction")
         profiles = [self.source.profiles(user) for user in self.source.users] if self.method.profile else None
         return content_id(
@@ -247,14 +242,14 @@ class LampTask(ConfigurableTask):
         key = doc["user_id"], doc["id"]
         if key not in self._prompts:
             if self._builder is None:
-                self._builder = self._prompt_maker()
+                self._builder = self._prompt_builder()
             user, query = self._asked[key]
             profile = self._builder.profile_for(self.method, user)
             self._prompts[key] = self._builder.query_prompt(self.method, user, query, profile).text
         return self._prompts[key]
 
-    def _prompt_maker(self) -> PromptBuilder:
-        """What leaves room in the context for the answer and for what stands around a prompt."""
+    def _prompt_builder(self) -> PromptBuilder:
+        """A builder that leaves room in the context for the answer and for the tokens around a prompt."""
         source, settings = self.source, self.config.generation_kwargs
         builder = prompt_builder(source.dataset, self._counter, source.profiles, [self.method], source.seed)
         name = next(name for name in _LENGTHS if name in settings)
@@ -266,11 +261,11 @@ class LampTask(ConfigurableTask):
         return dataclasses.replace(builder, task=task)
 
     def doc_to_target(self, doc: Mapping[str, Any], doc_to_target: Any = None) -> str:
-        """A query's gold answer; empty where it is withheld."""
+        """A query's gold answer; empty if it is withheld."""
         return doc["gold"] or ""
 
     def construct_requests(self, doc: dict[str, Any], ctx: str, **arguments: Any) -> Instance:
-        """A query's request; for our model it says whose adapter is meant, and which weights these are."""
+        """A query's request; for our model it names the user and the weights of the adapter."""
         chat = bool(arguments.get("apply_chat_template"))
         request = super().construct_requests(doc, ctx, **arguments)
         if self._answer_weights:
@@ -279,7 +274,7 @@ class LampTask(ConfigurableTask):
         return request
 
     def process_results(self, doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, Any]:
-        """A query's scores; none where there is no gold."""
+        """A query's scores; empty without a gold answer."""
         if "bypass" in self._metric_fn_list:  # --predict_only
             return {"bypass": None}
         if doc["gold"] is None:
@@ -292,6 +287,6 @@ class LampTask(ConfigurableTask):
 
 
 def _of_pairs(metric: Metric, pairs: Sequence[tuple[str, str]]) -> float:
-    """A metric that is no mean over queries, from (answer, gold) pairs."""
+    """A metric that is not a mean over queries, from (answer, gold) pairs."""
     answers, golds = zip(*pairs, strict=True)
     return metric.score(answers, golds)

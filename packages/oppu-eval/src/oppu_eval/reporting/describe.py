@@ -1,66 +1,45 @@
-"""``oppu data describe``: a dataset's numbers as tables, beside the paper's Table 2, and as a picture."""
+"""A dataset's numbers as tables, beside the paper's Table 2, and as a picture (``oppu data describe``)."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Any
 
-import typer
+from oppu_core.data.dataset import Dataset
+from oppu_core.data.statistics import SplitFacts, Spread
 from oppu_core.data.types import SPLITS, Split
+from oppu_core.storage.files import write_json, write_text
 from oppu_core.tasks.task import Task
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-if TYPE_CHECKING:
-    from oppu_core.data.statistics import SplitFacts, Spread
+from oppu_eval.reporting.drawing import ACCENT, GRID, INK, MUTED, heading, make_panels, remark, svg_text
+from oppu_eval.reporting.paper import paper_statistics
 
-    Facts = Mapping[Split, SplitFacts]
+Facts = Mapping[Split, SplitFacts]
 
 _BAR = 12
 _GROUPS: tuple[tuple[Split, str], ...] = (("others", "base"), ("test", "personal"))
 
 
-def describe(
-    data: Annotated[Path, typer.Argument(metavar="DATA", help="A dataset folder.")],
-    out: Annotated[
-        Path | None, typer.Option(help="Also write description.json and description.svg to this folder.")
-    ] = None,
-) -> None:
-    """Show users, queries, histories, lengths, dates and answers of a dataset, beside the paper's Table 2.
+def write_description(dataset: Dataset, facts: Facts, out: Path) -> list[Path]:
+    """Write ``description.json`` and ``description.svg`` to a folder; returns the two files."""
+    described = {split: dataclasses.asdict(one) for split, one in facts.items()}
+    numbers, drawn = out / "description.json", out / "description.svg"
+    write_json(numbers, {"task": dataset.task.name, "dataset": dataset.fingerprint, "splits": described})
+    write_text(drawn, picture(facts, dataset.task.title) + "\n")
+    return [numbers, drawn]
 
-    Lengths are mean words: of a query with its instruction, and of a gold.
+
+def numbers_table(task: Task, facts: Facts, where: str) -> Table:
+    """Users, queries, histories, lengths and dates of both splits, beside the paper's where it has the task.
+
+    Args:
+        task: The dataset's task.
+        facts: What was counted.
+        where: What the dataset is called, in the title.
     """
-    import dataclasses
-
-    from oppu_core.data.dataset import Dataset
-    from oppu_core.data.statistics import describe as count
-    from oppu_core.runs.progress import ProgressReporter
-    from oppu_core.storage.files import write_json, write_text
-
-    dataset = Dataset.open(data)
-    total = sum(counts["users"] for counts in dataset.counts.values())
-    with ProgressReporter(Console(stderr=True)).stage("reading", total, "users") as stage:
-        facts = count(dataset, stage.advance)
-    console = Console()
-    console.print(_numbers(dataset.task, facts, str(data)))
-    if _series(facts):
-        console.print(_labels(facts))
-    for split, one in facts.items():
-        for place, share in one.empty.items():
-            if share:
-                console.print(f"empty, {split}: {escape(place)} {share:.1%}", highlight=False)
-    if out is not None:
-        described = {split: dataclasses.asdict(one) for split, one in facts.items()}
-        head = {"task": dataset.task.name, "dataset": dataset.fingerprint}
-        write_json(out / "description.json", {**head, "splits": described})
-        write_text(out / "description.svg", picture(facts, dataset.task.title) + "\n")
-        console.print(f"Written: {out / 'description.json'}, {out / 'description.svg'}", soft_wrap=True)
-
-
-def _numbers(task: Task, facts: "Facts", where: str) -> Table:
-    from oppu_eval.reporting.paper import paper_statistics
-
     paper = paper_statistics(task.paper_id)
     caption = "Lengths in words: query with instruction, gold."
     if paper:
@@ -79,7 +58,7 @@ def _numbers(task: Task, facts: "Facts", where: str) -> Table:
         if paper:
             table.add_column("paper", justify="right", style="dim")
 
-    def row(name: str, value: Callable[["SplitFacts"], str], paper_name: str = "") -> None:
+    def row(name: str, value: Callable[[SplitFacts], str], paper_name: str = "") -> None:
         cells = []
         for split, prefix in _GROUPS:
             cells.append(value(facts[split]))
@@ -100,11 +79,11 @@ def _numbers(task: Task, facts: "Facts", where: str) -> Table:
     return table
 
 
-def _mean(spread: "Spread | None") -> str:
+def _mean(spread: Spread | None) -> str:
     return f"{spread.mean:,.1f}" if spread else "–"
 
 
-def _series(facts: "Facts") -> dict[str, dict[str, float]]:
+def _series(facts: Facts) -> dict[str, dict[str, float]]:
     """{whose answers: {label: share}}, without what has no answers."""
     counted = {
         "others' golds": facts["others"].gold_labels,
@@ -122,8 +101,11 @@ def _label_names(series: Mapping[str, Mapping[str, float]]) -> list[str]:
     return list(dict.fromkeys(label for shares in series.values() for label in shares))
 
 
-def _labels(facts: "Facts") -> Table:
+def labels_table(facts: Facts) -> Table | None:
+    """How often each label is the answer; None where there are no labels."""
     series = _series(facts)
+    if not series:
+        return None
     table = Table("label", box=SIMPLE_HEAD)
     for name in series:
         table.add_column(name, no_wrap=True)
@@ -137,10 +119,8 @@ def _labels(facts: "Facts") -> Table:
     return table
 
 
-def picture(facts: "Facts", title: str) -> str:
+def picture(facts: Facts, title: str) -> str:
     """Lengths of the histories and, where there are labels, how often each is the answer, as SVG text."""
-    from oppu_eval.reporting.drawing import heading, make_panels, svg_text
-
     series = _series(facts)
     labels = _label_names(series)
     height = max(2.7, 0.24 * len(labels) + 0.95)
@@ -154,10 +134,8 @@ def picture(facts: "Facts", title: str) -> str:
     return svg_text(figure, "description", f"{title}: lengths of histories, and answers")
 
 
-def _lengths_panel(axes: Any, facts: "Facts") -> None:
+def _lengths_panel(axes: Any, facts: Facts) -> None:
     """Shares of users in bins that double: 0, 1, 2–3, 4–7, … items."""
-    from oppu_eval.reporting.drawing import ACCENT, INK, MUTED, remark
-
     top = max((length for one in facts.values() for length in one.history_lengths), default=0)
     bins = top.bit_length() + 1
     for place, (split, colour) in enumerate(zip(SPLITS, (MUTED, ACCENT), strict=True)):
@@ -175,8 +153,6 @@ def _lengths_panel(axes: Any, facts: "Facts") -> None:
 
 
 def _labels_panel(axes: Any, series: Mapping[str, Mapping[str, float]], labels: list[str]) -> None:
-    from oppu_eval.reporting.drawing import ACCENT, GRID, INK, MUTED, remark
-
     looks = {"others' golds": ("D", MUTED), "test histories": ("s", INK), "test golds": ("o", ACCENT)}
     rows = [-place for place in range(len(labels))]
     axes.hlines(rows, 0, max(max(shares.values()) for shares in series.values()), color=GRID, linewidth=0.5)

@@ -1,8 +1,7 @@
 """Some users' answers side by side: whom to show, and what."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from oppu_core.data.types import Query, User
 from oppu_core.tasks.task import Task
@@ -10,6 +9,7 @@ from oppu_core.tasks.task import Task
 from oppu_eval.reporting.figures import personal_pair
 from oppu_eval.scoring.evaluate import Predictions, method_order
 from oppu_eval.scoring.metrics import Metric, metrics_for
+from oppu_eval.scoring.results import TaskResults
 
 _INPUT_CHARS = 280
 _ANSWER_CHARS = 200
@@ -48,7 +48,7 @@ class ExampleQuery:
 
 
 @dataclasses.dataclass(frozen=True)
-class Example:
+class ExampleUser:
     """One user's first queries.
 
     Attributes:
@@ -78,33 +78,28 @@ def pick_examples(
     task: Task,
     test_users: Sequence[User],
     predictions: Predictions,
-    results: Mapping[str, Any],
+    results: TaskResults,
     *,
     queries: int = 3,
-) -> list[Example]:
+) -> list[ExampleUser]:
     """The users whom the adapter helps most, typically and least, with their first queries.
 
     Args:
         task: The task that was answered.
         test_users: The users behind the predictions.
         predictions: {method: {(user id, query id): answer}}.
-        results: What :func:`oppu_eval.scoring.evaluate.results_dict` made.
+        results: What :func:`oppu_eval.scoring.evaluate.evaluate` made of them.
         queries: How many queries a user shows.
 
     Returns:
         At most three examples; none where no OPPU method stands beside its own prompt.
     """
-    pair = personal_pair(results, task.name)
+    pair = personal_pair(results)
     if pair is None:
         return []
     method, baseline = pair
-    scores = results["per_user"][task.name]
-    metric = metrics_for(task)[0]
-    gains = {
-        user.user_id: metric.sign * (scores[method][user.user_id] - scores[baseline][user.user_id])
-        for user in test_users
-        if user.user_id in scores[method] and user.user_id in scores[baseline]
-    }
+    scores, users = results.per_user, {user.user_id: user for user in test_users}
+    gains = {user_id: gain for user_id, gain in results.gains(method, baseline).items() if user_id in users}
     by_gain = sorted(gains, key=lambda user_id: (-gains[user_id], user_id))
     if not by_gain:
         return []
@@ -114,18 +109,17 @@ def pick_examples(
         by_gain[-1]: least,
         by_gain[len(by_gain) // 2]: "A typical user",
     }
-    users = {user.user_id: user for user in test_users}
     return [
-        Example(
+        ExampleUser(
             task=task.name,
             user_id=user_id,
             story=stories[user_id],
-            history_len=results["history_lengths"][task.name][user_id],
+            history_len=results.history_lengths[user_id],
             method=method,
             baseline=baseline,
             score=scores[method][user_id],
             baseline_score=scores[baseline][user_id],
-            queries=_queries(task, metric, users[user_id], predictions, queries),
+            queries=_queries(task, metrics_for(task)[0], users[user_id], predictions, queries),
         )
         for user_id in by_gain
         if user_id in stories

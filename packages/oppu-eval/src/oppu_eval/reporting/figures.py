@@ -1,6 +1,6 @@
-"""The report's pictures, as SVG text made from ``results.json`` alone (style: :mod:`.drawing`)."""
+"""The report's pictures, as SVG text made from results alone (style: :mod:`.drawing`)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,73 +16,66 @@ from oppu_eval.reporting.drawing import (
     remark,
     svg_text,
 )
-from oppu_eval.reporting.table import methods_of
 from oppu_eval.scoring.evaluate import same_prompt, split_model
+from oppu_eval.scoring.results import Results, ScoreRow, TaskResults
 
 
-def draw_figures(results: Mapping[str, Any]) -> dict[str, str]:
+def draw_figures(results: Results) -> dict[str, str]:
     """All pictures of a report: {"<task>/comparison", "<task>/differences", "<task>/history": SVG text}.
 
     The last two are absent where no OPPU method was compared with its own prompt.
     """
     figures = {}
-    for task in results["tasks"]:
-        figures[f"{task}/comparison"] = comparison(results, [task])
-        if personal_pair(results, task) is not None:
-            figures[f"{task}/differences"] = differences(results, task)
-            figures[f"{task}/history"] = against_history(results, task)
+    for task, one in results.tasks.items():
+        figures[f"{task}/comparison"] = comparison([one])
+        if pair := personal_pair(one):
+            figures[f"{task}/differences"] = differences(one, *pair)
+            figures[f"{task}/history"] = against_history(one, *pair)
     return figures
 
 
-def personal_pair(results: Mapping[str, Any], task: str) -> tuple[str, str] | None:
+def personal_pair(one: TaskResults) -> tuple[str, str] | None:
     """The first OPPU method of a task that was compared with its own prompt, and that prompt's method."""
-    metric = next(iter(results["tasks"][task]["metrics"]))
-    for method, by_metric in methods_of(results, task).items():
+    for method, row in one.primary_rows().items():
         baseline = same_prompt(method)
-        if baseline is not None and by_metric[metric]["delta_same_prompt"] is not None:
+        if baseline is not None and row.delta_same_prompt is not None:
             return method, baseline
     return None
 
 
-def comparison(results: Mapping[str, Any], tasks: Sequence[str] | None = None) -> str:
-    """Every method's primary metric with its interval, one panel a task.
-
-    Args:
-        results: What :func:`oppu_eval.scoring.evaluate.results_dict` made.
-        tasks: Which tasks, a panel each; all by default.
-    """
-    tasks = list(results["tasks"]) if tasks is None else list(tasks)
-    methods = [methods_of(results, task) for task in tasks]
-    rows = max(map(len, methods))
+def comparison(tasks: Sequence[TaskResults]) -> str:
+    """Every method's primary metric with its interval, one panel a task."""
+    shown = [list(one.primary_rows().values()) for one in tasks]
+    rows = max(map(len, shown))
     height = 0.27 * rows + 0.85
-    labels = [_label(next(iter(by_metric.values()))) for task in methods for by_metric in task.values()]
+    labels = [_label(row) for of_task in shown for row in of_task]
     left = max(1.5, *(0.2 + _room(label) for label in labels))
     figure, panels = make_panels(
         len(tasks), height, left=left, right=0.55, top=0.35, bottom=0.5, extra=left - 1.5
     )
-    for axes, task in zip(panels, tasks, strict=True):
-        _comparison_panel(axes, results, task, rows)
-    return svg_text(figure, "comparison-" + "-".join(tasks), "Methods with 95 % intervals")
+    for axes, one in zip(panels, tasks, strict=True):
+        _comparison_panel(axes, one, rows)
+    names = "-".join(one.task for one in tasks)
+    return svg_text(figure, f"comparison-{names}", "Methods with 95 % intervals")
 
 
-def _comparison_panel(axes: Any, results: Mapping[str, Any], task: str, slots: int) -> None:
-    metric, title = next(iter(results["tasks"][task]["metrics"].items()))
-    rows = [by_metric[metric] for by_metric in methods_of(results, task).values()]
+def _comparison_panel(axes: Any, one: TaskResults, slots: int) -> None:
+    rows = list(one.primary_rows().values())
     shown = slots - len(rows)  # panels side by side share their row height
     for position, row in enumerate(rows):
         y = -position
-        colour = MUTED if row["reference"] else ACCENT if row["method"].startswith("oppu_") else INK
-        if row["method"] in ("oracle", "user_majority", "global_majority"):
-            axes.axvline(row["value"], color=GRID, linewidth=0.8, linestyle=(0, (3, 3)), zorder=0)
-        if row["ci95"] is not None:
-            width = 1.2 if row["reference"] else 2.2
-            axes.plot(row["ci95"], [y, y], color=colour, linewidth=width, solid_capstyle="round")
-        if row["reference"]:
-            axes.plot(row["value"], y, "D", color=colour, markersize=4)
+        colour = MUTED if row.reference else ACCENT if row.method.startswith("oppu_") else INK
+        if row.method in ("oracle", "user_majority", "global_majority"):
+            axes.axvline(row.value, color=GRID, linewidth=0.8, linestyle=(0, (3, 3)), zorder=0)
+        if row.ci95 is not None:
+            width = 1.2 if row.reference else 2.2
+            axes.plot(row.ci95, [y, y], color=colour, linewidth=width, solid_capstyle="round")
+        if row.reference:
+            axes.plot(row.value, y, "D", color=colour, markersize=4)
         else:
-            axes.plot(row["value"], y, "o", color=colour, markersize=6.5)
+            axes.plot(row.value, y, "o", color=colour, markersize=6.5)
         axes.annotate(
-            f"{row['value']:.3f}",
+            f"{row.value:.3f}",
             (1.0, y),
             xycoords=("axes fraction", "data"),
             xytext=(6, 0),
@@ -91,25 +84,25 @@ def _comparison_panel(axes: Any, results: Mapping[str, Any], task: str, slots: i
             color=colour,
             annotation_clip=False,
         )
-    references = sum(bool(row["reference"]) for row in rows)
+    references = sum(row.reference for row in rows)
     if 0 < references < len(rows):
         axes.axhline(0.5 - references, color=GRID, linewidth=0.8, xmin=-0.4, clip_on=False)
     axes.set_yticks([-position for position in range(len(rows))], [_label(row) for row in rows])
     for label, row in zip(axes.get_yticklabels(), rows, strict=True):
-        personal = row["method"].startswith("oppu_")
-        label.set_color(MUTED if row["reference"] else ACCENT if personal else INK)
+        personal = row.method.startswith("oppu_")
+        label.set_color(MUTED if row.reference else ACCENT if personal else INK)
     axes.set_ylim(0.6 - len(rows) - shown, 0.6)
     axes.margins(x=0.04)
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0, pad=8)
-    direction = "" if rows[0]["higher_is_better"] else ", lower is better"
-    axes.set_xlabel(f"{title}{direction}")
-    heading(axes, results["tasks"][task]["title"])
+    direction = "" if one.higher_is_better else ", lower is better"
+    axes.set_xlabel(f"{one.primary_title}{direction}")
+    heading(axes, one.title)
 
 
-def _label(row: Mapping[str, Any]) -> str:
+def _label(row: ScoreRow) -> str:
     """A row's name; where it cannot be compared with the others, that is in it."""
-    return f"{row['method']}, {row['queries']} queries" if row.get("other_queries") else str(row["method"])
+    return f"{row.method}, {row.queries} queries" if row.other_queries else row.method
 
 
 def _room(label: str) -> float:
@@ -117,16 +110,9 @@ def _room(label: str) -> float:
     return 0.1 + 0.075 * len(label)
 
 
-def differences(results: Mapping[str, Any], task: str) -> str:
-    """One bar a user: the OPPU method minus the same prompt without the adapter, sorted; up is better.
-
-    Raises:
-        ValueError: there is no such pair of methods.
-    """
-    method, baseline, users = _pair_users(results, task)
-    scores = results["per_user"][task]
-    sign = _sign(results, task)
-    values = sorted((sign * (scores[method][u] - scores[baseline][u]) for u in users), reverse=True)
+def differences(one: TaskResults, method: str, baseline: str) -> str:
+    """One bar a user: an OPPU method minus the same prompt without the adapter, sorted; up is better."""
+    values = sorted(one.gains(method, baseline).values(), reverse=True)
     figure, (axes,) = make_panels(1, 2.7, left=0.6, right=0.1, top=0.55, bottom=0.3)
     positions = np.arange(len(values))
     colours = [ACCENT if value > 0 else WORSE for value in values]
@@ -148,30 +134,21 @@ def differences(results: Mapping[str, Any], task: str) -> str:
     axes.spines["bottom"].set_visible(False)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:+.2g}".replace("-", "−") if value else "0")
     axes.margins(y=0.08)
-    metric = next(iter(results["tasks"][task]["metrics"].values()))
-    heading(
-        axes,
-        f"{split_model(method)[0]} minus {baseline}, {metric}" + (" (sign turned)" if sign < 0 else ""),
-        lift=20,
-    )
+    turned = " (sign turned)" if one.sign < 0 else ""
+    heading(axes, f"{split_model(method)[0]} minus {baseline}, {one.primary_title}{turned}", lift=20)
     x = 0.0
     for count, word, colour in ((better, "better", ACCENT), (equal, "equal", MUTED), (worse, "worse", WORSE)):
         text = f"{count} {word}"
         remark(axes, x, text, colour if count else MUTED)
         x += 0.18 + 0.015 * len(str(count))
     axes.set_xlabel(f"{len(values)} users, each a bar", labelpad=4)
-    return svg_text(figure, f"differences-{task}", "Difference for each user")
+    return svg_text(figure, f"differences-{one.task}", "Difference for each user")
 
 
-def against_history(results: Mapping[str, Any], task: str) -> str:
-    """Each user's score with and without the adapter over the length of the history, and binned means.
-
-    Raises:
-        ValueError: there is no pair of methods to show.
-    """
-    method, baseline, users = _pair_users(results, task)
-    scores, lengths = results["per_user"][task], results["history_lengths"][task]
-    users = sorted(users, key=lambda user: (lengths[user], user))
+def against_history(one: TaskResults, method: str, baseline: str) -> str:
+    """Each user's score with and without the adapter over the length of the history, and binned means."""
+    scores, lengths = one.per_user, one.history_lengths
+    users = sorted(one.gains(method, baseline), key=lambda user: (lengths[user], user))
     x = np.array([max(lengths[user], 1) for user in users], dtype=float)
     with_adapter, without = (np.array([scores[name][user] for user in users]) for name in (method, baseline))
     right = max(1.3, _room(method), _room(baseline))
@@ -202,10 +179,9 @@ def against_history(results: Mapping[str, Any], task: str) -> str:
             name, (1.0, y), xycoords=("axes fraction", "data"), xytext=(6, 0), textcoords="offset points",
             va="center", color=colour, annotation_clip=False,
         )  # fmt: skip
-    metric = next(iter(results["tasks"][task]["metrics"].values()))
     axes.set_xlabel("items in the user's history")
-    heading(axes, f"{metric} per user" + ("" if _sign(results, task) > 0 else ", lower is better"))
-    return svg_text(figure, f"history-{task}", "Score against length of history")
+    heading(axes, f"{one.primary_title} per user" + ("" if one.higher_is_better else ", lower is better"))
+    return svg_text(figure, f"history-{one.task}", "Score against length of history")
 
 
 def _length_ticks(low: float, high: float) -> list[float]:
@@ -213,15 +189,3 @@ def _length_ticks(low: float, high: float) -> list[float]:
     rounds = [step * 10**power for power in range(7) for step in (1, 2, 3, 5)]
     ticks = [float(tick) for tick in rounds if low <= tick <= high]
     return ticks if len(ticks) > 1 else sorted({low, high})
-
-
-def _pair_users(results: Mapping[str, Any], task: str) -> tuple[str, str, list[str]]:
-    pair = personal_pair(results, task)
-    if pair is None:
-        raise ValueError(f"task {task} has no OPPU method beside the same prompt without the adapter.")
-    scores = results["per_user"][task]
-    return *pair, [user for user in scores[pair[0]] if user in scores[pair[1]]]
-
-
-def _sign(results: Mapping[str, Any], task: str) -> int:
-    return 1 if next(row for row in results["rows"] if row["task"] == task)["higher_is_better"] else -1

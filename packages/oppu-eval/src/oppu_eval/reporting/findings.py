@@ -2,51 +2,41 @@
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from oppu_core.errors import ConfigError
 from oppu_core.prompting.methods import Method, parse_method
 
 from oppu_eval.reporting.figures import personal_pair
-from oppu_eval.reporting.table import methods_of
 from oppu_eval.scoring.evaluate import NON_PERSONALIZED, split_model
+from oppu_eval.scoring.results import ScoreRow, TaskResults
 
-Row = Mapping[str, Any]
 
-
-def finding(results: Mapping[str, Any], task: str) -> str:
-    """The key finding of one task: adapter against the same prompt without it, and simple references.
-
-    Args:
-        results: What :func:`oppu_eval.scoring.evaluate.results_dict` made.
-        task: e.g. ``lamp_2m``.
-    """
-    info = results["tasks"][task]
-    metric = next(iter(info["metrics"]))
-    rows = {method: by_metric[metric] for method, by_metric in methods_of(results, task).items()}
-    topic = re.sub(r"^personalized ", "", info["title"], flags=re.IGNORECASE)
+def finding(one: TaskResults) -> str:
+    """The key finding of one task: adapter against the same prompt without it, and simple references."""
+    rows = one.primary_rows()
+    topic = re.sub(r"^personalized ", "", one.title, flags=re.IGNORECASE)
     topic = topic if topic[:2].isupper() else topic[:1].lower() + topic[1:]
-    pair = personal_pair(results, task)
+    pair = personal_pair(one)
     if pair is None:
         return f"On {topic}, no personal adapter was compared with the same prompt without it."
     row, base = rows[pair[0]], rows[pair[1]]
-    show = _formats(info["kind"])
+    show = _formats(one.kind)
     say = {
         "classification": "On {}, personal adapters answer as the user did in {} of the queries, "
         "against {} {}",
         "rating": "On {}, personal adapters miss the user’s rating by {} points on average, against {} {}",
         "generation": "On {}, texts by personal adapters share words with the user’s own to a degree of {} "
-        f"({info['metrics'][metric]}), against {{}} {{}}",
-    }[info["kind"]]
+        f"({one.primary_title}), against {{}} {{}}",
+    }[one.kind]
     without = (
         "without personalization" if split_model(pair[1])[0] == NON_PERSONALIZED else "without the adapter"
     )
-    sentence = say.format(topic, show(row["value"]), show(base["value"]), without)
-    sentence += f" ({_difference(row, info['kind'])}). "
-    sentence += _verdict(row["delta_same_prompt_ci95"])
-    if row["users"] != base["users"]:
+    sentence = say.format(topic, show(row.value), show(base.value), without)
+    sentence += f" ({_difference(row, one.kind)}). "
+    sentence += _verdict(row.delta_same_prompt_ci95)
+    if row.users != base.users:
         sentence += " The difference is taken over the users whom both have answered."
-    if row.get("other_queries"):  # references are on the whole
+    if row.other_queries:  # references are on the whole
         return sentence
     return sentence + _references(rows, row, show)
 
@@ -55,7 +45,7 @@ def _formats(kind: str) -> Callable[[float], str]:
     return (lambda value: f"{100 * value:.0f}\u00a0%") if kind == "classification" else (lambda v: f"{v:.2f}")
 
 
-def _difference(row: Row, kind: str) -> str:
+def _difference(row: ScoreRow, kind: str) -> str:
     """The signed difference and its interval; positive is better, as in the table."""
 
     def signed(value: float) -> str:
@@ -64,14 +54,14 @@ def _difference(row: Row, kind: str) -> str:
 
     unit = " points" if kind == "classification" else ""
     better = ", positive is better" if kind == "rating" else ""
-    text = f"difference {signed(row['delta_same_prompt'])}{unit}{better}"
-    interval = row["delta_same_prompt_ci95"]
+    text = f"difference {signed(row.delta_same_prompt or 0.0)}{unit}{better}"
+    interval = row.delta_same_prompt_ci95
     if interval is not None:
         text += f", 95\u00a0% interval {signed(interval[0])} to {signed(interval[1])}"
     return text
 
 
-def _verdict(interval: list[float] | None) -> str:
+def _verdict(interval: tuple[float, float] | None) -> str:
     if interval is None:
         return "From a single user nothing follows for others."
     if interval[0] > 0:
@@ -81,7 +71,7 @@ def _verdict(interval: list[float] | None) -> str:
     return "The interval includes zero: this run does not show that the adapters help."
 
 
-def _references(rows: Mapping[str, Row], row: Row, show: Callable[[float], str]) -> str:
+def _references(rows: Mapping[str, ScoreRow], row: ScoreRow, show: Callable[[float], str]) -> str:
     """How far simple rules get, said first where they get further than the adapters."""
     phrases = {
         "user_majority": "Always repeating the user’s most frequent answer",
@@ -89,13 +79,13 @@ def _references(rows: Mapping[str, Row], row: Row, show: Callable[[float], str])
         "copy_retrieved": "Copying the user’s most similar text",
         "oracle": "The best possible answer",
     }
-    sign = 1 if row["higher_is_better"] else -1
+    sign = 1 if row.higher_is_better else -1
     text = ""
     for method, phrase in phrases.items():
         if method not in rows:
             continue
-        value = rows[method]["value"]
-        ahead = sign * (value - row["value"]) >= 0 and method != "oracle"
+        value = rows[method].value
+        ahead = sign * (value - row.value) >= 0 and method != "oracle"
         text += f" {phrase} {'does as well or better' if ahead else 'reaches'}: {show(value)}."
     return text.replace("reaches: ", "reaches ")
 

@@ -18,15 +18,21 @@ from oppu_core.runs.run import Run
 from oppu_core.storage.files import write_text
 
 from oppu_eval.files import LEADERBOARD
+from oppu_eval.scoring.run_results import RunPredictions, run_predictions
 
 _LAMP_ID = re.compile(r"[A-Za-z0-9_-]+")
 
 
-def export_lamp(run: Run) -> list[Path]:
+def export_lamp(run: Run, predictions: RunPredictions | None = None) -> list[Path]:
     """Write ``<run>/leaderboard/<task>/<method>/<name>.json`` for each name that LaMP has for the task.
 
     A file is ``{"task": name, "golds": [{"id", "output"}, …]}``, in the order of the dataset. Tasks that are
     not LaMP's (:func:`not_lamp`) are left out.
+
+    Args:
+        run: The run.
+        predictions: What :func:`~oppu_eval.scoring.run_results.run_predictions` read, where that has been
+            done already.
 
     Returns:
         The files; the official name of a task first.
@@ -41,13 +47,12 @@ def export_lamp(run: Run) -> list[Path]:
             f"{run.path} has no task of LaMP, but {', '.join(strangers)}; LaMP's leaderboard takes no others."
         )
     texts: dict[Path, str] = {}
-    for task in run.config.data:
+    for task, by_method in (predictions or run_predictions(run)).items():
         if task in strangers:
             continue
         dataset = run.dataset(task)
         wanted = [(user.user_id, query.id) for user in dataset.users("test") for query in user.queries]
-        for method in run.config.methods:
-            answers = run.predictions(task, method)
+        for method, answers in by_method.items():
             _check(run, dataset, method, wanted, answers)
             golds = [{"id": key[1], "output": answers[key]} for key in wanted]
             for name in _names(dataset):

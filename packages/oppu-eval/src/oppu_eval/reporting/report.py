@@ -7,18 +7,19 @@ Everything that users wrote (texts, ids) is untrusted and escaped by the templat
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from oppu_eval.reporting.examples import Example
+from oppu_eval.reporting.examples import ExampleUser
 from oppu_eval.reporting.findings import describe_method, finding
 from oppu_eval.reporting.paper import SOURCE, paper_value
-from oppu_eval.reporting.table import best_method, counts_text, methods_of
+from oppu_eval.reporting.table import counts_text
 from oppu_eval.reporting.templating import render_page
 from oppu_eval.scoring.evaluate import split_model
+from oppu_eval.scoring.results import Results, TaskResults
 
 
 def render_report(
-    results: Mapping[str, Any],
+    results: Results,
     figures: Mapping[str, str],
-    examples: Sequence[Example],
+    examples: Sequence[ExampleUser],
     run: Mapping[str, Any],
     *,
     paper: bool = False,
@@ -27,7 +28,7 @@ def render_report(
     """The report as HTML text.
 
     Args:
-        results: What :func:`oppu_eval.scoring.evaluate.results_dict` made (or ``results.json``).
+        results: What was scored.
         figures: Of :func:`oppu_eval.reporting.figures.draw_figures`, trusted: {"<task>/<picture>": SVG}.
         examples: What :func:`oppu_eval.reporting.examples.pick_examples` chose, for all tasks.
         run: How the numbers came about (model, data, seed, versions, command): {what: value}; values may
@@ -40,13 +41,13 @@ def render_report(
     """
     from markupsafe import Markup
 
-    methods = {row["method"]: None for row in results["rows"]}
+    methods = dict.fromkeys(row.method for row in results.rows)
     return render_page(
         "report.html.j2",
-        findings=[finding(results, task) for task in results["tasks"]],
+        findings=[finding(one) for one in results.tasks.values()],
         tasks=[
             {
-                **_task_view(results, task, paper),
+                **_task_view(one, paper),
                 "figures": {
                     name.removeprefix(f"{task}/"): Markup(svg)
                     for name, svg in figures.items()
@@ -54,49 +55,44 @@ def render_report(
                 },
                 "examples": [example for example in examples if example.task == task],
             }
-            for task in results["tasks"]
+            for task, one in results.tasks.items()
         ],
-        glossary=[(method, describe_method(method)) for method in methods],
+        # Those of other models come last.
+        glossary=[
+            (method, describe_method(method))
+            for method in sorted(methods, key=lambda method: split_model(method)[1] != "")
+        ],
         run=[(_label(key), _lines(value)) for key, value in run.items()],
         paper_source=SOURCE if paper else None,
         studies=studies,
     )
 
 
-def _task_view(results: Mapping[str, Any], task: str, paper: bool) -> dict[str, Any]:
+def _task_view(one: TaskResults, paper: bool) -> dict[str, Any]:
     """What the template needs to know about one task."""
-    info = results["tasks"][task]
-    metrics: dict[str, str] = info["metrics"]
-    primary = next(iter(metrics))
-    methods = methods_of(results, task)
     rows = []
-    for method, by_metric in methods.items():
-        wins = by_metric[primary]["wins"]
-        total = sum(wins.values()) if wins else 0
+    for method, by_metric in one.by_method().items():
+        row = by_metric[one.primary]
+        total = sum(row.wins.values()) if row.wins else 0
         rows.append(
             {
-                **by_metric[primary],
-                "values": [by_metric[metric] for metric in metrics],
-                "shares": {name: round(100 * count / total, 2) for name, count in wins.items()}
-                if total
+                **vars(row),
+                "values": [by_metric[metric] for metric in one.metrics],
+                "shares": {name: round(100 * count / total, 2) for name, count in row.wins.items()}
+                if row.wins and total
                 else None,
-                "paper": [paper_value(info["paper_id"], split_model(method)[0], metric) for metric in metrics]
+                "paper": [paper_value(one.paper_id, split_model(method)[0], metric) for metric in one.metrics]
                 if paper
                 else [],
             }
         )
     return {
-        "name": task,
-        "title": info["title"],
-        "kind": info["kind"],
-        "metrics": list(metrics.values()),
-        "higher_is_better": rows[0]["higher_is_better"],
-        "best": best_method(methods, primary),
+        **vars(one),
+        "metrics": list(one.metrics.values()),
+        "higher_is_better": one.higher_is_better,
+        "best": one.best_method(),
         "rows": rows,
-        "counts": counts_text(rows),
-        "warnings": results.get("warnings", {}).get(task, []),
-        "set_aside": results["set_aside"][task],
-        "notes": results.get("notes", {}).get(task, []),
+        "counts": counts_text(one),
     }
 
 

@@ -6,25 +6,28 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from oppu_core.runs.predictions import QueryId
 from oppu_core.runs.run import Run
 from oppu_core.storage.files import write_text
-from oppu_core.tasks.task import get_task
+from oppu_core.tasks.task_files import get_task
 
 from oppu_eval.files import FIGURES, REPORT, STUDIES_FOLDER
 from oppu_eval.lm_eval.files import HarnessResult, read_harness, scored_queries
 from oppu_eval.lm_eval.results import HarnessRows, check_fits, harness_rows
-from oppu_eval.reporting.examples import Example, pick_examples
+from oppu_eval.reporting.examples import ExampleUser, pick_examples
 from oppu_eval.reporting.figures import comparison, draw_figures
 from oppu_eval.reporting.report import render_report
 from oppu_eval.reporting.study_views import study_views
-from oppu_eval.scoring.evaluate import results_dict
-from oppu_eval.scoring.run_results import read_results
+from oppu_eval.scoring.results import Results, TaskResults
+from oppu_eval.scoring.run_results import RunPredictions, read_results, run_predictions
 from oppu_eval.scoring.significance import RESAMPLES
 
 
 def write_report(
-    run: Run, results: Mapping[str, Any], paper: bool, harness: Mapping[str, HarnessRows] | None = None
+    run: Run,
+    results: Results,
+    paper: bool,
+    harness: Mapping[str, HarnessRows] | None = None,
+    predictions: RunPredictions | None = None,
 ) -> Path:
     """Write ``report.html`` and its pictures as single files in ``figures/``.
 
@@ -33,17 +36,15 @@ def write_report(
         results: Its results, with the rows of `harness`, if any.
         paper: Show the paper's numbers.
         harness: Results of lm-evaluation-harness, by task.
+        predictions: What :func:`~oppu_eval.scoring.run_results.run_predictions` read, where that has been
+            done already.
     """
     harness = harness or {}
     examples = []
-    for task in run.config.data:
+    for task, own in (predictions or run_predictions(run)).items():
         dataset = run.dataset(task)
-        predictions: dict[str, Mapping[QueryId, str]] = {
-            name: run.predictions(task, name) for name in run.config.methods
-        }
-        if task in harness:
-            predictions.update(harness[task].answers)
-        examples += pick_examples(dataset.task, run.test_users(dataset), predictions, results)
+        answers = {**own, **harness[task].answers} if task in harness else own
+        examples += pick_examples(dataset.task, run.test_users(dataset), answers, results.tasks[task])
     files = dict.fromkeys(file for made in harness.values() for file in made.files.values())
     facts = {
         "run": run.path.name,
@@ -61,7 +62,7 @@ def write_report(
 
 def report_harness(
     run: Run | None, paths: Sequence[Path], paper: bool, *, resamples: int = RESAMPLES
-) -> tuple[dict[str, Any], Path, list[str]]:
+) -> tuple[Results, Path, list[str]]:
     """Report results of lm-evaluation-harness, beside a run's or alone; ``results.json`` stays as it is.
 
     Args:
@@ -87,7 +88,7 @@ def report_harness(
         results = read_results(run)
         check_fits(found, run.provenance["data"], str(run.path))
     else:
-        results = results_dict([], {"seed": seed})
+        results = Results({}, {"seed": seed})
     harness = {}
     for name, of_task in by_task.items():
         dataset = run.dataset(name) if run else None
@@ -102,7 +103,7 @@ def report_harness(
     examples = [
         example
         for made in harness.values()
-        for example in pick_examples(made.results.task, made.users, made.answers, results)
+        for example in pick_examples(made.task, made.users, made.answers, made.results)
     ]
     folder = paths[0] if paths[0].is_dir() else paths[0].parent
     facts = {
@@ -113,21 +114,23 @@ def report_harness(
     return results, _write(folder, results, examples, facts | _harness_facts(harness), paper), left_out
 
 
-def _with_harness(results: dict[str, Any], harness: Mapping[str, HarnessRows]) -> dict[str, Any]:
-    """Results with more rows, which say whether they are on other queries, and notes on them."""
-    more = results_dict([made.results for made in harness.values()], {})
-    for row in more["rows"]:
-        row["other_queries"] = row["method"] in harness[row["task"]].other_queries
-    merged = {
-        key: {
-            task: {**more[key].get(task, {}), **results[key].get(task, {})}
-            for task in dict.fromkeys([*results["tasks"], *more["tasks"]])
-        }
-        for key in ("tasks", "per_user", "history_lengths", "set_aside")
-    }
-    merged["warnings"] = {**more["warnings"], **results.get("warnings", {})}
-    notes = {task: list(made.notes) for task, made in harness.items()}
-    return {**results, **merged, "rows": results["rows"] + more["rows"], "notes": notes}
+def _with_harness(results: Results, harness: Mapping[str, HarnessRows]) -> Results:
+    """Results with more rows, and the notes on them."""
+    tasks = dict(results.tasks)
+    for task, made in harness.items():
+        tasks[task] = _joined(tasks[task], made.results) if task in tasks else made.results
+    return dataclasses.replace(results, tasks=tasks)
+
+
+def _joined(one: TaskResults, more: TaskResults) -> TaskResults:
+    return dataclasses.replace(
+        one,
+        rows=[*one.rows, *more.rows],
+        per_user={**more.per_user, **one.per_user},
+        history_lengths={**more.history_lengths, **one.history_lengths},
+        set_aside={**more.set_aside, **one.set_aside},
+        notes=more.notes,
+    )
 
 
 def _harness_facts(harness: Mapping[str, HarnessRows]) -> dict[str, Any]:
@@ -137,14 +140,14 @@ def _harness_facts(harness: Mapping[str, HarnessRows]) -> dict[str, Any]:
 
 def _write(
     folder: Path,
-    results: Mapping[str, Any],
-    examples: Sequence[Example],
+    results: Results,
+    examples: Sequence[ExampleUser],
     facts: Mapping[str, Any],
     paper: bool,
 ) -> Path:
     """Write the page and its pictures."""
     figures = draw_figures(results)
-    for name, svg in {"comparison": comparison(results), **figures}.items():
+    for name, svg in {"comparison": comparison([*results.tasks.values()]), **figures}.items():
         write_text(folder / FIGURES / f"{name.replace('/', '-')}.svg", svg)
     path = folder / REPORT
     studies = study_views(folder / STUDIES_FOLDER, folder)

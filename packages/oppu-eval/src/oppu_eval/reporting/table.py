@@ -1,13 +1,11 @@
 """The comparison as a terminal table, one per task.
 
 A row takes two lines: the value, and below it, dimmed, its interval. Wide terminals (100 columns) show
-everything; narrower ones drop the secondary metric's interval (or the metric) and the counts. Reads
-``results.json`` alone.
+everything; narrower ones drop the secondary metric's interval (or the metric) and the counts.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -17,60 +15,41 @@ from rich.text import Text
 
 from oppu_eval.reporting.paper import SOURCE, paper_value
 from oppu_eval.scoring.evaluate import split_model
+from oppu_eval.scoring.results import Results, ScoreRow, TaskResults
 
 _WIDE = 100
-Row = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class ResultsTable:
     """What :func:`render_table` returns: rich asks it to draw itself for the width at hand."""
 
-    results: Mapping[str, Any]
+    results: Results
     paper: bool
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         """Yield one table and its notes per task."""
-        for task in self.results["tasks"]:
-            yield _task_table(self.results, task, wide=options.max_width >= _WIDE, paper=self.paper)
+        for one in self.results.tasks.values():
+            yield _task_table(one, wide=options.max_width >= _WIDE, paper=self.paper)
             yield ""
-            for warning in self.results.get("warnings", {}).get(task, []):
+            for warning in one.warnings:
                 yield Text(warning, style="yellow")
-            yield _notes(self.results, task, paper=self.paper)
+            yield _notes(one, paper=self.paper)
 
 
-def render_table(results: Mapping[str, Any], paper: bool = False) -> ResultsTable:
+def render_table(results: Results, paper: bool = False) -> ResultsTable:
     """A rich renderable with one table per task.
 
     Args:
-        results: What :func:`oppu_eval.scoring.evaluate.results_dict` made (or ``results.json``).
+        results: What was scored.
         paper: Add a column with the numbers that the OPPU paper published.
     """
     return ResultsTable(results, paper)
 
 
-def methods_of(results: Mapping[str, Any], task: str) -> dict[str, dict[str, Row]]:
-    """{method: {metric: row}} of one task, in the order of the rows."""
-    methods: dict[str, dict[str, Row]] = {}
-    for row in results["rows"]:
-        if row["task"] == task:
-            methods.setdefault(row["method"], {})[row["metric"]] = row
-    return methods
-
-
-def best_method(methods: Mapping[str, Mapping[str, Row]], metric: str) -> str | None:
-    """The language-model method (no reference row) with the best value; the first among equals."""
-    rows = [by_metric[metric] for by_metric in methods.values() if not by_metric[metric]["reference"]]
-    rows = [row for row in rows if not row.get("other_queries")]
-    if not rows:
-        return None
-    best = max(rows, key=lambda row: row["value"] * (1 if row["higher_is_better"] else -1))
-    return str(best["method"])
-
-
-def counts_text(rows: Sequence[Row]) -> str:
+def counts_text(one: TaskResults) -> str:
     """How much was scored: ``10 users, 100 queries``, of several rows the most."""
-    users, queries = max((row["users"] or 0, row["queries"]) for row in rows)
+    users, queries = max((row.users or 0, row.queries) for row in one.rows)
     return f"{users} users, {queries} queries" if users else f"{queries} queries"
 
 
@@ -93,31 +72,32 @@ def p_text(p_value: float) -> str:
     return "p<.001" if p_value < 0.001 else f"p={number(p_value)}"
 
 
-def _interval(ci95: list[float] | None, show: Any = number) -> str:
+def _interval(ci95: tuple[float, float] | None, show: Callable[[float], str] = number) -> str:
     return "" if ci95 is None else f"[{show(ci95[0])}, {show(ci95[1])}]"
 
 
-def _value_cell(row: Row, interval: bool, style: str) -> Text:
-    text = Text(number(row["value"]), style=style)
-    if interval and row["ci95"] is not None:
-        text.append("\n" + _interval(row["ci95"]), style="dim not bold")
+def _value_cell(row: ScoreRow, interval: bool, style: str) -> Text:
+    text = Text(number(row.value), style=style)
+    if interval and row.ci95 is not None:
+        text.append("\n" + _interval(row.ci95), style="dim not bold")
     return text
 
 
-def _delta_cell(row: Row, suffix: str) -> Text:
+def _delta_cell(
+    delta: float | None, ci95: tuple[float, float] | None, p_value: float | None, reference: bool
+) -> Text:
     """The difference, its p-value with a star below 0.05, and its interval below."""
-    delta, p_value = row[f"delta{suffix}"], row[f"p_value{suffix}"]
-    if delta is None:
+    if delta is None or p_value is None:
         return Text("–", style="dim")
     significant = p_value < 0.05
-    colour = ("green" if delta > 0 else "red") if significant and not row["reference"] else ""
+    colour = ("green" if delta > 0 else "red") if significant and not reference else ""
     text = Text(signed(delta), style=colour)
-    text.append(f" {p_text(p_value)}{'*' if significant else ' '}", style="dim" if row["reference"] else "")
-    return text.append("\n" + _interval(row[f"delta{suffix}_ci95"], signed) + " ", style="dim")
+    text.append(f" {p_text(p_value)}{'*' if significant else ' '}", style="dim" if reference else "")
+    return text.append("\n" + _interval(ci95, signed) + " ", style="dim")
 
 
-def _wins_cell(row: Row) -> Text:
-    wins = row["wins"]
+def _wins_cell(row: ScoreRow) -> Text:
+    wins = row.wins
     return Text("–" if wins is None else f"{wins['better']}/{wins['equal']}/{wins['worse']}")
 
 
@@ -126,17 +106,13 @@ def _paper_cell(paper_id: str, method: str, metrics: Sequence[str]) -> Text:
     return Text("\n".join(number(value) for value in values if value is not None) or "–", style="dim")
 
 
-def _task_table(results: Mapping[str, Any], task: str, wide: bool, paper: bool) -> Table:
-    info = results["tasks"][task]
-    metrics: dict[str, str] = info["metrics"]
-    primary = next(iter(metrics))
-    methods = methods_of(results, task)
-    best = best_method(methods, primary)
+def _task_table(one: TaskResults, wide: bool, paper: bool) -> Table:
+    metrics, primary, methods, best = one.metrics, one.primary, one.by_method(), one.best_method()
     shown = [metric for metric in metrics if wide or not paper or metric == primary]
     if not wide and len(metrics) > 2:
         shown = shown[::2]  # of ROUGE by script and the official one, a column each
     table = Table(
-        title=f"{escape(info['title'])} ({escape(task)})",
+        title=f"{escape(one.title)} ({escape(one.task)})",
         title_justify="left",
         title_style="bold",
         box=SIMPLE_HEAD,
@@ -157,40 +133,43 @@ def _task_table(results: Mapping[str, Any], task: str, wide: bool, paper: bool) 
     names = list(methods)
     for position, (method, by_metric) in enumerate(methods.items()):
         row = by_metric[primary]
-        style = "dim" if row["reference"] else "bold" if method == best else ""
+        style = "dim" if row.reference else "bold" if method == best else ""
         cells: list[Text] = [Text(method, style=style)]
         for metric in shown:
             cells.append(_value_cell(by_metric[metric], wide or metric == primary, style))
-        cells += [_delta_cell(row, ""), _delta_cell(row, "_same_prompt"), _wins_cell(row)]
+        cells += [
+            _delta_cell(row.delta, row.delta_ci95, row.p_value, row.reference),
+            _delta_cell(
+                row.delta_same_prompt, row.delta_same_prompt_ci95, row.p_value_same_prompt, row.reference
+            ),
+            _wins_cell(row),
+        ]
         if wide:
-            cells.append(Text(f"{row['users'] or '–'}\n{row['queries']}", style="dim"))
+            cells.append(Text(f"{row.users or '–'}\n{row.queries}", style="dim"))
         if paper:
-            cells.append(_paper_cell(info["paper_id"], method, shown))
+            cells.append(_paper_cell(one.paper_id, method, shown))
         following = methods[names[position + 1]][primary] if position + 1 < len(names) else row
         end_section = _section(row) != _section(following)
-        table.add_row(*cells, style="dim" if row["reference"] else "", end_section=end_section)
+        table.add_row(*cells, style="dim" if row.reference else "", end_section=end_section)
     return table
 
 
-def _section(row: Row) -> tuple[bool, str]:
+def _section(row: ScoreRow) -> tuple[bool, str]:
     """References, the run's own methods, and each other model's stand apart."""
-    return bool(row["reference"]), split_model(row["method"])[1]
+    return row.reference, split_model(row.method)[1]
 
 
-def _notes(results: Mapping[str, Any], task: str, paper: bool) -> Text:
+def _notes(one: TaskResults, paper: bool) -> Text:
     """What the columns mean, who was set aside, where the paper's numbers come from."""
-    metrics: dict[str, str] = results["tasks"][task]["metrics"]
-    rows = [row for row in results["rows"] if row["task"] == task]
-    primary = next(iter(metrics.values()))
-    lower = "" if rows[0]["higher_is_better"] else " (lower is better)"
+    lower = "" if one.higher_is_better else " (lower is better)"
     lines = [
-        f"{counts_text(rows)}. Brackets: 95 % intervals over users. Δ: {primary}{lower}, "
+        f"{counts_text(one)}. Brackets: 95 % intervals over users. Δ: {one.primary_title}{lower}, "
         "positive is better; * p < 0.05, not adjusted for the number of comparisons.",
         "+/=/−: users better, equal, worse than non_personalized. Dim rows use no language model.",
     ]
-    for method, user_ids in results["set_aside"][task].items():
+    for method, user_ids in one.set_aside.items():
         lines.append(f"{method}: {len(user_ids)} user(s) set aside; compared on the users it has answered.")
-    lines += results.get("notes", {}).get(task, [])
+    lines += one.notes
     if paper:
         lines.append(f"paper: {SOURCE}.")
     return Text("\n".join(lines) + "\n", style="dim")

@@ -3,11 +3,8 @@
 Data in, data out: knows nothing about run folders, models or pictures.
 """
 
-import dataclasses
-import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from oppu_core.data.types import Query, User
@@ -19,73 +16,13 @@ from oppu_core.texts import as_number
 
 from oppu_eval.scoring.metrics import Array, Metric, metrics_for, total
 from oppu_eval.scoring.references import REFERENCES, reference_answers
+from oppu_eval.scoring.results import ScoreRow, TaskResults, about_task
 from oppu_eval.scoring.significance import RESAMPLES, Comparison, bootstrap, generator, paired
 
 NON_PERSONALIZED = "non_personalized"
 
 Predictions = Mapping[str, Mapping[tuple[str, str], str]]
 Statistics = dict[str, Array]  # user id -> [S]
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One method under one metric, as it stands in ``results.json``.
-
-    Differences are signed so that positive is better, also for errors. None where there is no such
-    comparison; intervals are None with fewer than two users.
-
-    Attributes:
-        task: e.g. ``lamp_2m``.
-        method: e.g. ``oppu_k0``, or a reference row.
-        metric: e.g. ``accuracy``.
-        value: The metric over the queries of all the method's users.
-        ci95: Bootstrap interval over users.
-        users: How many users were scored; None where a file of other origin does not say.
-        queries: How many of their queries.
-        delta: Difference to ``non_personalized`` on the common users, with its interval and p-value.
-        delta_same_prompt: Difference to the same prompt without the personal adapter, with both.
-        wins: Users better, equal and worse than under ``non_personalized``.
-        reference: True for the rows that need no language model.
-        higher_is_better: False for MAE and RMSE.
-    """
-
-    task: str
-    method: str
-    metric: str
-    value: float
-    ci95: tuple[float, float] | None
-    users: int | None
-    queries: int
-    delta: float | None
-    delta_ci95: tuple[float, float] | None
-    p_value: float | None
-    delta_same_prompt: float | None
-    delta_same_prompt_ci95: tuple[float, float] | None
-    p_value_same_prompt: float | None
-    wins: Mapping[str, int] | None
-    reference: bool
-    higher_is_better: bool
-
-
-@dataclasses.dataclass(frozen=True)
-class TaskResults:
-    """Everything that tables and pictures of one task are made from.
-
-    Attributes:
-        task: The task.
-        rows: Reference rows first, then methods in the order of the paper's Table 1; primary metric first.
-        per_user: {method: {user id: value of the primary metric}}.
-        history_lengths: {user id: items that personal training may see}.
-        set_aside: {method: ids of the users for whom it has no answers}.
-        warnings: What makes right answers look wrong (:mod:`oppu_core.runs.cautions`).
-    """
-
-    task: Task
-    rows: tuple[Row, ...]
-    per_user: Mapping[str, Mapping[str, float]]
-    history_lengths: Mapping[str, int]
-    set_aside: Mapping[str, Sequence[str]]
-    warnings: Sequence[str] = ()
 
 
 def same_prompt(method: str) -> str | None:
@@ -148,7 +85,7 @@ def evaluate(
     covered = {method: _covered_users(method, scored, answers[method], again) for method in answers}
 
     metrics = metrics_for(task)
-    rows: dict[tuple[str, str], Row] = {}
+    rows: dict[tuple[str, str], ScoreRow] = {}
     per_user: dict[str, dict[str, float]] = {}
     for metric in metrics:
         by_query = {
@@ -171,8 +108,8 @@ def evaluate(
                 task, metric, method, statistics, value, queries=queries, seed=seed, resamples=resamples
             )
     return TaskResults(
-        task=task,
-        rows=tuple(rows[method, metric.name] for method in answers for metric in metrics),
+        **about_task(task),
+        rows=[rows[method, metric.name] for method in answers for metric in metrics],
         per_user=per_user,
         history_lengths={
             user.user_id: len(user.training_history) for user in test_users if user.user_id in scored
@@ -184,37 +121,6 @@ def evaluate(
         },
         warnings=scoring_warnings(task, test_users),
     )
-
-
-def results_dict(results: Sequence[TaskResults], provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """What is written as ``results.json``: JSON values only, no NaN, no time stamps."""
-    return {
-        "rows": [_jsonable(dataclasses.asdict(row)) for result in results for row in result.rows],
-        "tasks": {
-            result.task.name: {
-                "title": result.task.title,
-                "kind": result.task.kind,
-                "paper_id": result.task.paper_id,
-                "metrics": {metric.name: metric.title for metric in metrics_for(result.task)},
-            }
-            for result in results
-        },
-        "per_user": {result.task.name: _jsonable(result.per_user) for result in results},
-        "history_lengths": {result.task.name: dict(result.history_lengths) for result in results},
-        "set_aside": {result.task.name: _jsonable(result.set_aside) for result in results},
-        "warnings": {result.task.name: list(result.warnings) for result in results if result.warnings},
-        "provenance": _jsonable(provenance),
-    }
-
-
-def _jsonable(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _jsonable(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_jsonable(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
 
 
 def queries_with_gold(task: Task, test_users: Sequence[User]) -> dict[str, tuple[Query, ...]]:
@@ -305,7 +211,7 @@ def _row(
     queries: int,
     seed: int,
     resamples: int,
-) -> Row:
+) -> ScoreRow:
     stats_US = np.stack(list(statistics[method].values()))
     rng = generator(seed, task.name, method, metric.name)
 
@@ -323,7 +229,7 @@ def _row(
 
     plain = compare(NON_PERSONALIZED)
     prompt = plain if same_prompt(method) == NON_PERSONALIZED else compare(same_prompt(method))
-    return Row(
+    return ScoreRow(
         task=task.name,
         method=method,
         metric=metric.name,

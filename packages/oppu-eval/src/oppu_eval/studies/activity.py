@@ -39,9 +39,9 @@ class Activity(Plain):
     """Scores by length of history.
 
     Attributes:
-        ranges: Of items, both ends included; empty takes quantiles of the data.
-        groups: How many quantile ranges.
-        per_range: At most so many users of each, drawn at random.
+        ranges: Ranges of items, both ends included; empty takes quantiles of the data.
+        groups: The number of quantile ranges.
+        per_range: The most users per range, drawn at random.
     """
 
     ranges: tuple[Range, ...] = ()
@@ -71,7 +71,7 @@ class Activity(Plain):
         return [context.work("four", FOUR, data)]
 
     def conclude(self, context: StudyContext, done: Mapping[str, Done]) -> Result:
-        """Scores by range; whether what the adapter adds grows with the history."""
+        """Scores by range, and whether the adapter's gain grows with the history."""
         seed = context.config.seed
         rows, findings, panels = [], [], []
         for task in context.tasks:
@@ -112,11 +112,7 @@ class Activity(Plain):
         return Result(findings, Table(setting_columns("items"), rows), [picture], notes)
 
     def _chosen(self, context: StudyContext, task: str) -> dict[Range, list[User]]:
-        """The users of each range, by range.
-
-        Raises:
-            DataError: a given range has nobody, or there are too few users for quantiles.
-        """
+        """The users of each range; refuses given ranges without users, and too few users for quantiles."""
         users = [user for user in context.users(task) if user.training_history and user.queries]
         lengths = [len(user.training_history) for user in users]
         if not users:
@@ -139,7 +135,7 @@ class Activity(Plain):
 
 
 def quantile_ranges(lengths: Sequence[int], groups: int) -> list[Range]:
-    """Ranges that hold about as many users each; fewer where many users have the same length."""
+    """Ranges with about equally many users; fewer ranges if many users have the same length."""
     cuts = np.quantile(lengths, np.linspace(0, 1, groups + 1)[1:-1]).tolist()
     starts = sorted({min(lengths), *(int(np.floor(cut)) + 1 for cut in cuts if cut < max(lengths))})
     ranges = zip(starts, [*(start - 1 for start in starts[1:]), max(lengths)], strict=True)
@@ -147,10 +143,10 @@ def quantile_ranges(lengths: Sequence[int], groups: int) -> list[Range]:
 
 
 def read_ranges(text: str) -> tuple[Range, ...]:
-    """``1-10,11-30`` as ranges.
+    """Parse ranges such as ``1-10,11-30``.
 
     Raises:
-        ConfigError: it is none, or ranges overlap.
+        ConfigError: they cannot be parsed, or overlap.
     """
     try:
         ranges = []
@@ -166,7 +162,7 @@ def read_ranges(text: str) -> tuple[Range, ...]:
 
 
 def _only(dataset: Dataset, kept: Collection[str]) -> Iterator[User]:
-    """The others, and these test users."""
+    """All others, and only these test users."""
     yield from dataset.users("others")
     yield from (user for user in dataset.users("test") if user.user_id in kept)
 
@@ -180,7 +176,7 @@ def _ids(chosen: Mapping[Range, Sequence[User]]) -> list[str]:
 
 
 def _name(one: Range, users: Sequence[User]) -> str:
-    """What lengths there are in a range."""
+    """A range's name, by the lengths that occur in it."""
     lengths = [len(user.training_history) for user in users]
     low, high = min(lengths), max(lengths)
     return str(low) if low == high else f"{low}–{high}"
@@ -196,7 +192,7 @@ def _finding(
     lengths: Mapping[str, int],
     seed: int,
 ) -> str:
-    """What the adapter adds in the first and the last range, and whether that depends on the length."""
+    """The adapter's gain in the first and the last range, and whether it depends on the length."""
     plain, personal = pair
     four = [cells.get((end, method)) for end in ends for method in pair]
     if any(one is None for one in (*four, *whole)) or len(set(ends)) < 2:

@@ -1,8 +1,8 @@
-"""How alike users' adapters are (OPPU Figure 7, Appendix F), and whether alike adapters mean alike habits.
+"""The similarity of users' adapters (OPPU Figure 7, Appendix F), and whether it reflects similar habits.
 
-The paper takes the cosine of two users' tensors one by one and averages. For LoRA that depends on more than
-what an adapter does: (B M, M⁻¹ A) is the same update BA for every invertible M. So there are the cosines of
-the updates too. A zero tensor has no direction: its cosines are NaN, and means leave them out.
+The paper averages the cosines of two users' tensors, tensor by tensor. For LoRA that depends on more than
+what an adapter does: (B M, M⁻¹ A) is the same update BA for every invertible M. So the cosines of the
+updates are computed, too. A zero tensor has no direction: its cosines are NaN, and are left out of means.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,7 +33,7 @@ def tensor_cosines(states: Sequence[State]) -> dict[str, Array]:
         {tensor name: [U, U]}, 1 on the diagonal; NaN where one of the two is zero or absent.
 
     Raises:
-        DataError: a tensor has another shape in another adapter.
+        DataError: a tensor has different shapes in two adapters.
     """
     return {name: _cosines(_gram(_stacked(states, name))) for name in _names(states)}
 
@@ -41,17 +41,16 @@ def tensor_cosines(states: Sequence[State]) -> dict[str, Array]:
 def update_cosines(states: Sequence[State]) -> dict[str, Array]:
     """The cosine of every two users' LoRA updates BA, without forming them.
 
-    It stands on <B₁A₁, B₂A₂> = tr((B₁ᵀB₂)(A₂A₁ᵀ)) = Σ (B₁ᵀB₂) ∘ (A₁A₂ᵀ), which has the size of the rank.
+    By <B₁A₁, B₂A₂> = tr((B₁ᵀB₂)(A₂A₁ᵀ)) = Σ (B₁ᵀB₂) ∘ (A₁A₂ᵀ), whose factors are of the size of the rank.
 
     Args:
         states: As for :func:`tensor_cosines`.
 
     Returns:
-        {name of the projection: [U, U]}, 1 on the diagonal; NaN where one of the two is zero or absent. Empty
-        where there is no LoRA.
+        {projection: [U, U]}, 1 on the diagonal, NaN where one of two is zero or absent; empty without LoRA.
 
     Raises:
-        DataError: a tensor has another shape in another adapter.
+        DataError: a tensor has different shapes in two adapters.
     """
     result = {}
     for name in _names(states):
@@ -66,10 +65,9 @@ def update_cosines(states: Sequence[State]) -> dict[str, Array]:
 
 
 def average(cosines: Mapping[str, Array], containing: str = "") -> Array:
-    """The mean [U, U] over the tensors whose name contains a part, e.g. ``lora_A``; by default over all.
+    """The mean [U, U] over the tensors whose names contain a text, e.g. ``lora_A``; by default over all.
 
-    Unlike in the paper's pseudo-code, a NaN of one tensor (see :func:`tensor_cosines`) is left out of the
-    mean; where all are NaN, so is the mean.
+    Unlike in the paper's pseudo-code, NaNs are left out of the mean; if all are NaN, so is the mean.
 
     Raises:
         DataError: no tensor has such a name.
@@ -88,10 +86,9 @@ def average(cosines: Mapping[str, Array], containing: str = "") -> Array:
 
 
 def cluster_order(similarity: Array) -> tuple[list[int], Array]:
-    """The users in an order that puts alike ones side by side.
+    """An order of the users that puts similar ones side by side.
 
-    Average linkage on 1 - similarity with optimal leaf ordering (Bar-Joseph et al. 2001). A NaN counts as
-    the least similarity there is.
+    Average linkage on 1 - similarity with optimal leaf ordering (Bar-Joseph et al. 2001). NaN is lowest.
 
     Args:
         similarity: Symmetric [U, U].
@@ -114,20 +111,20 @@ def cluster_order(similarity: Array) -> tuple[list[int], Array]:
 def mantel(
     one: Array, other: Array, rng: np.random.Generator, permutations: int = 9999
 ) -> tuple[float, float]:
-    """Whether two likenesses of the same users go together (Mantel 1967).
+    """Test whether two similarity matrices of the same users are correlated (Mantel 1967).
 
-    Pairs of users are not independent, users are: the null hypothesis is that the users of one matrix could
-    be exchanged. Users with NaNs are left out, those with most first, until no NaN is left.
+    Pairs of users are not independent, users are: the null hypothesis is that the users of one matrix can be
+    permuted. Users with NaNs are left out, those with most first, until no NaN is left.
 
     Args:
         one: Symmetric [U, U].
         other: Symmetric [U, U], the same users in the same order.
         rng: See :func:`oppu_eval.scoring.significance.generator`.
-        permutations: How many times the users of `other` are permuted.
+        permutations: How many times to permute the users of `other`.
 
     Returns:
         Pearson's r between the upper triangles, and its two-sided p-value (hits + 1) / (permutations + 1);
-        (NaN, 1.0) where one of the two has no spread, and so with fewer than three users.
+        (NaN, 1.0) if one of the two is constant, as with fewer than three users.
     """
     kept = _complete(one + other)
     one, other = one[np.ix_(kept, kept)], other[np.ix_(kept, kept)]
@@ -137,7 +134,7 @@ def mantel(
         return float("nan"), 1.0
     r = float(x @ y)
     y_UU = np.zeros_like(other)
-    y_UU[first, second] = y_UU[second, first] = y  # permuted users leave mean and spread alone
+    y_UU[first, second] = y_UU[second, first] = y  # permuting users changes neither mean nor spread
     hits = 0
     size = max(1, _CHUNK // len(first))
     for start in range(0, permutations, size):
@@ -149,18 +146,17 @@ def mantel(
 
 
 def user_interval(values: Array, rng: np.random.Generator, resamples: int = 2000) -> tuple[float, float]:
-    """The 95 % interval of the mean over pairs of users when users (not pairs) are drawn again.
+    """The 95 % bootstrap interval of the mean over pairs of users, resampling users (not pairs).
 
-    A user who is drawn twice makes no pair with himself. NaNs are left out, and so are the resamples
-    without any pair.
+    A user who is drawn twice forms no pair with themselves. NaNs and resamples without pairs are left out.
 
     Args:
         values: Symmetric [U, U]; the diagonal is not read.
         rng: See :func:`oppu_eval.scoring.significance.generator`.
-        resamples: How many times U users are drawn, with replacement.
+        resamples: How many times to draw U users with replacement.
 
     Returns:
-        (low, high); NaN with fewer than three users, about whose spread nothing is known.
+        (low, high); NaN with fewer than three users.
     """
     known = ~np.isnan(values)
     np.fill_diagonal(known, False)
@@ -179,13 +175,13 @@ def user_interval(values: Array, rng: np.random.Generator, resamples: int = 2000
 
 
 def habit_likeness(task: Task, users: Sequence[User]) -> tuple[Array, str]:
-    """How alike users are, measured in what personal training may see of them.
+    """How similar users are, measured by the history that personal training may see.
 
-    Where a history holds answers out of a list of labels: the cosine between the users' shares of the labels.
-    Else the cosine of TF-IDF vectors of character n-grams of the users' own texts (a user is a document).
+    If histories hold labels: the cosine of the users' shares of the labels. Else the cosine of TF-IDF vectors
+    of character n-grams of the users' own texts (a user is a document).
 
     Returns:
-        [U, U], 1 on the diagonal, NaN for users without a history; and a phrase that says what it is.
+        [U, U], 1 on the diagonal, NaN for users without a history; and a phrase that describes the measure.
     """
     of_users = [own_texts(task, user) for user in users]
     if task.labelled_history:
@@ -198,17 +194,17 @@ def habit_likeness(task: Task, users: Sequence[User]) -> tuple[Array, str]:
     texts = ["\n".join(own) for own in of_users]
     if not any(texts):
         return np.full((len(users), len(users)), np.nan), phrase
-    vectors_UN = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5)).fit_transform(texts)
-    return _cosines((vectors_UN @ vectors_UN.T).toarray()), phrase
+    vectors_Uf = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5)).fit_transform(texts)
+    return _cosines((vectors_Uf @ vectors_Uf.T).toarray()), phrase
 
 
 def _names(states: Sequence[State]) -> list[str]:
-    """The names of all tensors, in the order of their first appearance."""
+    """The names of all tensors, in order of first appearance."""
     return list(dict.fromkeys(name for state in states for name in state))
 
 
 def _stacked(states: Sequence[State], name: str) -> Array:
-    """A tensor of every user [U, ...]; zeros, which have no direction either, where a user lacks it."""
+    """A tensor of every user [U, ...]; zeros if a user lacks it."""
     shapes = {tuple(state[name].shape) for state in states if name in state}
     if len(shapes) != 1:
         raise DataError(
@@ -221,13 +217,13 @@ def _stacked(states: Sequence[State], name: str) -> Array:
 
 
 def _gram(vectors: Array) -> Array:
-    """All inner products of the rows, each flattened."""
+    """The inner products of all pairs of rows, each flattened."""
     flat = vectors.reshape(len(vectors), -1)
     return flat @ flat.T
 
 
 def _cosines(gram: Array) -> Array:
-    """Cosines out of inner products; 1 on the diagonal, NaN where a vector is zero."""
+    """Cosines from inner products; 1 on the diagonal, NaN where a vector is zero."""
     norms = np.sqrt(np.maximum(np.diag(gram), 0))
     norms[norms == 0] = np.nan
     cosines: Array = np.clip(gram / norms[:, None] / norms, -1, 1)
@@ -236,7 +232,7 @@ def _cosines(gram: Array) -> Array:
 
 
 def _complete(matrix: Array) -> list[int]:
-    """Users among whom every pair is known."""
+    """Users of whom every pair is known."""
     unknown = np.isnan(matrix)
     np.fill_diagonal(unknown, False)
     kept = list(range(len(matrix)))
@@ -246,7 +242,7 @@ def _complete(matrix: Array) -> list[int]:
 
 
 def _standardized(values: Array) -> Array | None:
-    """The values with mean 0 and length 1; None where they do not differ."""
+    """The values scaled to mean 0 and length 1; None if they are all equal."""
     if len(values) == 0 or np.ptp(values) <= _TIE:
         return None
     centred = values - values.mean()

@@ -1,28 +1,20 @@
-"""Which queries are cases to read, and everything that a reader wants to see of them (Figure 5).
+"""Choosing queries as cases to read (Figure 5).
 
-Cases are picked for their difference, so they say nothing about how often an adapter helps; therefore the
-counts over all queries always go with them.
+Cases are chosen for their differences, so they say nothing about how often an adapter helps; therefore counts
+over all queries always go with them.
 """
 
 import collections
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from oppu_core.data.types import HistoryItem, Query, User
-from oppu_core.prompting.builder import PromptBuilder
-from oppu_core.prompting.methods import parse_method
-from oppu_core.prompting.profiles import compute_profile
+from oppu_core.data.types import Query, User
 from oppu_core.storage.files import content_id
-from oppu_core.tasks.task import Kind, Task
+from oppu_core.tasks.task import Task
 
-from oppu_eval.reporting.examples import query_text
-from oppu_eval.reporting.habits import LENGTH, habits, own_texts
-from oppu_eval.reporting.table import number
 from oppu_eval.scoring.evaluate import Predictions, method_order, queries_with_gold, same_prompt
 from oppu_eval.scoring.metrics import metrics_for
-
-_LATEST = 4  # items of a user that a page shows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,13 +30,13 @@ class Pair:
 
 @dataclasses.dataclass(frozen=True)
 class Counts:
-    """What holds for all queries of a task, not for the chosen ones only.
+    """Counts over all queries of a task, not only the chosen ones.
 
     Attributes:
-        title: The task's.
-        metric: What a person calls the score.
-        queries: With a gold answer.
-        users: Who asked them.
+        title: The task's title.
+        metric: The metric's title.
+        queries: Queries with a gold answer.
+        users: Users who asked them.
         alike: Queries on which all methods have the same score.
         pairs: One for each personal method whose prompt was also answered without the adapter.
     """
@@ -59,14 +51,14 @@ class Counts:
 
 @dataclasses.dataclass(frozen=True)
 class Chosen:
-    """A query and how every method fared on it.
+    """A query and every method's score on it.
 
     Attributes:
-        user: Whose query.
-        query: One with a gold answer.
+        user: The user who asked.
+        query: The query; it has a gold answer.
         scores: {method: primary metric on this query alone}, in the order of the paper's Table 1.
-        gains: {(personal method, the same prompt's without adapter): difference, positive is better}.
-        spread: The distance between the best and the worst score.
+        gains: {(personal method, same prompt without adapter): difference, positive is better}.
+        spread: The difference between the best and the worst score.
     """
 
     user: User
@@ -77,104 +69,33 @@ class Chosen:
 
     @property
     def pair(self) -> tuple[str, str] | None:
-        """The pair with the largest gain in absolute value; the first among equals, None where none is."""
+        """The pair with the largest absolute gain; the first among equals, None without pairs."""
         return max(self.gains, key=lambda pair: abs(self.gains[pair]), default=None)
 
     @property
     def gain(self) -> float:
-        """That pair's gain; 0 where there is no pair."""
+        """That pair's gain; 0 without pairs."""
         return self.gains[self.pair] if self.pair else 0.0
-
-
-@dataclasses.dataclass(frozen=True)
-class AboutUser:
-    """What a page says of the user of a case: what the training history shows.
-
-    Attributes:
-        items: How many there are.
-        labels: Every label and how often the user gave it, the most frequent first; empty for other tasks.
-        profile: The computed profile; for tasks without labels in the history.
-        mean_words: Of the user's texts; for the same tasks.
-        latest: The latest items (for the same tasks the user's texts alone), the last one first.
-    """
-
-    items: int
-    labels: tuple[tuple[str, int], ...]
-    profile: str
-    mean_words: float | None
-    latest: tuple[str, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class Asked:
-    """A method's answer to a case, and what it was asked.
-
-    Attributes:
-        method: e.g. ``oppu_rag_k1``.
-        answer: As written.
-        score: The primary metric on this query alone.
-        prompt: The exact text in front of the answer.
-        retrieved: The items in the prompt, a line each.
-        profile: The profile in the prompt, or nothing.
-    """
-
-    method: str
-    answer: str
-    score: float
-    prompt: str
-    retrieved: tuple[str, ...]
-    profile: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """A chosen query with everything that its page shows; texts and ids are users' own, hence untrusted.
-
-    Attributes:
-        task: The task's name.
-        kind: The task's kind; decides how scores are said.
-        user_id: Whose query.
-        query_id: Which one.
-        query: Its text.
-        gold: What the user answered.
-        spread: See :class:`Chosen`.
-        gain: See :class:`Chosen`.
-        why: Why it was chosen, a sentence.
-        asked: One for each method that has answered, in the order of the paper's Table 1.
-        about: Its user.
-    """
-
-    task: str
-    kind: Kind
-    user_id: str
-    query_id: str
-    query: str
-    gold: str
-    spread: float
-    gain: float
-    why: str
-    asked: tuple[Asked, ...]
-    about: AboutUser
 
 
 def choose(
     task: Task, users: Sequence[User], predictions: Predictions, *, cases: int = 8
 ) -> tuple[list[Chosen], Counts]:
-    """The queries on which the methods differ most, and counts over all queries.
+    """Choose the queries on which the methods differ most, and count over all queries.
 
-    Queries rank by the absolute gain of the adapter, then by the spread over all methods, then by a hash, so
-    that the choice among equals is arbitrary and repeatable. Half of the cases are such that the adapter
-    helps, half such that it harms, as far as there are any; nobody is shown twice while there are others
-    for whom it does either. Only then come queries on which the methods differ for other reasons.
+    Queries are ranked by the absolute gain of the adapter, then by the spread over all methods, then by a
+    hash, so that the choice among equals is arbitrary but repeatable. In half of the cases the adapter
+    helps, in half it harms, as far as there are any; no user is shown twice while there are others for whom
+    it does either. Queries on which methods differ for other reasons come last.
 
     Args:
         task: The task that was answered.
-        users: Whose queries.
+        users: The users whose queries to choose from.
         predictions: {method: {(user id, query id): answer}}; users whom a method lacks count for the others.
-        cases: How many, at most; queries on which all methods score the same are never chosen.
+        cases: The most cases; queries on which all methods score the same are never chosen.
 
     Returns:
-        The cases where adapters help, those where they harm, those where other things matter; the counts.
+        The cases where adapters help, then where they harm, then where other things matter; and the counts.
 
     Raises:
         DataError: the queries cannot be scored, see :func:`oppu_eval.scoring.evaluate.queries_with_gold`.
@@ -192,7 +113,7 @@ def choose(
                 for method in methods
                 if key in predictions[method]
             }
-            # Rounded, because sums in another order are no difference; + 0.0, because -0.0 is none either.
+            # Rounded, so that sums in another order do not differ; + 0.0 turns -0.0 into 0.0.
             gains = {
                 (method, base): round(metric.sign * (scores[method] - scores[base]), 9) + 0.0
                 for method, base in pairs
@@ -219,12 +140,12 @@ def _pair(pair: tuple[str, str], gains: Sequence[float]) -> Pair:
 
 
 def _pick(candidates: Sequence[Chosen], cases: int) -> list[Chosen]:
-    """Case by case: users who have none yet first, then a side that lacks its half, then the rank."""
+    """Choose case by case: users without a case first, then the side that lacks its half, then by rank."""
     ranked = sorted(
         candidates,
         key=lambda one: (-abs(one.gain), -one.spread, content_id([one.user.user_id, one.query.id])),
     )
-    # The side that fewer users can stand for chooses first, or the other one might take its users.
+    # The side with fewer users chooses first, or the other one might take its users.
     users_of_sides = {(one.user.user_id, one.gain > 0) for one in ranked if one.gain}
     supply = collections.Counter(helps for _, helps in users_of_sides)
     of_user: collections.Counter[str] = collections.Counter()
@@ -241,102 +162,3 @@ def _pick(candidates: Sequence[Chosen], cases: int) -> list[Chosen]:
         of_side[best.gain > 0] += 1
         picked.append(best)
     return sorted(picked, key=lambda one: (one.gain <= 0, one.gain == 0, -abs(one.gain)))
-
-
-def about_user(task: Task, user: User) -> AboutUser:
-    """What the history that personal training may see says about a user."""
-    history, measured = user.training_history, habits(task, [user])
-    if not task.labelled_history:
-        latest = own_texts(task, user)[: -_LATEST - 1 : -1]
-        profile, mean_words = compute_profile(task, history), measured.features.get(LENGTH)
-        return AboutUser(len(history), (), profile, mean_words, tuple(latest))
-    counts = {**dict.fromkeys(task.labels, 0), **measured.labels}
-    labels = tuple(sorted(counts.items(), key=lambda entry: -entry[1]))
-    lines = tuple(_line(task, item) for item in history[: -_LATEST - 1 : -1])
-    return AboutUser(len(history), labels, "", None, lines)
-
-
-def _line(task: Task, item: HistoryItem) -> str:
-    """An item on one line, as prompts show it."""
-    return " ".join(task.history_line(item.fields).split())
-
-
-def build(
-    task: Task,
-    users: Sequence[User],
-    predictions: Predictions,
-    maker_of: Callable[[str], PromptBuilder],
-    profile_of: Callable[[User], str],
-    *,
-    cases: int = 8,
-) -> tuple[list[Case], Counts]:
-    """The chosen queries with everything that a reader wants to see, and counts over all queries.
-
-    Args:
-        task: The task that was answered.
-        users: Whose queries.
-        predictions: {method: {(user id, query id): answer}}.
-        maker_of: What made a method's prompts. A personal prompt may have to leave room for the adapter's
-            own tokens (:meth:`oppu_core.runs.jobs.VariantJobs.with_adapter`).
-        profile_of: A user's profile text.
-        cases: How many, at most.
-
-    Raises:
-        ConfigError: a method's name cannot be read.
-        DataError: the queries cannot be scored.
-    """
-    chosen, counts = choose(task, users, predictions, cases=cases)
-    return [_case(task, one, predictions, maker_of, profile_of, counts.metric) for one in chosen], counts
-
-
-def _case(
-    task: Task,
-    one: Chosen,
-    predictions: Predictions,
-    maker_of: Callable[[str], PromptBuilder],
-    profile_of: Callable[[User], str],
-    metric: str,
-) -> Case:
-    user, query = one.user, one.query
-    user_profile = profile_of(user)
-    asked = []
-    for method, score in one.scores.items():
-        prompt = maker_of(method).query_prompt(parse_method(method), user, query, user_profile)
-        retrieved = tuple(_line(task, item) for item in prompt.retrieved)
-        answer = predictions[method][user.user_id, query.id]
-        if task.labels:
-            answer = task.answer_of(answer)
-        asked.append(Asked(method, answer, score, prompt.text, retrieved, prompt.profile))
-    return Case(
-        task=task.name,
-        kind=task.kind,
-        user_id=user.user_id,
-        query_id=query.id,
-        query=query_text(task, query),
-        gold=task.answer_of(query.gold or ""),
-        spread=one.spread,
-        gain=one.gain,
-        why=_why(task.kind, one, metric),
-        asked=tuple(asked),
-        about=about_user(task, user),
-    )
-
-
-def verdict(kind: Kind, score: float) -> str:
-    """A score on one query in words: ``right``, ``wrong``, ``off by 2``, or the number where texts differ."""
-    if kind == "classification":
-        return "right" if score else "wrong"
-    if kind == "rating":
-        return f"off by {score:g}" if score else "right"
-    return number(score)
-
-
-def _why(kind: Kind, one: Chosen, metric: str) -> str:
-    if one.pair is None or not one.gain:
-        return "The methods differ, and not because of an adapter."
-    said = ", ".join(f"{method} {verdict(kind, one.scores[method])}" for method in one.pair)
-    unit = f" ({metric})" if kind == "generation" else ""
-    word = "helps" if one.gain > 0 else "harms"
-    if len(one.gains) > 1:
-        word += f" with {sum(gain * one.gain > 0 for gain in one.gains.values())} of {len(one.gains)} prompts"
-    return f"The adapter {word}: {said}{unit}."

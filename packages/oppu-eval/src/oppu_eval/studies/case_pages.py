@@ -1,4 +1,4 @@
-"""Cases to read, as a table and as a page; texts and ids are users' own, hence untrusted."""
+"""Cases to read as a table and as a page; texts and ids are untrusted, as they come from users."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -9,10 +9,11 @@ from oppu_eval.reporting.examples import shorten
 from oppu_eval.reporting.findings import describe_method
 from oppu_eval.reporting.templating import render_page
 from oppu_eval.scoring.evaluate import method_order
-from oppu_eval.studies.case_choice import Asked, Case, Counts, verdict
+from oppu_eval.studies.case_choice import Counts
+from oppu_eval.studies.case_content import Asked, Case, verdict
 from oppu_eval.studies.result import Column, Table
 
-_QUERY_CHARS = 900  # the prompts below have the whole text
+_QUERY_CHARS = 900  # the prompts below have the full text
 
 
 def table(cases_by_task: Mapping[str, Sequence[Case]]) -> Table:
@@ -52,12 +53,12 @@ def cases_page(
     counts_by_task: Mapping[str, Counts],
     facts: Mapping[str, Any],
 ) -> str:
-    """The cases as a whole HTML page; the same input gives the same text.
+    """The cases as a complete HTML page; the same input gives the same text.
 
     Args:
-        cases_by_task: What :func:`build` made.
-        counts_by_task: The same, for the same tasks.
-        facts: How the answers came about (model, data, seed, versions): {what: JSON value}.
+        cases_by_task: Cases from :func:`build`.
+        counts_by_task: Counts from :func:`build`, for the same tasks.
+        facts: How the answers were made (model, data, seed, versions): {name: JSON value}.
     """
     methods = {asked.method for cases in cases_by_task.values() for case in cases for asked in case.asked}
     return render_page(
@@ -79,7 +80,7 @@ def cases_page(
 
 
 def _case_view(case: Case) -> dict[str, Any]:
-    """What the template needs to know about a case; methods with the same prompt share it."""
+    """A case as the template needs it; methods with the same prompt share it."""
     prompts: dict[str, list[Asked]] = {}
     for asked in case.asked:
         prompts.setdefault(asked.prompt, []).append(asked)
@@ -95,7 +96,7 @@ def _case_view(case: Case) -> dict[str, Any]:
 
 
 def _bars(case: Case) -> Iterator[dict[str, Any]]:
-    """A bar for each label that the user gave or that is an answer here; the longest is 100 wide."""
+    """A bar for each label that the user gave or that is an answer here; the longest has width 100."""
     most = max((count for _, count in case.about.labels), default=0) or 1
     for label, count in case.about.labels:
         by = [asked.method for asked in case.asked if asked.answer.strip() == label]

@@ -1,4 +1,4 @@
-"""Cases to read, as a picture: a row a case, a column a method."""
+"""Cases to read as a picture: one row per case, one column per method."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,9 +9,9 @@ from oppu_eval.reporting.drawing import ACCENT, GRID, INK, MUTED, WIDTH, heading
 from oppu_eval.reporting.examples import shorten
 from oppu_eval.reporting.table import number
 from oppu_eval.scoring.evaluate import method_order
-from oppu_eval.studies.case_choice import Asked, Case, verdict
+from oppu_eval.studies.case_content import Asked, Case, verdict
 
-_CELL, _SLANT = 0.5, 0.95  # inches: a method's column in the picture, and the room of its slanted name
+_CELL, _SLANT = 0.5, 0.95  # inches: the width of a method's column, and the height of its slanted name
 _KEYS = {
     "classification": "filled: as the user; empty: another",
     "rating": "filled: as the user; empty: off by so much",
@@ -20,10 +20,10 @@ _KEYS = {
 
 
 def draw(cases_by_task: Mapping[str, Sequence[Case]], titles: Mapping[str, str] | None = None) -> Any:
-    """A panel for each task with cases (`titles` has their names): a row a case, a column a method.
+    """Draw a panel for each task with cases (titled by `titles`): one row per case, one column per method.
 
-    A filled circle is the user's own answer, an empty one another; for ratings the error stands beside it.
-    For texts the score stands above a bar of its length. Without any case there is a sentence instead.
+    A filled circle is the user's own answer, an empty one another; for ratings the error is beside it. For
+    texts the score is above a bar of its length. Without any case there is a sentence instead.
     """
     panels_of = {task: cases for task, cases in cases_by_task.items() if cases}
     if not panels_of:
@@ -91,7 +91,7 @@ def _panel(axes: Any, cases: Sequence[Case], columns: int, rows: int, title: str
 
 
 def _beside(axes: Any, y: float, text: str, colour: str) -> None:
-    """A row's text, left of the columns."""
+    """Write a row's text, left of the columns."""
     axes.annotate(
         text, (0, y), xycoords=("axes fraction", "data"), xytext=(-8, 0), textcoords="offset points",
         ha="right", va="center", color=colour, annotation_clip=False, parse_math=False,
@@ -118,7 +118,7 @@ def _cell(axes: Any, x: int, y: float, kind: Kind, asked: Asked) -> None:
 
 
 def _plain(text: str, limit: int) -> str:
-    """A short text that any picture can hold: no character that cannot be printed, no lone surrogate."""
+    """A short text that can be drawn: without unprintable characters and lone surrogates."""
     short = shorten(text, limit)
     return "".join(
         character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in short

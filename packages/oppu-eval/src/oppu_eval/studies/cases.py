@@ -1,4 +1,4 @@
-"""Figure 5: the queries on which the methods differ most, as a page that a person reads."""
+"""Figure 5: the queries on which the methods differ most, as a page to read."""
 
 import dataclasses
 import functools
@@ -12,7 +12,8 @@ from oppu_core.prompting.methods import parse_method
 from oppu_core.runs.run import Run
 from oppu_core.runs.variants import prompt_builder
 
-from oppu_eval.studies.case_choice import Case, Counts, build
+from oppu_eval.studies.case_choice import Counts
+from oppu_eval.studies.case_content import Case, build
 from oppu_eval.studies.case_pages import cases_page, table
 from oppu_eval.studies.case_picture import draw
 from oppu_eval.studies.context import Done, StudyContext, Work
@@ -52,9 +53,9 @@ class Cases(Plain):
             dataset = run.dataset(task)
             profiles = run.profiles(dataset)
             answers = {m: found for m in FOUR if (found := run.predictions(task, m))}
-            maker_of = functools.cache(functools.partial(_builder, run, task, tokenizer))
+            builder_of = functools.cache(functools.partial(_builder, run, task, tokenizer))
             cases[task], counts[task] = build(
-                dataset.task, run.test_users(dataset), answers, maker_of, profiles, cases=self.cases
+                dataset.task, run.test_users(dataset), answers, builder_of, profiles, cases=self.cases
             )
         facts = {
             "base": run.config.model,
@@ -83,7 +84,7 @@ class Cases(Plain):
 
 
 def _builder(run: Run, task: str, tokenizer: Tokenizer, method: str) -> PromptBuilder:
-    """What made a method's prompts; a personal one leaves room for the adapter's own tokens."""
+    """The builder of a method's prompts; for a personal method it leaves room for the adapter's tokens."""
     parsed = parse_method(method)
     dataset = run.dataset(task)
     counter = tokenizer.leaving(run.config.personal[task].prefix) if parsed.personal else tokenizer

@@ -1,6 +1,6 @@
-"""What a study stands on: data, a base and training settings, from a run, from options or the sample world.
+"""The context of a study: data, a base and training settings, from a run, from options or the sample world.
 
-A study asks for runs (:class:`Work`) and derived datasets; both lie in the study folder and are made once.
+A study requests runs (:class:`Work`) and derived datasets; both are in the study folder and made only once.
 """
 
 import dataclasses
@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from oppu_core.data.dataset import MANIFEST, Dataset, write_dataset
+from oppu_core.data.dataset import MANIFEST, Dataset
+from oppu_core.data.dataset_writer import write_dataset
 from oppu_core.data.sample import GRAMMARS, Planted, sample_users
 from oppu_core.data.types import User
 from oppu_core.errors import ConfigError
@@ -20,7 +21,8 @@ from oppu_core.runs.jobs import JOBS, Job
 from oppu_core.runs.predictions import QueryId
 from oppu_core.runs.run import Run
 from oppu_core.storage.files import content_id
-from oppu_core.tasks.task import Task, get_task
+from oppu_core.tasks.task import Task
+from oppu_core.tasks.task_files import get_task
 from oppu_core.training.config import Peft
 
 from oppu_eval.files import STUDY_DATA
@@ -40,9 +42,9 @@ class Work:
     """A run that a study needs.
 
     Attributes:
-        label: What the study calls it.
-        config: What is run.
-        jobs: What of it.
+        label: The study's name for it.
+        config: Its configuration.
+        jobs: The jobs that are needed.
     """
 
     label: str
@@ -51,22 +53,22 @@ class Work:
 
     @property
     def folder(self) -> str:
-        """The run folder's name: studies that need the same run share it, wherever its data lie."""
+        """The run folder's name: studies that need the same run share it, wherever its data is."""
         data = {task: Dataset.open(Path(path)).fingerprint for task, path in self.config.data.items()}
         return f"{self.label}-{content_id({**self.config.to_json(), 'data': data})[:8]}"
 
 
 @dataclasses.dataclass(frozen=True)
 class StudyContext:
-    """What a study stands on.
+    """The data, base and settings that a study uses.
 
     Attributes:
         folder: Where its results, runs and derived datasets go.
-        store: Where weights are.
-        config: The settings; the methods are each study's own.
-        resolve: Settings for another PEFT method of personal adapters.
+        store: The store of weights.
+        config: The settings; each study sets its own methods.
+        resolve: Returns settings for another PEFT method of personal adapters.
         device: Where to compute.
-        run: The run that was given, if any.
+        run: The given run, if any.
     """
 
     folder: Path
@@ -82,7 +84,7 @@ class StudyContext:
         return list(self.config.data)
 
     def dataset(self, task: str) -> Dataset:
-        """A task's dataset; the run's, checked, where there is one."""
+        """A task's dataset; if there is a run, the run's, checked."""
         return self.run.dataset(task) if self.run else Dataset.open(Path(self.config.data[task]))
 
     def users(self, task: str) -> list[User]:
@@ -101,11 +103,11 @@ class StudyContext:
         """A run on these settings.
 
         Args:
-            label: What the study calls it.
+            label: The study's name for it.
             methods: How to answer.
-            data: Derived datasets by task, of whose test users all are meant; by default the ground's own.
+            data: Derived datasets by task, with all their test users; by default the context's own.
             config: Other settings.
-            jobs: What of it.
+            jobs: The jobs that are needed.
         """
         config = dataclasses.replace(config or self.config, methods=tuple(methods))
         if data is not None:
@@ -130,14 +132,14 @@ class StudyContext:
         task: Task,
         users: Callable[[], Iterable[User]],
     ) -> Path:
-        """A dataset made from another, once; what it was made from and how is its name.
+        """A dataset derived from another, made only once; its name depends on the source and on `how`.
 
         Args:
             name: The first part of the folder's name.
-            dataset: What it is made from.
-            how: In JSON values; another `how` is another dataset.
+            dataset: The source.
+            how: How it is derived, in JSON values.
             task: Its task.
-            users: Both splits.
+            users: Its users, of both splits.
         """
         source = {"kind": "derived for a study", "from": dataset.fingerprint, "how": dict(how)}
         return _written(self.folder / STUDY_DATA / f"{name}-{content_id(source)[:8]}", source, task, users)
@@ -183,7 +185,7 @@ def sample_data(folder: Path, tasks: Sequence[str], users: int, seed: int, plant
 
 
 def sample_seed(dataset: Dataset) -> int | None:
-    """The seed of the sample world that a dataset is, None for any other."""
+    """The seed of a dataset of the sample world; None for other datasets."""
     source = dataset.source
     planted = source.get("kind") == "sample world" and "seed" in source
     return int(source["seed"]) if planted else None
@@ -191,10 +193,10 @@ def sample_seed(dataset: Dataset) -> int | None:
 
 @dataclasses.dataclass(frozen=True)
 class Done:
-    """A run of a study, finished.
+    """A finished run of a study.
 
     Attributes:
-        work: What was asked for.
+        work: The request.
         run: The run.
     """
 
@@ -210,14 +212,9 @@ class Done:
         return self.run.predictions(task, method)
 
     def score(
-        self,
-        task: str,
-        method: str,
-        metric: Metric,
-        *names: str,
-        owner: Mapping[str, str] | None = None,
+        self, task: str, method: str, metric: Metric, *names: str, owner: Mapping[str, str] | None = None
     ) -> Scored | None:
-        """A method's scores; None where nobody has an adapter. `names`, `owner`: see :class:`Scored`."""
+        """A method's scores; None if nobody has an adapter. `names`, `owner`: see :func:`score`."""
         dataset = self.run.dataset(task)
         users = self.run.test_users(dataset)
         made = (task, method, metric.name, *names)
@@ -228,6 +225,6 @@ def provenance(done: Sequence[Done]) -> dict[str, Any]:
     """Where the numbers of a study come from: every run's settings, fingerprints and versions."""
     runs = {one.work.folder: {"config": one.run.config.to_json(), **one.run.provenance} for one in done}
     plain: dict[str, Any] = json.loads(json.dumps(runs))
-    for values in plain.values():  # where a dataset lies says nothing of what it is
+    for values in plain.values():  # a dataset's path does not matter
         values["config"]["data"] = {task: Path(path).name for task, path in values["config"]["data"].items()}
     return plain

@@ -41,11 +41,11 @@ class Cost:
     )
 
     def works(self, context: StudyContext) -> Sequence[Work]:
-        """The task bases; the trainings are measured apart."""
+        """The task bases; the trainings are measured separately."""
         return [context.work("bases", ("oppu_k0",), jobs=("bases",))]
 
     def own_tokens(self, context: StudyContext, done: Mapping[str, Done]) -> float:
-        """What is not measured yet; all sizes of a task, once a repeat and once to warm up."""
+        """The tokens of what is not measured yet: all sizes of a task, per repeat and once to warm up."""
         words = sum(size * WORDS for size in SIZES) + sum(ITEMS * size for size in SIZES)
         items = sum(SIZES) + ITEMS * len(SIZES)
         total = words * _TOKENS_A_WORD + items * _INSTRUCTION
@@ -57,7 +57,7 @@ class Cost:
         return tokens
 
     def conclude(self, context: StudyContext, done: Mapping[str, Done]) -> Result:
-        """Measure what has not been measured; medians and lines."""
+        """Measure what has not been measured yet; medians and lines."""
         one = done["bases"]
         points: list[Point] = []
         reporter = ProgressReporter(Console(stderr=True), one.run.log_path)
@@ -94,7 +94,7 @@ class Cost:
         return points
 
     def _file(self, context: StudyContext, one: Done, task: str) -> Path:
-        """Where times are kept: of one base, training, data and machine's device."""
+        """The file of the times for one base, training, dataset and device."""
         provenance = {name: one.run.provenance[name] for name in ("base", "data", "versions")}
         training = dataclasses.asdict(one.run.config.personal[task])
         name = content_id([task, provenance, training, context.device, context.config.users])[:12]

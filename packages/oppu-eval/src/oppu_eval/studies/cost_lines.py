@@ -1,4 +1,4 @@
-"""What measured training times come to: medians, lines, sentences and the picture (Figure 8)."""
+"""Summarizing measured training times: medians, fitted lines, sentences and the picture (Figure 8)."""
 
 import dataclasses
 import itertools
@@ -25,7 +25,7 @@ _MARK: dict[str, Any] = {"markersize": 5.5, "markeredgewidth": 0}
 
 
 def merged(points: Iterable[Point]) -> list[Point]:
-    """The repeats of each training in one point; tasks as they come, sizes in order."""
+    """Merge the repeats of each training into one point; tasks keep their order, sizes are sorted."""
     seconds: dict[Point, tuple[float, ...]] = {}
     for point in points:
         seconds[point.shape] = (*seconds.get(point.shape, ()), *point.seconds)
@@ -36,7 +36,7 @@ def merged(points: Iterable[Point]) -> list[Point]:
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """A line of least squares: seconds for each more of a size, seconds at none, explained share."""
+    """A least-squares line: slope in seconds per unit of size, seconds at size 0, and R²."""
 
     slope: float
     intercept: float
@@ -44,7 +44,7 @@ class Fit:
 
 
 def fit(x: Sequence[float], seconds: Sequence[float]) -> Fit:
-    """The line of least squares.
+    """Fit a least-squares line.
 
     Raises:
         ValueError: there are fewer than two sizes.
@@ -59,7 +59,7 @@ def fit(x: Sequence[float], seconds: Sequence[float]) -> Fit:
 
 
 def result(points: Sequence[Point]) -> Result:
-    """What measured points come to: at least two sizes for each task and axis."""
+    """The result of measured points, which need at least two sizes for each task and axis."""
     points = merged(points)
     series = _series(points)
     columns = [
@@ -141,7 +141,7 @@ def _series(points: Sequence[Point]) -> dict[tuple[str, Axis], tuple[list[Point]
 
 
 def _finding(task: str, axis: Axis, points: Sequence[Point], line: Fit) -> str:
-    """What one line says."""
+    """What a line says, as a sentence."""
     if line.slope <= 0:
         manner = "does not grow"
     elif line.r2 >= 0.98:
@@ -166,14 +166,14 @@ def _finding(task: str, axis: Axis, points: Sequence[Point], line: Fit) -> str:
 
 
 def _duration(seconds: float) -> str:
-    """Three digits, in milliseconds below a tenth of a second."""
+    """A time with three digits; in milliseconds below a tenth of a second."""
     value, unit = (seconds, "s") if abs(seconds) >= 0.1 else (1000 * seconds, "ms")
     digits = f"{value:#.3g}" if abs(value) < 100 else f"{value:,.0f}"
     return f"{digits.rstrip('.')} {unit}".replace("-", "−")
 
 
 def draw(points: Sequence[Point]) -> Any:
-    """Two panels, time against items and against words: medians, ranges and fitted lines of each task."""
+    """Draw time against items and against words: medians, ranges and fitted lines of each task."""
     series = _series(merged(points))
     tasks = list(dict.fromkeys(task for task, _ in series))
     styles = dict(zip(tasks, itertools.cycle(_STYLES), strict=False))

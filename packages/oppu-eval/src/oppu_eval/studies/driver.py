@@ -1,4 +1,4 @@
-"""Carries a study out: what it needs is run, by core; then it concludes, and its results are written."""
+"""Carrying out a study: core does its runs, then the study concludes and its results are written."""
 
 import contextlib
 import dataclasses
@@ -11,9 +11,10 @@ from oppu_core.data.sample import Planted
 from oppu_core.errors import ConfigError, DataError
 from oppu_core.modeling.base_files import base_tokenizer
 from oppu_core.runs.config import RunConfig, resolve_config
-from oppu_core.runs.jobs import execute_visibly
+from oppu_core.runs.execute import execute_visibly
 from oppu_core.runs.options import Compute, RunOptions
-from oppu_core.runs.run import Run, open_run, start_run
+from oppu_core.runs.run import Run, open_run
+from oppu_core.runs.start import start_run
 from oppu_core.storage.files import read_json, write_bytes, write_json
 from oppu_core.tasks.task import Task
 from oppu_core.training.config import ONLY_OF, Peft
@@ -41,10 +42,10 @@ from oppu_eval.studies.study import Study, options_of
 
 
 def carry_out(study: Study, context: StudyContext, compute: Compute) -> Path:
-    """Do a study, or continue one; returns its folder.
+    """Carry out a study, or continue one, and return its folder.
 
     Raises:
-        OppuError: what it stands on cannot be used, or nothing can be concluded.
+        OppuError: its data, base or run cannot be used, or nothing can be concluded.
     """
     console = Console(stderr=True, highlight=False)
     console.print(f"[bold]{study.title}[/bold] ({study.name})")
@@ -81,10 +82,10 @@ def carry_out(study: Study, context: StudyContext, compute: Compute) -> Path:
 
 
 def context_of(options: StudyOptions, device: str) -> StudyContext:
-    """What the options say a study stands on.
+    """The context that options describe.
 
     Raises:
-        ConfigError: they contradict each other.
+        ConfigError: the options contradict each other.
         OppuError: data, base or run cannot be used.
     """
     if options.run is not None:
@@ -119,7 +120,7 @@ def context_of(options: StudyOptions, device: str) -> StudyContext:
 
 
 def _on_run(options: StudyOptions, run: Run, device: str) -> StudyContext:
-    """The settings of a run; another PEFT method has the preset's rate, and all else as the run."""
+    """The context of a run; other PEFT methods take its settings, but the preset's learning rate."""
     if given := options.given():
         name = {"settings": "set"}.get(given[0], given[0])
         raise ConfigError(
@@ -156,7 +157,7 @@ def _on_run(options: StudyOptions, run: Run, device: str) -> StudyContext:
 
 
 def own_folder(folder: Path, *names: str) -> None:
-    """Note what studies make in a folder, so that `oppu forget` removes that and nothing else.
+    """Record what studies make in a folder, so that `oppu forget` removes that and nothing else.
 
     Raises:
         ConfigError: the folder holds something else.
@@ -173,8 +174,8 @@ def _start(work: Work, context: StudyContext) -> Run:
 
 
 def borrow(run: Run, context: StudyContext) -> None:
-    """Take over answers that a run with the same settings, base and data has given already."""
-    if run.config.sample or run.config.quantize == "int8":  # there answers depend on what is asked together
+    """Copy answers from a run with the same settings, base and data."""
+    if run.config.sample or run.config.quantize == "int8":  # answers depend on what is asked together
         return
     others = [
         path.parent for path in (context.folder / STUDY_RUNS).glob("*/run.json") if path.parent != run.path
@@ -195,12 +196,12 @@ def borrow(run: Run, context: StudyContext) -> None:
 
 
 def _standing(run: Run) -> tuple[dict[str, Any], Mapping[str, Any]]:
-    """What answers depend on but for the method; where data lie is not of it."""
+    """What answers depend on, except the method and the paths of datasets."""
     return {**run.config.to_json(), "methods": None, "data": None}, run.provenance
 
 
 def _title(task: Task, scored: bool) -> str:
-    """What a task is called, and the metric of its rows if they are scores."""
+    """A task's title, with the metric of its rows if they are scores."""
     if not scored:
         return f"{task.title} ({task.name})"
     metric = metrics_for(task)[0]

@@ -1,4 +1,4 @@
-"""How long a study will take, before it starts: what is missing, at the speed of a short trial here."""
+"""Estimating how long a study will take: what is missing, at the speed of a short trial on this machine."""
 
 import contextlib
 import dataclasses
@@ -19,7 +19,7 @@ from oppu_core.runs.variants import Variant, variants_of
 from oppu_core.storage.store import Store
 from oppu_core.training.trainer import Trainer
 
-_SAMPLE = 3  # users whose histories are looked at, and as many of the others for each of a batch
+_SAMPLE = 3  # users whose histories are sampled; of the others, 8 times as many
 _TRIAL_STEPS = 3
 _TRIAL_QUERIES = 32
 
@@ -29,8 +29,8 @@ class Missing:
     """What a study still has to do.
 
     Attributes:
-        tokens: To train on, epochs counted.
-        prompts: To answer.
+        tokens: Tokens to train on, in all epochs.
+        prompts: Prompts to answer.
         loads: How often a base is loaded.
     """
 
@@ -40,7 +40,7 @@ class Missing:
 
 
 def missing(runs: Sequence[tuple[Run, Sequence[Job]]], tokenizer: Any) -> tuple[Missing, Variant | None]:
-    """What these runs lack, each training counted once, and the variant that has most to do."""
+    """What these runs lack, counting each training once, and the variant with most to do."""
     left = Missing()
     most: tuple[float, Variant | None] = (0.0, None)
     known: set[str] = set()
@@ -69,7 +69,7 @@ def missing(runs: Sequence[tuple[Run, Sequence[Job]]], tokenizer: Any) -> tuple[
 
 
 def trial(variant: Variant, store: Store, device: str) -> tuple[float, float, float]:
-    """Seconds a token of training, a prompt of answering, and a loading of the base take here and now."""
+    """Measure seconds per token of training, per prompt of answering, and per loading of the base."""
     start = time.perf_counter()
     base = VariantJobs(variant, store, Compute(device=device)).load_base()
     load = time.perf_counter() - start
@@ -91,7 +91,7 @@ def trial(variant: Variant, store: Store, device: str) -> tuple[float, float, fl
         prompt = (time.perf_counter() - start) / len(texts)
     if rows:
         trainer = Trainer.of(base, config)
-        for _ in range(2):  # the first time a model does what it does only once
+        for _ in range(2):  # the first time includes one-time work
             start = time.perf_counter()
             list(trainer.train([rows]))
             token = (time.perf_counter() - start) / sum(len(row.ids) for row in rows)
@@ -101,8 +101,7 @@ def trial(variant: Variant, store: Store, device: str) -> tuple[float, float, fl
 def expected_seconds(
     runs: Sequence[tuple[Run, Sequence[Job]]], tokenizer: Any, device: str, tokens: float = 0
 ) -> float | None:
-    """How long what is missing of these runs, and training on so many more tokens, will take; None where
-    nothing is."""
+    """The expected seconds for what these runs lack, and for training on more tokens; None if nothing is."""
     left, variant = missing(runs, tokenizer)
     if variant is None and tokens:
         variant = next(variants_of(runs[0][0]))
@@ -127,7 +126,7 @@ def _open_queries(run: Run, variant: Variant, method: str) -> int:
 
 
 def _query_tokens(variant: Variant, builder: PromptBuilder, tokenizer: Any) -> float:
-    """Tokens of the others' queries, from some of them."""
+    """Tokens of the others' queries, estimated from some of them."""
     others = _first(variant.dataset.users("others"), 8 * _SAMPLE)
     rows = [row for user in others for row in tokenize(builder.query_examples(variant.name, user), tokenizer)]
     queries = sum(len(user.queries) for user in others)
@@ -136,7 +135,7 @@ def _query_tokens(variant: Variant, builder: PromptBuilder, tokenizer: Any) -> f
 
 
 def _history_tokens(variant: Variant, builder: PromptBuilder, tokenizer: Any, users: Sequence[User]) -> float:
-    """Tokens of users' training examples, from some of them."""
+    """Tokens of users' training examples, estimated from some of them."""
     by_length = sorted(users, key=lambda user: len(user.training_history))
     some = by_length[:: max(1, len(by_length) // _SAMPLE)][:_SAMPLE]
     rows = [row for user in some for row in tokenize(builder.history_examples(variant.name, user), tokenizer)]

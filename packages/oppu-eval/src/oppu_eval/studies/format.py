@@ -1,4 +1,4 @@
-"""Table 4: histories of which only the inputs, or only the outputs, are left."""
+"""Table 4: histories reduced to their inputs, or to their outputs."""
 
 import dataclasses
 import functools
@@ -107,7 +107,7 @@ class Format(Plain):
 
 
 def _two_sided(context: StudyContext) -> list[str]:
-    """The tasks whose histories have both sides; all of them where none has, to be refused by name."""
+    """The tasks whose histories have both sides; if none has, all of them, to be refused by name."""
     both = [task for task in context.tasks if context.dataset(task).task.output_field]
     return both or context.tasks
 
@@ -134,7 +134,7 @@ def _paper(paper_id: str, setting: str, method: str, metric: str) -> str | None:
 
 
 def _finding(task: str, metric: Metric, cells: Cells, seed: int) -> str:
-    """How much of each method is left with each side."""
+    """How much of each method's score is left with each side."""
     parts = []
     for side in SIDES:
         for method in FOUR[1:]:

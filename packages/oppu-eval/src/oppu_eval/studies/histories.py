@@ -1,4 +1,4 @@
-"""Histories derived from a dataset's own: fewer items, and items of which only one side is left.
+"""Deriving histories: with fewer items, or with only one side of every item.
 
 Pure functions from users and tasks to users and tasks; nothing here reads, trains or answers.
 """
@@ -13,23 +13,24 @@ from typing import Literal
 import numpy as np
 from oppu_core.data.types import HistoryItem, User
 from oppu_core.errors import ConfigError
-from oppu_core.tasks.task import TASKS, PersonalFormat, Task
+from oppu_core.tasks.task import PersonalFormat, Task
+from oppu_core.tasks.task_files import TASKS
 
 from oppu_eval.scoring.metrics import Array
 
 Side = Literal["input", "output"]
 
-# A template in parts: marks, words (doubled braces are literal braces), then a field or the template's end.
+# A part of a template: marks, words (doubled braces are literal braces), then a field or the template's end.
 _PART = re.compile(r"([^\w\s{}]*)((?:[^{}]|\{\{|\}\})*)(?:\{([^{}]+)\}|$)")
 _ABOUT_ANSWERS = ("most_frequent_answer", "usual_scores")  # computed profiles that need the output side
 
 
 def keep(user: User, positions: Sequence[int]) -> User:
-    """The user with only these items of the training history, oldest first; every query sees all of them.
+    """The user with only some items of the training history, oldest first; every query sees all of them.
 
     Args:
         user: The user.
-        positions: Of items of :attr:`User.training_history`, in any order.
+        positions: Positions in :attr:`User.training_history`, in any order.
 
     Raises:
         IndexError: the training history has no such position.
@@ -42,9 +43,9 @@ def keep(user: User, positions: Sequence[int]) -> User:
 
 
 def kept_count(length: int, items: int, share: float) -> int:
-    """How many items of a history of `length` are kept: `items`, or a share of a history that has no more.
+    """How many items of a history of `length` to keep: `items`, or `share` of a history that has no more.
 
-    At least one, unless there is none.
+    At least one, unless the history is empty.
     """
     if length > items:
         return items
@@ -52,12 +53,12 @@ def kept_count(length: int, items: int, share: float) -> int:
 
 
 def least_relevant(relevance: Array, count: int) -> list[int]:
-    """The positions of the `count` least relevant items, in order; among equals the older item is taken."""
+    """The positions of the `count` least relevant items, in order; among equals the older ones."""
     return sorted(int(position) for position in np.argsort(relevance, kind="stable")[:count])
 
 
 def drawn(length: int, count: int, seed: int, user_id: str) -> list[int]:
-    """`count` random positions of a history, in order; (seed, user id) decide the draw."""
+    """`count` random positions of a history, in order; the draw depends on (seed, user id)."""
     rng = random.Random(f"drawn history/{seed}/{user_id}")
     return sorted(rng.sample(range(length), min(count, length)))
 
@@ -68,16 +69,15 @@ def oldest(length: int, count: int) -> list[int]:
 
 
 def per_query(user: User) -> list[User]:
-    """A user for each query, with the whole training history and that query alone.
+    """One user for each query, with the whole training history and only that query.
 
-    Their ids differ from each other and from those that any other user's queries give; :func:`owner` leads
-    back.
+    Their ids are unique, also among those made from other users; :func:`owner` is the inverse.
     """
     items = user.training_history
     return [
         dataclasses.replace(
             user,
-            user_id=f"{user.user_id}#{urllib.parse.quote(query.id, safe='')}",  # the last '#' is ours
+            user_id=f"{user.user_id}#{urllib.parse.quote(query.id, safe='')}",  # the last '#' separates
             history=items,
             queries=(dataclasses.replace(query, history_len=len(items)),),
         )
@@ -86,24 +86,24 @@ def per_query(user: User) -> list[User]:
 
 
 def owner(user_id: str) -> str:
-    """The id of the user whom :func:`per_query` made this user of."""
+    """The id of the user from whom :func:`per_query` made this one."""
     return user_id.rpartition("#")[0]
 
 
 def made_of(known: str, user_id: str) -> bool:
-    """Whether `known` is the id of one that :func:`per_query` made of this user."""
+    """Whether `known` is the id of a user that :func:`per_query` made from this one."""
     return "#" in known and owner(known) == user_id
 
 
 def one_sided(task: Task, side: Side) -> Task:
-    """The same task with a history that has only its inputs, or only its outputs.
+    """The same task with histories of only inputs, or only outputs.
 
-    Such a history has not the task's format: personal training is next-token prediction on its text (OPPU
-    3.2), and items are rendered in the words of the task's own template. Queries and answers are the same.
+    Such histories do not have the task's format: personal training is next-token prediction on their text
+    (OPPU 3.2), and items are rendered in the words of the task's own template. Queries and answers stay.
 
     Args:
-        task: A task whose history has an output field; fields that are no output are on the input side.
-        side: The side that is left.
+        task: A task whose history has an output field; all other fields are on the input side.
+        side: The side to keep.
 
     Raises:
         ConfigError: the task's history has no output field.
@@ -118,7 +118,7 @@ def one_sided(task: Task, side: Side) -> Task:
     optional = tuple(name for name in task.optional_fields if name in fields)
     text = next(name for name in (task.text_field, task.long_field, *fields) if name in fields)
     template = _part_of(task.history_template, fields)
-    # An item without its optional fields is still read, without them.
+    # Items without their optional fields are still read.
     required = _part_of(task.history_template, [name for name in fields if name not in optional])
     profile = "style" if side == "input" and task.profile in _ABOUT_ANSWERS else task.profile
     return dataclasses.replace(
@@ -134,11 +134,7 @@ def one_sided(task: Task, side: Side) -> Task:
 
 
 def one_sided_user(task: Task, user: User, side: Side) -> User:
-    """The user with one side of every history item, for :func:`one_sided` of the same task.
-
-    Raises:
-        ConfigError: see :func:`one_sided`.
-    """
+    """The user with one side of every history item, for the task of (and errors as in) :func:`one_sided`."""
     names = one_sided(task, side).history_fields
     items = (
         HistoryItem(item.id, {name: item.fields[name] for name in names}, item.date) for item in user.history
@@ -147,9 +143,9 @@ def one_sided_user(task: Task, user: User, side: Side) -> User:
 
 
 def _part_of(template: str, fields: Sequence[str]) -> str:
-    """What a template says of some of its fields: each with the words in front of it and the marks behind.
+    """The part of a template about some of its fields: each with the words before it and the marks after.
 
-    ``article: {text} headline: {title}`` says ``headline: {title}`` of the title.
+    For the title, ``article: {text} headline: {title}`` becomes ``headline: {title}``.
     """
     kept, before = "", ""
     for marks, words, name in _PART.findall(template):
@@ -162,7 +158,7 @@ def _part_of(template: str, fields: Sequence[str]) -> str:
 
 
 def _as_format(template: str) -> PersonalFormat:
-    """A template as text to learn, from its first field on; something stands before it in any case."""
+    """A template as text to learn, from its first field on; the prompt before it is never empty."""
     marks, words, name = _PART.findall(template)[0]
     lead = marks + words
     return PersonalFormat(lead.strip() or f"{name}:", template[len(lead) :])

@@ -1,4 +1,4 @@
-"""Figure 4: how many retrieved items, with and without the personal adapter."""
+"""Figure 4: the number of retrieved items, with and without the personal adapter."""
 
 import dataclasses
 import functools
@@ -22,7 +22,7 @@ class RetrievedItems(Plain):
     """Score against k.
 
     Attributes:
-        k: Numbers of items in the prompt, in order.
+        k: Numbers of items in the prompt, ascending.
     """
 
     k: tuple[int, ...] = (0, 1, 2, 4)

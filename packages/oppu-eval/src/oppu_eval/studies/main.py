@@ -109,7 +109,7 @@ def _finding(task: str, rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def draw(tasks: Sequence[tuple[str, Metric, Mapping[str, Mapping[str, Any]]]]) -> Any:
-    """A panel a task: (title, metric, rows by method)."""
+    """Draw one panel per task: (title, metric, rows by method)."""
     prompts = [method for method in METHODS if not parse_method(method).personal]
     height = 0.34 * len(prompts) + 0.95
     figure, panels = make_panels(
@@ -144,7 +144,7 @@ def draw(tasks: Sequence[tuple[str, Metric, Mapping[str, Mapping[str, Any]]]]) -
 
 
 def _mark(axes: Any, row: Mapping[str, Any], y: float) -> None:
-    """A method's value with its interval, and a star where the adapter makes a difference."""
+    """Draw a method's value with its interval, and a star if the adapter makes a difference."""
     style = {**look(row["method"]), "linestyle": "none"}
     if row["ci95"] is not None:
         axes.plot(row["ci95"], [y, y], color=style["color"], linewidth=1.1)

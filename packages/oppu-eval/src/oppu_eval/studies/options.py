@@ -1,4 +1,4 @@
-"""What a person asks of a study, beside the study's own options."""
+"""The options that all studies have."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -13,15 +13,15 @@ from oppu_core.training.config import Preset
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StudyOptions:
-    """What a study stands on: a run, datasets with a base and settings, or the sample world.
+    """What a study uses: a run, datasets with a base and settings, or the sample world.
 
     Attributes:
-        run: Stand on this run.
-        data: Or on these datasets.
-        model: See :class:`oppu_core.runs.options.RunOptions`, as for what has no line here.
-        task: Tasks of the sample world, with commas between them.
-        users: At most so many test users.
-        plant: What the sample world plants; see ``oppu data sample``.
+        run: Use this run.
+        data: Or these datasets.
+        model: See :class:`oppu_core.runs.options.RunOptions`, also for other fields.
+        task: Tasks of the sample world, separated by commas.
+        users: The most test users.
+        plant: Effects planted into the sample world; see ``oppu data sample``.
         out: The folder of studies.
     """
 
@@ -79,7 +79,7 @@ class StudyOptions:
 
     @property
     def folder(self) -> Path:
-        """Where results go, if there is no run."""
+        """Where results go if there is no run."""
         if self.data:
             name = "-".join(["studies", *(path.resolve().name for path in self.data)])
         else:
@@ -87,7 +87,7 @@ class StudyOptions:
         return self.out or Path("runs", name)
 
     def given(self) -> list[str]:
-        """The options that a run has already and that were asked for besides."""
+        """The given options that contradict the use of a run, which has them already."""
         free = ("run", "users", "out")
         fields = (field for field in dataclasses.fields(self) if field.name not in free)
         return [field.name for field in fields if getattr(self, field.name) != field.default]
@@ -99,5 +99,5 @@ class StudyOptions:
             for field in dataclasses.fields(RunOptions)
             if hasattr(self, field.name) and field.name != "users"
         }
-        users = None if sample_world else self.users  # there so many were drawn
+        users = None if sample_world else self.users  # the sample world was drawn with so many
         return RunOptions(**{**shared, "data": data, "users": users, **changes})

@@ -23,11 +23,11 @@ def write_study(
     """Write ``study.json``, ``table.csv`` and the pictures as SVG and PNG.
 
     Args:
-        folder: The study's own.
-        study: What was asked.
-        result: What came of it.
+        folder: The study's folder.
+        study: The study.
+        result: Its result.
         facts: The seed, and the runs with their settings, data and versions.
-        titles: What people call the values of the table's group column.
+        titles: Titles for the values of the table's group column.
     """
     about = described(facts)
     for picture in result.pictures:
@@ -71,7 +71,7 @@ def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def facts_of(runs: Mapping[str, Any], seed: int, options: Mapping[str, Any]) -> dict[str, Any]:
-    """What goes into every output: the seed, the runs, their versions, and a short hash of all settings."""
+    """Facts for every output: the seed, the runs, their versions, and a short hash of all settings."""
     versions = {
         **next(iter(runs.values()))["versions"],
         **{name: importlib.metadata.version(name) for name in PACKAGES},
@@ -90,12 +90,12 @@ def facts_of(runs: Mapping[str, Any], seed: int, options: Mapping[str, Any]) -> 
 
 
 def _base_name(model: str) -> str:
-    """A base's name, of a folder its last part: where it lies says nothing of what it is."""
+    """A base's name; for a folder, only the last part of its path."""
     return Path(model).name if Path(model).is_absolute() else model
 
 
 def table_csv(table: Table, facts: Mapping[str, Any]) -> str:
-    """The table as CSV: every column, intervals as two, and seed, settings and versions in each row."""
+    """The table as CSV: all columns, intervals as two, with seed, settings and versions in each row."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     head: list[str] = []
@@ -119,7 +119,7 @@ def table_csv(table: Table, facts: Mapping[str, Any]) -> str:
 
 
 def _safe(value: Any) -> Any:
-    """A text that no spreadsheet takes for a formula; None is empty."""
+    """A value that spreadsheets do not take for a formula; None becomes empty."""
     if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
         return "'" + value
     return "" if value is None else value

@@ -26,7 +26,7 @@ PEFT: Mapping[Peft, str] = {"lora": "LoRA", "ia3": "(IA)³", "prompt_tuning": "p
 
 @dataclasses.dataclass(frozen=True)
 class PeftMethods(Plain):
-    """What a personal adapter is: score, size and time."""
+    """Kinds of personal adapters: score, size and time."""
 
     name: ClassVar[str] = "peft"
     title: ClassVar[str] = "Kinds of adapters"
@@ -37,7 +37,7 @@ class PeftMethods(Plain):
     )
 
     def works(self, context: StudyContext) -> Sequence[Work]:
-        """Adapters without retrieval, of each kind."""
+        """Adapters of each kind, without retrieval."""
         methods = ("non_personalized", "oppu_k0")
         return [context.work(peft, methods, config=context.resolve(peft)) for peft in PEFT]
 
@@ -138,7 +138,7 @@ def _percent(share: float | None) -> float | None:
 
 
 def _panel(task: Task, rows: Sequence[Mapping[str, Any]]) -> Panel:
-    """The kinds side by side; what they cost is in their names."""
+    """The kinds side by side, with their costs in their names."""
     metric = metrics_for(task)[0]
     kinds = {
         row["peft"]: f"{row['kind']}\n{row['bytes'] / 1000:.0f} kB" for row in rows if row["peft"] in PEFT

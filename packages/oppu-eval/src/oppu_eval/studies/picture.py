@@ -1,7 +1,7 @@
-"""The picture that most studies need: scores of several methods over a few settings, a panel a task.
+"""The picture of most studies: scores of several methods over a few settings, one panel per task.
 
-A method's prompt is its marker (circle: no history; square: retrieved items; triangle: a profile), and a
-filled marker on a full line has the personal adapter: the picture is read the same way without colour.
+The marker shows a method's prompt (circle: no history; square: retrieved items; triangle: a profile), and a
+filled marker on a solid line means the personal adapter, so that the picture can be read without colour.
 """
 
 import dataclasses
@@ -24,12 +24,12 @@ Value = tuple[float, tuple[float, float] | None]  # a score and its interval
 
 @dataclasses.dataclass(frozen=True)
 class Series:
-    """What is joined by a line.
+    """Values that are joined by a line.
 
     Attributes:
         label: Its name in the picture.
-        method: Decides how it looks.
-        values: A value for each setting, None where there is none.
+        method: Decides its colour and marker.
+        values: One value per setting; None if missing.
     """
 
     label: str
@@ -42,11 +42,11 @@ class Panel:
     """One task's panel.
 
     Attributes:
-        title: Above it.
-        y: What is measured, with its direction where lower is better.
-        settings: Along the x axis.
+        title: Its title.
+        y: What is measured, with its direction if lower is better.
+        settings: The settings along the x axis.
         series: The lines.
-        level: A method that does not depend on the setting, drawn as a line across: (name, value).
+        level: A method that does not depend on the setting, drawn as a horizontal line: (name, value).
     """
 
     title: str
@@ -57,12 +57,12 @@ class Panel:
 
 
 def draw_settings(panels: Sequence[Panel], x: str, *, joined: bool = True) -> Any:
-    """The figure.
+    """Draw panels side by side.
 
     Args:
-        panels: Side by side.
+        panels: The panels.
         x: What the settings are, with their unit.
-        joined: Join a method's values by a line, where the settings have an order.
+        joined: Whether to join a method's values by a line, if the settings have an order.
     """
     names = [series.label for panel in panels for series in panel.series]
     names += [panel.level[0] for panel in panels if panel.level]
@@ -129,7 +129,7 @@ def _draw(axes: Any, panel: Panel, x: str, joined: bool) -> None:
 
 
 def label_ends(axes: Any, ends: Mapping[str, tuple[float, str]]) -> None:
-    """Names at the right edge, each as near its value as the others let it be."""
+    """Write names at the right edge, each as near to its value as the others allow."""
     if not ends:
         return
     low, high = axes.get_ylim()
@@ -137,7 +137,7 @@ def label_ends(axes: Any, ends: Mapping[str, tuple[float, str]]) -> None:
     gap = (high - low) * 0.17 / height
     names = sorted(ends, key=lambda name: ends[name][0])
     places = np.array([ends[name][0] for name in names])
-    for _ in range(200):  # neighbours that are too near push each other apart
+    for _ in range(200):  # neighbours that are too close push each other apart
         for index in range(len(places) - 1):
             if (lack := gap - (places[index + 1] - places[index])) > 1e-12:
                 places[index] -= lack / 2

@@ -1,11 +1,11 @@
-"""How relevant a user's past items are to their queries: the cosine of sentence features (OPPU 4.4).
+"""The relevance of a user's past items to their queries: the cosine of sentence features (OPPU 4.4).
 
 Sentence features come from the base itself, from an encoder such as DeBERTa-v3, or from TF-IDF. Knows
-nothing of what is done with the relevance.
+nothing of how the relevance is used.
 
-sentence-transformers (6.2.0) would be the obvious tool for an encoder. It makes the same vectors, but it
-makes up weights that the files lack, takes an encoder without a tokenizer that knows its words, and pools
-otherwise where an encoder says so, which would change results; the base needs the pooling here all the same.
+sentence-transformers (6.2.0) would be the obvious tool for encoders. It makes the same vectors, but it
+initializes missing weights at random, accepts encoders whose tokenizer does not know the words, and follows
+an encoder's own pooling, which would change results; and the base needs the pooling here anyway.
 """
 
 import re
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from oppu_core.modeling.base import Base
 
 Features = Callable[[Sequence[str]], Array]
-"""Texts to vectors [N, d] of length one; of zeros for a text in which there is nothing."""
+"""Texts to vectors [I, d] of length one; zeros for a text without content."""
 
 BATCH = 16
 WORDS = 10_000  # of TF-IDF: a history of 1,000 items takes 80 MB
-DEFAULT_LIMIT = 512  # tokens of an encoder that does not say how many it takes
+DEFAULT_LIMIT = 512  # tokens, for encoders that do not state their limit
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 _TOKENIZER = "it needs the model's own tokenizer.json and tokenizer_config.json beside the weights."
 
@@ -36,14 +36,14 @@ _TOKENIZER = "it needs the model's own tokenizer.json and tokenizer_config.json 
 def sentence_features(
     encoder: str, base: "Callable[[], Base]", texts: Sequence[str], device: str = "auto"
 ) -> tuple[Features, str]:
-    """Sentence features, and a sentence that says which.
+    """Sentence features, and a sentence that describes them.
 
     Args:
         encoder: ``base`` (mean-pooled last hidden states of the base), ``tfidf``, or the folder or hub id of
             an encoder, whose last hidden states are mean-pooled.
-        base: Loads the base; called for ``base`` alone.
-        texts: What TF-IDF counts its words in.
-        device: Where an encoder computes; the base is where it is.
+        base: Loads the base; only called for ``base``.
+        texts: The texts whose words TF-IDF counts.
+        device: The device of an encoder; the base has its own.
 
     Raises:
         ModelError: the encoder cannot be used.
@@ -70,23 +70,23 @@ def sentence_features(
         return list(tokenizer(text, truncation=True, max_length=limit)["input_ids"])
 
     special = set(tokenizer.all_special_ids)
-    # Where its files are missing, some kinds of tokenizer come up empty and without a word.
+    # Some kinds of tokenizer load without an error, but empty, if their files are missing.
     if any(text.strip() for text in texts) and not any(set(ids(text)) - special for text in texts):
         raise ModelError(_unusable(encoder, "its tokenizer knows no word of these texts; " + _TOKENIZER))
     return _pooled(model, ids, tokenizer.pad_token_id or 0), _told(f"the encoder {encoder}", model)
 
 
 def relevance(task: Task, user: User, queries: Sequence[Query], features: Features) -> Array:
-    """How relevant each item of the training history is: its mean cosine with the queries.
+    """The relevance of each item of the training history: its mean cosine with the queries.
 
     Args:
-        task: Renders an item as retrieval sees it; of a query its input fields are compared.
-        user: The user, with N training items.
-        queries: The queries that matter.
+        task: Items are compared in its history template, queries by its input fields.
+        user: The user, with I training items.
+        queries: The queries.
         features: Sentence features.
 
     Returns:
-        [N] values from -1 to 1.
+        [I] values from -1 to 1.
 
     Raises:
         DataError: there is no query to compare with.
@@ -130,7 +130,7 @@ def _tfidf(texts: Sequence[str]) -> tuple[Features, str]:
 
 
 def _load_encoder(encoder: str, device: str) -> tuple[Any, Any]:
-    """An encoder and its tokenizer. Pickled weights and code that comes with a model are never touched."""
+    """Load an encoder and its tokenizer. Pickled weights and a model's own code are never loaded."""
     import torch
     from oppu_core.modeling.base import pick_device
     from oppu_core.modeling.base_files import base_folder
@@ -160,7 +160,7 @@ def _load_encoder(encoder: str, device: str) -> tuple[Any, Any]:
             _unusable(encoder, f"it has no tokenizer that can be loaded; {_TOKENIZER}")
         ) from error
     level = logging.get_verbosity()
-    logging.set_verbosity_error()  # it lists weights of heads that are not needed; missing ones we look at
+    logging.set_verbosity_error()  # no list of unneeded weights of heads; missing ones are checked below
     try:
         model, found = AutoModel.from_pretrained(
             str(folder),
@@ -173,7 +173,7 @@ def _load_encoder(encoder: str, device: str) -> tuple[Any, Any]:
         raise ModelError(_unusable(encoder, f"{type(error).__name__}: {error}")) from error
     finally:
         logging.set_verbosity(level)
-    # A pooler stands behind the hidden states.
+    # A pooler comes after the hidden states, so it is not needed.
     if missing := sorted(name for name in found["missing_keys"] if "pooler" not in name):
         raise ModelError(_unusable(encoder, f"its files lack weights of the model, as {missing[0]}."))
     if model.config.is_encoder_decoder:
@@ -182,13 +182,13 @@ def _load_encoder(encoder: str, device: str) -> tuple[Any, Any]:
 
 
 def _pooled(model: Any, ids_of: Callable[[str], list[int]], pad_id: int) -> Features:
-    """The mean of a model's last hidden states over a text's tokens, as features."""
+    """Features: the mean of a model's last hidden states over a text's tokens."""
     import torch
     from oppu_core.modeling.generation import plan_batches
 
     def features(texts: Sequence[str]) -> Array:
         rows = [ids_of(text) for text in texts]
-        vectors_Nd = np.zeros((len(rows), _width(model)))
+        vectors_Id = np.zeros((len(rows), _width(model)))
         filled = [index for index, row in enumerate(rows) if row]
         for places in plan_batches([len(rows[index]) for index in filled], BATCH):
             batch = [filled[place] for place in places]
@@ -203,7 +203,7 @@ def _pooled(model: Any, ids_of: Callable[[str], list[int]], pad_id: int) -> Feat
                 output = model(input_ids=ids_BT.to(model.device), attention_mask=mask_BT)
             hidden_BTd = output.last_hidden_state.float() * mask_BT[:, :, None]
             mean_Bd = hidden_BTd.sum(1) / mask_BT.sum(1, keepdim=True)
-            vectors_Nd[batch] = torch.nn.functional.normalize(mean_Bd.double(), dim=1).cpu().numpy()
-        return vectors_Nd
+            vectors_Id[batch] = torch.nn.functional.normalize(mean_Bd.double(), dim=1).cpu().numpy()
+        return vectors_Id
 
     return features

@@ -1,4 +1,4 @@
-"""What a study comes to: sentences, one table and pictures. Data; nothing here trains, scores or writes."""
+"""The result of a study as data: sentences, one table and pictures. Nothing here trains, scores or writes."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -12,11 +12,11 @@ class Column:
     """A column of a study's table.
 
     Attributes:
-        name: The key in the rows, and the head of the column in the CSV file.
-        title: What a person reads above it, with its unit.
+        name: The key in the rows, and the column's name in the CSV file.
+        title: Its heading for people, with its unit.
         kind: How its values are shown: ``score`` as .123, ``signed`` as +.123, an interval as [.1, .2], ``p``
-            with a star below 0.05, ``number`` with three digits that count, ``bytes`` in kB.
-        shown: Whether it stands in the terminal and in the report; JSON and CSV have every column.
+            with a star below 0.05, ``number`` with three significant digits, ``bytes`` in kB.
+        shown: Whether the terminal and the report show it; JSON and CSV have every column.
     """
 
     name: str
@@ -27,9 +27,9 @@ class Column:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A study's table: a row is a mapping with every column's name as a key; None where there is nothing.
+    """A study's table. A row is a mapping with every column's name as a key; missing values are None.
 
-    Rows with the same `group` (the name of a column, mostly the task's) stand together below its value.
+    Rows are grouped by the column `group` (mostly the task), whose value is their heading.
     """
 
     columns: Sequence[Column]
@@ -43,7 +43,7 @@ class Picture:
 
     Attributes:
         name: Also the file's name: lower-case letters, digits, underscores and hyphens.
-        label: What it shows, for whoever cannot see it.
+        label: A description for people who cannot see it.
         caption: What it shows and how to read it.
         figure: A matplotlib figure, made with :func:`oppu_eval.reporting.drawing.make_panels`.
     """
@@ -56,15 +56,15 @@ class Picture:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What a study came to.
+    """The result of a study.
 
     Attributes:
-        findings: What the numbers say, a sentence each, plainly also where they say nothing.
-        table: Everything measured.
-        pictures: At least one.
-        notes: What a reader has to know to read the table rightly.
-        details: JSON values for ``study.json`` alone (matrices, fits).
-        pages: Further pages, {file name: HTML}.
+        findings: Sentences that say what the numbers show, or that they show nothing.
+        table: Everything that was measured.
+        pictures: At least one picture.
+        notes: What readers have to know to read the table correctly.
+        details: JSON values only for ``study.json`` (matrices, fits).
+        pages: Further pages: {file name: HTML}.
     """
 
     findings: Sequence[str]

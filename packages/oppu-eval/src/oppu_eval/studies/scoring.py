@@ -1,7 +1,7 @@
-"""Answers as scores of users: what every study's rows and comparisons are made from.
+"""Scoring users' answers for the rows and comparisons of studies.
 
 The numbers are those of ``oppu evaluate`` (same statistics, same resampling, same generators); a study may
-also take a part of the users, or compare two settings.
+also take a subset of the users, or compare two settings.
 """
 
 import dataclasses
@@ -26,8 +26,7 @@ class Scored:
     Attributes:
         metric: The metric.
         by_user: Each user's statistics, query by query [Q, S].
-        names: What the random generators are called after: task, method, metric, and the setting if there
-            are several.
+        names: The names of the random generators: task, method, metric, and the setting if there are several.
     """
 
     metric: Metric
@@ -41,20 +40,20 @@ class Scored:
 
     @property
     def queries(self) -> int:
-        """How many queries were scored."""
+        """The number of scored queries."""
         return sum(map(len, self.by_user.values()))
 
     def of(self, users: Collection[str], *names: str) -> "Scored":
-        """The same for some of the users."""
+        """The same for a subset of the users."""
         kept = {user_id: rows for user_id, rows in self.by_user.items() if user_id in users}
         return Scored(self.metric, kept, (*self.names, *names))
 
     def sums(self, users: Sequence[str]) -> Array:
-        """Users' statistics [U, S]."""
+        """The users' summed statistics [U, S]."""
         return np.stack([total(self.by_user[user_id]) for user_id in users])
 
     def row(self, seed: int, resamples: int = RESAMPLES) -> dict[str, Any]:
-        """The value, its interval over users, and how many there were."""
+        """The value, its interval over users, and the numbers of users and queries."""
         users = list(self.by_user)
         rng = generator(seed, *self.names)
         return {
@@ -66,7 +65,7 @@ class Scored:
         }
 
     def against(self, baseline: "Scored", seed: int, resamples: int = RESAMPLES) -> Comparison | None:
-        """The paired comparison with a baseline on the common users; None where there are none."""
+        """The paired comparison with a baseline on their common users; None without any."""
         common = [user_id for user_id in self.by_user if user_id in baseline.by_user]
         if not common:
             return None
@@ -83,16 +82,16 @@ def score(
     names: tuple[str, ...],
     owner: Mapping[str, str] | None = None,
 ) -> Scored | None:
-    """Score a method's answers; users whom it has not wholly answered are left out, None if all are.
+    """Score a method's answers; users without all answers are left out. None if that leaves nobody.
 
     Args:
         metric: The metric.
-        task: What was answered.
+        task: The task that was answered.
         users: The test users.
-        answers: By (user id, query id).
+        answers: {(user id, query id): answer}.
         names: See :class:`Scored`.
-        owner: Whose queries some users' are, where a person stands for several users of the data: their
-            queries are the person's, who is one user to the statistics.
+        owner: Maps a user's id to the person's, if several users of the data are one person: the statistics
+            count the person as one user with all these queries.
     """
     scored = queries_with_gold(task, users)
     persons = {user_id: (owner or {}).get(user_id, user_id) for user_id in scored}

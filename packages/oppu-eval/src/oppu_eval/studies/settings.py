@@ -1,4 +1,4 @@
-"""Scores of methods over several settings: the rows and the picture that most studies end with."""
+"""Scores of methods over several settings: the rows and the picture of most studies."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -26,16 +26,16 @@ def setting_rows(
     whole: str | None = None,
     paper: Paper = lambda setting, method, metric: None,
 ) -> list[dict[str, Any]]:
-    """A row for each setting and method.
+    """One row per setting and method.
 
     Args:
         task: The task's name.
         cells: The scores under one metric.
-        seed: Of the resampling.
-        shown: Whether people are shown these rows (those of the first metric).
+        seed: The seed of the resampling.
+        shown: Whether people see these rows (those of the first metric).
         reference: The setting that others are compared with, method by method.
-        whole: The setting of the whole history, where settings are parts of it: a method that reads no
-            history is the same in all of them, and shown in this one alone.
+        whole: The setting of the whole history, if the others are parts of it: methods that read no history
+            are the same in all, and are shown only in this one.
         paper: The paper's numbers.
     """
     rows = []
@@ -94,8 +94,8 @@ def setting_panel(
     Args:
         task: The task.
         metric: The metric of the rows.
-        rows: Of this task and metric.
-        settings: {setting: its name along the axis}.
+        rows: The rows of this task and metric.
+        settings: {setting: its name on the axis}.
         series: {label: {setting: method}}.
         level: A method that does not depend on the setting.
     """
@@ -116,17 +116,17 @@ def setting_panel(
 
 
 def each(methods: Sequence[str], settings: Sequence[str]) -> dict[str, dict[str, str]]:
-    """The series of methods that are the same in every setting."""
+    """One series per method, with the same method in every setting."""
     return {method: dict.fromkeys(settings, method) for method in methods}
 
 
 def named(metric: Metric) -> str:
-    """A metric in a sentence about differences, which are positive where they are better."""
+    """A metric's name for a sentence about differences, of which positive ones are better."""
     return metric.title if metric.higher_is_better else f"{metric.title} (positive is better)"
 
 
 def sure(interval: tuple[float, float] | None) -> str:
-    """What an interval of a difference says."""
+    """What the interval of a difference means, in words."""
     if interval is None:
         return "of too few users nothing follows"
     if interval[0] > 0:

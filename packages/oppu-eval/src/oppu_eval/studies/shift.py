@@ -1,4 +1,4 @@
-"""Table 3: behaviour shift. What is left of a history that has least to do with the queries."""
+"""Table 3: behaviour shift. Histories reduced to the items that are least relevant to the queries."""
 
 import dataclasses
 import functools
@@ -35,21 +35,22 @@ from oppu_eval.studies.study import FOUR, Plain
 if TYPE_CHECKING:
     from oppu_eval.studies.relevance import Features
 
-# What is kept of a history. Random and oldest items are ours: as many as the least relevant ones.
+# The parts of a history that are kept. Random and oldest items are our addition, as many as least relevant
+# ones.
 SETTINGS = {"full": "all items", "random": "random", "irrelevant": "least\nrelevant", "oldest": "oldest"}
 LIMITED = ("random", "irrelevant", "oldest")
 
 
 @dataclasses.dataclass(frozen=True)
 class Shift(Plain):
-    """Only a part of each history is kept; adapters, retrieval and answers all stand on it.
+    """Only a part of each history is kept; adapters, retrieval and answers all use it.
 
     Attributes:
-        items: So many are kept of a longer history,
-        share: and this share of a shorter one.
-        encoder: Where sentence features come from: ``base``, ``tfidf``, an encoder's folder or hub id, or
+        items: How many items to keep of a longer history.
+        share: The share to keep of a shorter one.
+        encoder: The source of sentence features: ``base``, ``tfidf``, an encoder's folder or hub id, or
             ``auto``: the base if it is large, else TF-IDF (hidden states of small bases tell little).
-        per_query: Choose for each query on its own (as many trainings as queries).
+        per_query: Whether to choose items for each query separately (as many trainings as queries).
     """
 
     items: int = 100
@@ -67,7 +68,7 @@ class Shift(Plain):
     )
 
     def __post_init__(self) -> None:
-        """Refuse what keeps nothing or everything."""
+        """Refuse options that keep nothing or everything."""
         if not 0 < self.share < 1:
             raise ConfigError(f"--share {self.share}: it has to be above 0 and below 1.")
         if self.items < 1:
@@ -218,7 +219,7 @@ def _paper(paper_id: str, setting: str, method: str, metric: str) -> float | Non
 
 
 def _findings(task: str, metric: Metric, cells: Cells, seed: int) -> list[str]:
-    """What least relevance and age cost, beyond having fewer items."""
+    """The cost of keeping the least relevant or oldest items, beyond having fewer items."""
     findings = []
     for setting, words in (("irrelevant", "the least relevant"), ("oldest", "the oldest")):
         parts = []

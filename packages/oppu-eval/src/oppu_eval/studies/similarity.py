@@ -1,4 +1,4 @@
-"""Figure 7 and Appendix F: how alike users' adapters are, and whether alike adapters mean alike habits."""
+"""Figure 7 and Appendix F: how similar users' adapters are, and whether that reflects similar habits."""
 
 import contextlib
 import dataclasses
@@ -33,7 +33,7 @@ from oppu_eval.studies.result import Column, Picture, Result, Table
 from oppu_eval.studies.similarity_picture import Group, draw
 from oppu_eval.studies.study import Plain
 
-_FEWEST = 6  # users for a correlation over pairs; of three users three pairs say nothing
+_FEWEST = 6  # users for a correlation over pairs; the three pairs of three users say nothing
 PAPER, UPDATE = "A and B (paper)", "update BA"
 
 
@@ -42,7 +42,7 @@ class Similarity(Plain):
     """Cosines between users' adapters.
 
     Attributes:
-        method: Whose adapters.
+        method: The method whose adapters to compare.
     """
 
     method: str = "oppu_k0"
@@ -127,11 +127,7 @@ class Similarity(Plain):
         return Result(findings, Table(columns, rows), [picture], notes, details)
 
     def _adapters(self, done: Done, task: str) -> tuple[list[User], list[State]]:
-        """The users who have an adapter, and their tensors.
-
-        Raises:
-            DataError: they are fewer than three.
-        """
+        """The users who have an adapter (at least three, else a DataError), and their tensors."""
         with contextlib.closing(Store(done.run.store_path)) as store:
             variant = find_variant(done.run, task, parse_method(self.method).variant, personal=True)
             users = [user for user in variant.users if store.has(variant.key_of(user))]
@@ -156,7 +152,7 @@ def cosines_by_kind(states: Sequence[State]) -> dict[str, Array]:
 
 
 def _planted(dataset: Dataset, users: Sequence[User]) -> Array | None:
-    """How alike the users' planted habits are; None for data that were not planted."""
+    """How similar the users' planted habits are; None if the data is not of the sample world."""
     seed = sample_seed(dataset)
     if seed is None:
         return None
@@ -166,7 +162,7 @@ def _planted(dataset: Dataset, users: Sequence[User]) -> Array | None:
 def _row(
     seed: int, task: str, kind: str, values: Array, likeness: Array, planted: Array | None
 ) -> dict[str, Any]:
-    """One kind of cosine: where it lies, and what it goes with."""
+    """One kind of cosine: its distribution, and its correlation with habits."""
     pairs = values[np.triu_indices(len(values), 1)]
     known = pairs[~np.isnan(pairs)]
     row: dict[str, Any] = {
@@ -187,7 +183,7 @@ def _row(
 
 
 def _finding(task: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    """Where the paper's cosines lie here, and which of them say something about habits."""
+    """The range of the paper's cosines here, and which kinds are correlated with habits."""
     first = rows[0]
     low, high = first["spread"] or (math.nan, math.nan)
     text = (
@@ -206,7 +202,7 @@ def _finding(task: str, rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _two(value: float) -> str:
-    """Two decimals, a true minus, and none of what rounds to zero."""
+    """Two decimals with a proper minus sign, and no minus before zero."""
     return f"{value:.2f}".replace("-0.00", "0.00").replace("-", "−")
 
 

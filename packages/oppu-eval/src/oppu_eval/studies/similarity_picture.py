@@ -1,4 +1,4 @@
-"""How alike users' adapters are, as a picture: a clustered heat map beside the distributions (Figure 7)."""
+"""The similarity of users' adapters as a picture: a clustered heat map and distributions (Figure 7)."""
 
 import dataclasses
 import itertools
@@ -18,13 +18,13 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 4.75, 0.7, 0.6, 0.55
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """A row of the picture, mostly a task.
+    """A row of the picture, usually a task.
 
     Attributes:
         title: Its heading.
         matrix: The heat map's cosines [U, U].
-        order: The users in the order in which the heat map shows them.
-        values: {what was compared: the cosines of all pairs of users}; NaNs are left out.
+        order: The order of the users in the heat map.
+        values: {what is compared: the cosines of all pairs of users}; NaNs are left out.
     """
 
     title: str
@@ -34,7 +34,7 @@ class Group:
 
 
 def draw(groups: Sequence[Group]) -> Any:
-    """One row a group; all heat maps share their colours, all distributions their axis."""
+    """Draw one row per group; all heat maps share a colour scale, all distributions an axis."""
     rows = max(3, *(len(group.values) for group in groups))
     height = max(_MAP, 0.5 * rows) + _TOP + _BOTTOM
     figure, panels = make_panels(
@@ -49,7 +49,7 @@ def draw(groups: Sequence[Group]) -> Any:
 
 
 def _heat_map(figure: Any, beside: Any, group: Group, limits: tuple[float, float]) -> None:
-    """The matrix in clustered order, left of a panel, with a colour bar; the diagonal (1) stays empty."""
+    """Draw the matrix in clustered order, left of a panel, with a colour bar and an empty diagonal."""
     import matplotlib as mpl
     from matplotlib.colors import LinearSegmentedColormap
 
@@ -60,7 +60,7 @@ def _heat_map(figure: Any, beside: Any, group: Group, limits: tuple[float, float
         "cmap": LinearSegmentedColormap.from_list("blues", shades),
         "vmin": limits[0],
         "vmax": limits[1],
-        "interpolation": "none",  # an SVG then holds the cells themselves, as a small image
+        "interpolation": "none",  # the SVG then has the cells themselves, as a small image
         "aspect": "auto",
     }
     users = list(group.order)
@@ -87,7 +87,7 @@ def _heat_map(figure: Any, beside: Any, group: Group, limits: tuple[float, float
 
 
 def _distributions(axes: Any, group: Group, limits: tuple[float, float], slots: int) -> None:
-    """A histogram a row, with its median and quartiles below; the heights are each row's own."""
+    """Draw one histogram per row, with median and quartiles below; each row has its own scale of heights."""
     axes.axvspan(*PAPER_RANGE, color=GRID, alpha=0.22, linewidth=0, zorder=0)
     axes.annotate(
         "paper: {:g} to {:g}".format(*PAPER_RANGE),
@@ -135,7 +135,7 @@ def _pairs(matrix: Array) -> Array:
 
 
 def _limits(values: Sequence[Array]) -> tuple[float, float]:
-    """The range of all values but NaNs, with a small margin, within that of a cosine."""
+    """The range of all values except NaNs, with a small margin, within that of a cosine."""
     known = np.concatenate([part[~np.isnan(part)] for part in values])
     if len(known) == 0:
         return 0.0, 1.0

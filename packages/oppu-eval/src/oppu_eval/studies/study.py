@@ -1,4 +1,4 @@
-"""What every study has, and how one is carried out: what it needs is run, then it draws its conclusions."""
+"""The protocol of studies: the runs that a study needs are done, then it draws its conclusions."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Protocol
@@ -13,10 +13,10 @@ class Study(Protocol):
     """One experiment. Its fields are its options.
 
     Attributes:
-        name: What the command calls it.
-        title: What a person calls it.
-        question: What it asks, in a sentence.
-        paper: Where the paper has it, and what the paper found.
+        name: Its name on the command line.
+        title: Its title for people.
+        question: The question, in a sentence.
+        paper: Where it is in the paper, and what the paper found.
     """
 
     name: ClassVar[str]
@@ -28,10 +28,10 @@ class Study(Protocol):
         """The runs that it needs; derived datasets are made here."""
 
     def own_tokens(self, context: StudyContext, done: Mapping[str, Done]) -> float:
-        """About how many tokens it trains on beside its runs."""
+        """The approximate number of tokens that it trains on besides its runs."""
 
     def conclude(self, context: StudyContext, done: Mapping[str, Done]) -> Result:
-        """What came of it; `done` by label."""
+        """The result; `done` are its finished runs by label."""
 
 
 def options_of(study: Study) -> dict[str, Any]:
@@ -44,8 +44,8 @@ def options_of(study: Study) -> dict[str, Any]:
 
 
 class Plain:
-    """What most studies have: nothing beside their runs."""
+    """Base class of studies that train nothing besides their runs."""
 
     def own_tokens(self, context: StudyContext, done: Mapping[str, Done]) -> float:
-        """None."""
+        """No tokens."""
         return 0.0

@@ -1,7 +1,7 @@
-"""How long one user's adapter takes to train, measured (Figure 8, Appendix B).
+"""Measuring how long one user's adapter takes to train (Figure 8, Appendix B).
 
-Against the number of history items, 100 words each, and against the words of an item, 10 items. The users
-are made up of words of the data, so that every size is exact; what is measured of them is time alone.
+Time is measured against the number of history items of 100 words, and against the words of each of 10 items.
+The users are made up of words of the data, so that every size is exact; only time is measured.
 """
 
 import collections
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Axis = Literal["items", "words"]
 
 SIZES = range(10, 101, 10)
-ITEMS, WORDS = 10, 100  # what stays the same while the other one grows
+ITEMS, WORDS = 10, 100  # the fixed value while the other one grows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,9 +40,9 @@ class Point:
         axis: What was varied.
         items: Items of the history.
         words: Words of each item.
-        tokens: Real tokens that all steps together have seen.
+        tokens: Tokens of all steps together, without padding.
         steps: Steps of training.
-        seconds: What each repeat took.
+        seconds: The time of each repeat.
     """
 
     task: str
@@ -69,15 +69,15 @@ class Point:
         return statistics.median(self.seconds)
 
     def to_json(self) -> dict[str, Any]:
-        """As it is saved."""
+        """The form in which it is saved."""
         return {**dataclasses.asdict(self), "seconds": list(self.seconds)}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Point":
-        """Read :meth:`to_json`'s value.
+        """The inverse of :meth:`to_json`.
 
         Raises:
-            DataError: it is none.
+            DataError: the value is not a point.
         """
         try:
             return cls(**{**values, "seconds": tuple(values["seconds"])})
@@ -92,21 +92,21 @@ def data_words(users: Iterable[User]) -> list[str]:
 
 
 def synthetic_user(task: Task, words: Sequence[str], items: int, words_per_item: int, seed: int) -> User:
-    """A user whose items have exactly so many words, in those fields alone that training reads.
+    """A user whose items have an exact number of words, only in the fields that training reads.
 
-    All fields of an item are counted, the answer as well: a label, or a tenth of the words where answers are
-    written. The fields in front of it (without an output field, those of the first personal format) share
-    the rest evenly. The first items of a user of more items, with the same seed, are the same.
+    All fields of an item are counted, including the answer: a label, or a tenth of the words if answers are
+    free text. The fields before it (without an output field, those of the first personal format) share the
+    rest evenly. With the same seed, users with more items begin with the same items.
 
     Args:
         task: The task.
-        words: What words are drawn from, without white space in them.
+        words: The words to draw from, without white space.
         items: Items of the history.
-        words_per_item: Words of each.
-        seed: Of the draw.
+        words_per_item: Words of each item.
+        seed: The seed of the draw.
 
     Raises:
-        ConfigError: so few words cannot fill the fields.
+        ConfigError: the words are too few to fill the fields.
         DataError: there are no words to draw from.
     """
     if not words:
@@ -140,7 +140,7 @@ def synthetic_user(task: Task, words: Sequence[str], items: int, words_per_item:
 
 
 def _fields_read(task: Task) -> list[str]:
-    """The history fields that training reads in front of an answer, or, without one, at all."""
+    """The history fields that training reads before an answer, or, without answers, at all."""
     if task.output_field:
         template = task.query_template
     else:
@@ -160,26 +160,26 @@ def measure(
 ) -> Iterator[Point]:
     """Time the training of one user's adapter, for every size of both axes.
 
-    Each training is a point of one repeat, to be saved at once; :func:`.cost_lines.merged` takes repeats
-    together. They come in rounds, every round has every size once, in an order of its own, so that a
-    machine that becomes slower does not look like a slope. The rounds go on where `done` ends: only the
-    round that was interrupted has sizes of two sessions in it. One epoch of every size warms up.
+    Each training yields a point with one repeat, to be saved at once; :func:`.cost_lines.merged` merges
+    repeats. Trainings are done in rounds; every round has every size once, in random order, so that a
+    machine that gets slower does not look like a slope. Rounds continue after `done`: only an interrupted
+    round mixes sizes of two processes. One epoch of every size warms up.
 
-    What is timed is training as such: packing, steps and copying the adapter out; not prompts and tokens.
-    All epochs are trained, whatever the loss.
+    Training itself is timed: packing, steps and copying the adapter; not prompts and tokenizing. All epochs
+    are trained, whatever the loss.
 
     Args:
-        base: A task base; its model carries an adapter afterwards.
+        base: A task base; its model has an adapter afterwards.
         builder: Makes its task's prompts.
-        config: Training settings; the seed draws the users as well.
-        words: What the users' words are drawn from (:func:`data_words`).
+        config: Training settings; the seed is also that of the users.
+        words: The words of the users (:func:`data_words`).
         sizes: Numbers of items, and of words.
         repeats: Trainings of each size.
-        done: Points measured before with the same base, settings and words.
+        done: Points measured earlier with the same base, settings and words.
 
     Raises:
         ConfigError: a size cannot be measured.
-        DataError: an item does not fit into the base's context, or `done` are not of these trainings.
+        DataError: an item does not fit into the base's context, or `done` is from other trainings.
         TrainingError: a training fails.
     """
     from oppu_core.modeling.adapters import adapter_state, attach
@@ -225,7 +225,7 @@ def _shapes(sizes: Sequence[int]) -> Iterator[tuple[Axis, int, int]]:
 
 
 def _rows(base: "Base", builder: "PromptBuilder", user: User) -> "list[TokenizedExample]":
-    """The user's training examples, none of them lost or cut."""
+    """The user's training examples; none may be lost or cut."""
     from oppu_core.modeling.packing import tokenize
 
     examples = list(builder.history_examples("base", user))
@@ -247,9 +247,9 @@ def _rows(base: "Base", builder: "PromptBuilder", user: User) -> "list[Tokenized
 def _train(
     base: "Base", model: Any, fresh: Any, config: "TrainConfig", rows: "Sequence[TokenizedExample]"
 ) -> "tuple[Trained, float]":
-    """Train one user by the trainer that personal training has for this base: (what was done, seconds).
+    """Train one user as personal training does on this base: (result, seconds).
 
-    The seconds are whole on a GPU too: every step waits for its loss, the end for the weights.
+    The time is complete even on a GPU: every step waits for its loss, and the end for the weights.
     """
     from oppu_core.training.trainer import Trainer
 

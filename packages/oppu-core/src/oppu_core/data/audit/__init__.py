@@ -1,1 +1,1 @@
-"""What is wrong with a dataset, found before it is trained on."""
+"""Finding what is wrong with a dataset before training on it."""

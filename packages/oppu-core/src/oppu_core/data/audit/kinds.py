@@ -1,4 +1,4 @@
-"""What :func:`oppu_core.data.audit.audit.audit` looks for, as data."""
+"""The kinds of findings of :func:`oppu_core.data.audit.audit.audit`."""
 
 import dataclasses
 from typing import Literal
@@ -9,7 +9,7 @@ FIRST_YEAR = "1970"
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """A sort of finding: how bad it is, what its cases are counted in, what it means, what to do."""
+    """A kind of finding: its severity, the unit of its cases, what it means, and what to do."""
 
     severity: Severity
     unit: str

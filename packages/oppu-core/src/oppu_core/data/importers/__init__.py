@@ -1,1 +1,1 @@
-"""From files as people have them to a dataset."""
+"""Importing files in various formats into a dataset."""

@@ -1,4 +1,4 @@
-"""Files of any format into a dataset folder: tell the format, read, write, and say what was left out."""
+"""Importing files of any format: detect the format, read, write, and report what was left out."""
 
 import contextlib
 import dataclasses
@@ -7,11 +7,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal, get_args
 
-from oppu_core.data.dataset import Dataset, write_dataset
-from oppu_core.data.importers.events import Events, looks_like_parts
+from oppu_core.data.dataset import Dataset
+from oppu_core.data.dataset_writer import write_dataset
+from oppu_core.data.importers.event_files import looks_like_parts
+from oppu_core.data.importers.events import Events
 from oppu_core.data.importers.raw_lamp import RawLamp, TestSplit, question_files
 from oppu_core.data.importers.release import OTHERS_FILE, TEST_FILES, Release
-from oppu_core.data.parsing import OnProgress, Reader
+from oppu_core.data.intake import OnProgress, Reader
 from oppu_core.data.rejected import Rejects
 from oppu_core.data.types import User
 from oppu_core.errors import ConfigError, DataError
@@ -23,11 +25,11 @@ Format = Literal["oppu-release", "lamp", "events"]
 
 @dataclasses.dataclass(frozen=True)
 class Imported:
-    """An import that came to its end.
+    """A finished import.
 
     Attributes:
         dataset: The dataset.
-        notes: What a person should know of: refused records and their reasons, an empty split, ….
+        notes: Notes for the person who imports: refused records and reasons, an empty split, ….
     """
 
     dataset: Dataset
@@ -35,7 +37,7 @@ class Imported:
 
 
 def tell_format(path: Path) -> Format:
-    """The format of files that nobody has named.
+    """Detect the format of files.
 
     Raises:
         DataError: it cannot be told.
@@ -62,10 +64,10 @@ def open_reader(
     test_split: TestSplit | None = None,
     encoding: str | None = None,
 ) -> Reader:
-    """The reader of some files; see the readers for the arguments.
+    """The reader for some files; see the readers for the arguments.
 
     Raises:
-        ConfigError: an argument is none of this format's.
+        ConfigError: an argument does not apply to this format.
         DataError: the files cannot be used.
     """
     try:
@@ -97,21 +99,24 @@ def import_files(
     on_progress: OnProgress = lambda done, total: None,
     words: Words | None = None,
 ) -> Imported:
-    """Import files into a dataset folder, whole or not at all.
+    """Import files into a dataset folder, all or nothing.
 
-    What is refused goes into its ``rejected.jsonl``; the number stands in ``source["rejected"]``.
+    Refused records are written to its ``rejected.jsonl`` and counted in ``source["rejected"]``.
 
     Args:
         path: What is imported, for messages.
-        out: The dataset folder; a dataset that is there is replaced.
-        reader: Reads it.
+        out: The dataset folder; an existing dataset is replaced.
+        reader: Reads the files.
         strict: Whether the first refused record is an error.
         on_progress: Called with the bytes read so far and in all.
-        words: What a word is to BM25 and ROUGE (:attr:`Task.words`); None takes the task's, but goes by
-            script where the official words hold less than half of most texts.
+        words: How BM25 and ROUGE split words (:attr:`Task.words`). None takes the task's setting, or
+            ``script`` if the official words cover less than half of most texts.
+
+    Returns:
+        The dataset and notes about the import.
 
     Raises:
-        DataError: a whole file or nothing at all can be used, the disk refuses, or `strict`.
+        DataError: a file is unusable as a whole, no record is usable, the disk refuses, or `strict`.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -148,7 +153,7 @@ def import_files(
 
 
 def words_for(reader: Reader) -> Words:
-    """What a word is, by the texts that a reader has read."""
+    """The setting of :attr:`Task.words` that fits the texts that a reader has read."""
     texts = reader.intake.texts
     by_script = reader.task.words == "script" or 2 * texts["unseen"] > texts["all"]
     return "script" if by_script else "official"

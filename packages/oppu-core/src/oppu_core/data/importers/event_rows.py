@@ -1,7 +1,7 @@
 """The rows of a table of events, one at a time: JSON lines, a JSON list, CSV or Parquet of any size.
 
-A row is ``(number, values)`` or, where it cannot be read, ``(number, why not)``; numbers become text, and a
-cell that is no text stays bytes. Knows nothing of what the columns mean.
+A row is ``(number, values)`` or, if it cannot be read, ``(number, reason)``. Numbers become text; a cell that
+is not valid text stays bytes. Knows nothing of what the columns mean.
 """
 
 import contextlib
@@ -26,26 +26,26 @@ Row = tuple[int, dict[str, Any] | Unusable]
 OnBytes = Callable[[int], object]
 Kind = Literal["JSON lines", "a JSON list", "a table", "Parquet"]
 
-# What files of events are called; behind each .gz may stand.
+# Suffixes of files of events; each may be followed by .gz.
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 
 _JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 _BATCH_ROWS = 1000
-_INEXACT = 2**53  # from here on a float is not every whole number
-# Of a bad line, more than rejected.jsonl keeps.
+_INEXACT = 2**53  # from here on, floats do not represent every whole number
+# Of a bad line; more than rejected.jsonl keeps.
 _EXCERPT_CHARS = 20_000
 
 
 def suffix_of(path: Path) -> str:
-    """A file's suffix in small letters, without ``.gz``."""
+    """A file's suffix in lower case, ignoring ``.gz``."""
     return Path(path.name.lower().removesuffix(".gz")).suffix
 
 
 def kind_of(path: Path, encoding: str | None = None) -> Kind:
-    """What a file is, by its content; by its name where that could be either.
+    """The kind of a file, by its content, or by its name if the content is ambiguous.
 
     Raises:
-        DataError: it is missing, cannot be read, or is nothing that has events.
+        DataError: it is missing, cannot be read, or has no kind that can hold events.
     """
     if not path.is_file():
         raise DataError(f"{path} {'is not a file' if path.exists() else 'does not exist'}.")
@@ -59,9 +59,9 @@ def read_rows(path: Path, on_bytes: OnBytes, encoding: str | None = None) -> Ite
     """Yield the rows of a file, counted from 1 (JSON lines: the line's number).
 
     Args:
-        path: The file; gzip may have packed it.
-        on_bytes: Called with the number of the file's bytes that were read.
-        encoding: The encoding of text; told by the file if it is not given.
+        path: The file; it may be compressed with gzip.
+        on_bytes: Called with the number of bytes read from the file.
+        encoding: The encoding of text; detected if not given.
 
     Raises:
         DataError: the file is missing, cannot be read or is damaged; the message says where.
@@ -139,13 +139,13 @@ def _table(path: Path, text: TextFile) -> Iterator[Row]:
         if len(cells) < len(names) or any(surplus):
             detail = f"{len(cells)}, not {len(names)}"
             yield number, Unusable("has another number of cells than the header", detail, cells)
-        elif any(cells):  # spreadsheets end in rows of nothing but commas
+        elif any(cells):  # spreadsheets end in rows of commas only
             values: list[Any] = list(map(_unescaped, cells)) if text.broken else cells
             yield number, {name: value for name, value in zip(names, values, strict=False) if name}
 
 
 def _unescaped(cell: str) -> str | bytes:
-    """A cell, or its bytes where they are not text."""
+    """A cell as text, or as bytes if it is not valid text."""
     return cell.encode("utf-8", "surrogateescape") if BROKEN.search(cell) else cell
 
 
@@ -178,7 +178,7 @@ def _parquet(path: Path, on_bytes: OnBytes) -> Iterator[Row]:
 
 
 def _column(column: Any, is_uuid: bool) -> list[Any]:
-    """The cells of a column as JSON would say them."""
+    """The cells of a column as JSON values."""
     import pyarrow as pa
 
     if pa.types.is_timestamp(column.type):  # Python's times have no nanoseconds
@@ -186,7 +186,7 @@ def _column(column: Any, is_uuid: bool) -> list[Any]:
     try:
         cells = column.to_pylist()
     except (pa.ArrowException, ValueError, OverflowError, ImportError):
-        # Python has no such value (the year 12000): of a column that nobody uses it must not end the import.
+        # Python has no such value (the year 12000); in a column that nobody uses it must not end the import.
         try:
             cells = column.cast(pa.string()).to_pylist()
         except pa.ArrowException:
@@ -195,13 +195,13 @@ def _column(column: Any, is_uuid: bool) -> list[Any]:
 
 
 def _plain(value: Any) -> Any:
-    """What stands in a cell, as JSON would say it; numbers as text, bytes as the text that they are."""
+    """A cell as a JSON value: numbers as text, bytes decoded."""
     if isinstance(value, bool):
         return value
     if isinstance(value, float):
-        if math.isnan(value):  # pandas writes "missing" so
+        if math.isnan(value):  # how pandas writes "missing"
             return None
-        # An id that has lost digits shows it.
+        # This shows whether an id has lost digits.
         return f"{value:.15g}" if abs(value) >= _INEXACT else number_text(repr(value))
     if isinstance(value, decimal.Decimal):
         value = number_text(str(value))

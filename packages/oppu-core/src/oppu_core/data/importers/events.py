@@ -1,7 +1,7 @@
-"""Plain events: a row for each thing a user did, with `user_id`, `time`, `input` and `output`, in any order.
+"""Importing plain events: one row per event with `user_id`, `time`, `input` and `output`, in any order.
 
-A task with several fields, or with names of its own, has columns called like its fields. Rows are gathered
-by user on the disk; a user's latest ones become the queries.
+Instead of `input` and `output`, columns may have the names of the task's fields. Rows are grouped by user on
+disk; a user's latest events become the queries.
 """
 
 import bisect
@@ -13,23 +13,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from oppu_core.data.importers.event_rows import SUFFIXES, OnBytes, kind_of, read_rows, suffix_of
-from oppu_core.data.importers.group_by_user import Spill, longest
+from oppu_core.data.importers.event_files import event_files
+from oppu_core.data.importers.event_rows import OnBytes, kind_of, read_rows
+from oppu_core.data.importers.group_by_user import RowsByUser, longest
 from oppu_core.data.importers.lamp_files import detect_task
 from oppu_core.data.importers.text_files import check_encoding
+from oppu_core.data.intake import Intake, OnProgress, described, newest_first
 from oppu_core.data.moments import Moment, is_counter, is_grouped, moment, unix_time, unix_unit, why_no_time
-from oppu_core.data.parsing import (
-    MISSING,
-    Intake,
-    OnProgress,
-    as_answer,
-    as_fields,
-    as_history,
-    as_text,
-    as_user_id,
-    described,
-    newest_first,
-)
+from oppu_core.data.parsing import MISSING, as_answer, as_fields, as_history, as_text, as_user_id
 from oppu_core.data.rejected import Place, Rejects, Unusable
 from oppu_core.data.schema import shown
 from oppu_core.data.types import HistoryItem, Query, Split, User
@@ -37,13 +28,13 @@ from oppu_core.errors import ConfigError, DataError
 from oppu_core.tasks.task import Task
 from oppu_core.texts import as_number, number_text
 
-# The last fifth of a user's events are queries, at least one and at most this many.
+# The last fifth of a user's events become queries, at least one and at most this many.
 MOST_QUERIES: Mapping[Split, int] = {"test": 20, "others": 3}
 
 _SAMPLED = 1_000
-# Where one id is missing, table programs make all of them decimals.
+# If one id is missing, table programs turn all of them into decimals.
 _DECIMAL_ID = re.compile(r"\d+\.0+")
-# How times are read: as dates, as Unix times, or as numbers that say an order alone.
+# How times are read: as dates, as Unix times, or as numbers that only give an order.
 _TIMES: dict[str, Callable[[str], Moment | bool | None]] = {
     "an ISO date": moment,
     "a Unix time": unix_time,
@@ -51,49 +42,11 @@ _TIMES: dict[str, Callable[[str], Moment | bool | None]] = {
 }
 _UNIT_NAMES = ("seconds", "milliseconds", "microseconds", "nanoseconds")
 _DAY = 86_400 * 10**6
-_LARGEST = 10**30  # of the numbers that say an order
-
-
-def event_files(path: Path) -> list[Path]:
-    """The file itself, or the parts in a folder, by name; hidden ones, ``_SUCCESS`` and the like are none.
-
-    Raises:
-        DataError: there is none, or the folder cannot be taken as parts of one table.
-    """
-    try:
-        if not path.is_dir():
-            return [path]
-        names = {entry.name: entry for entry in path.iterdir()}
-        parts = [names[name] for name in sorted(names) if not name.startswith((".", "_"))]
-        folder = next((part for part in parts if part.is_dir()), None)
-        files = [part for part in parts if part.stat().st_size]  # who writes in parallel leaves empty ones
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error}.") from error
-    if "_delta_log" in names:
-        raise DataError(
-            f"{path} is a Delta table, whose files may be out of date. Export it as plain Parquet or CSV."
-        )
-    if folder is not None:
-        raise DataError(
-            f"{path} has a folder in it, {shown(folder.name)}, where events are files of one folder. Import "
-            "the inner one, or put all files together."
-        )
-    if not files:
-        raise DataError(f"{path} is a folder without files of events ({', '.join(SUFFIXES)}).")
-    return files
-
-
-def looks_like_parts(path: Path) -> bool:
-    """Whether a folder's files, which nobody has named, are parts of a table by their names."""
-    try:
-        suffixes = {suffix_of(file) for file in event_files(path)}
-    except DataError:
-        return False
-    return len(suffixes) == 1 and suffixes <= set(SUFFIXES)
+_LARGEST = 10**30  # of numbers that only give an order
 
 
 class Events:
-    """A table of events, in one file or in parts; a :class:`oppu_core.data.parsing.Reader`."""
+    """A table of events, in one file or in parts; a :class:`oppu_core.data.intake.Reader`."""
 
     def __init__(
         self,
@@ -107,12 +60,12 @@ class Events:
 
         Args:
             path: The file (JSON lines, a JSON list, CSV, Parquet), or a folder of part files of one kind.
-            task: The task; told by the columns' names if it is not given.
+            task: The task; detected by the columns' names if not given.
             test_users: How many users, those with the longest histories, become test users
                 (:func:`oppu_core.data.importers.group_by_user.longest`).
-            queries: How many of a test user's latest events are queries; None takes the last fifth, at least
-                1 and at most 20. One event at least stays history.
-            encoding: The encoding of text; told by each file if it is not given.
+            queries: How many of a test user's latest events become queries; None takes the last fifth, at
+                least 1 and at most 20. At least one event stays in the history.
+            encoding: The encoding of text; detected for each file if not given.
 
         Raises:
             ConfigError: there is no such encoding, or the files are not text.
@@ -127,7 +80,7 @@ class Events:
             raise DataError(f"{path} has {found}; the parts of a table are of one kind. Remove what is none.")
         if encoding and "Parquet" in kinds:
             raise ConfigError("--encoding is for text; Parquet files say themselves what they hold.")
-        # The number of the last row of each file, counted over all of them.
+        # The number of each file's last row, counted over all files.
         self._ends: list[int] = []
         self.source: dict[str, Any] = {"kind": "events"}
         self.notes: list[str] = []
@@ -135,7 +88,7 @@ class Events:
         self._units: collections.Counter[int] = collections.Counter()
         self._future, self._latest, self._decimal_ids = 0, "", 0
         columns = self._look()
-        # Of a line with a slip in a name there are few.
+        # Few lines have a mistyped name.
         usual = {name for name, rows in columns.items() if 2 * rows > max(columns.values())}
         self.task = task or detect_task(path, None, [([dict.fromkeys(usual - {"user_id", "time"})], [])])
         self._aliases = self._allowed_names()
@@ -155,7 +108,7 @@ class Events:
             ) from None
 
     def _look(self) -> collections.Counter[str]:
-        """The columns of the first rows, and how many have them; tells the form of the times."""
+        """Count the columns of the first rows, and detect the form of the times."""
         readable: list[dict[str, Any]] = []
         why = ""
         for place, _, row in itertools.islice(self._rows(lambda _: None), _SAMPLED):
@@ -176,7 +129,7 @@ class Events:
         return collections.Counter(name for row in readable for name in row)
 
     def _rows(self, on_bytes: OnBytes) -> Iterator[tuple[Place, int, dict[str, Any] | Unusable]]:
-        """The rows of all files: the place of each, its number counted over all of them, and what it says."""
+        """The rows of all files: (place, number counted over all files, values or the reason for refusal)."""
         before = 0
         self._ends.clear()
         for file in self._files:
@@ -187,22 +140,18 @@ class Events:
             self._ends.append(before)
 
     def _place(self, number: int, user_id: str) -> Place:
-        """The place of a row, by its number over all files."""
+        """The place of a row, given its number over all files."""
         at = bisect.bisect_left(self._ends, number)
         return Place(self._files[at], number - (self._ends[at - 1] if at else 0), user_id)
 
     def _allowed_names(self) -> dict[str, str]:
-        """What fields may be called instead."""
+        """Alternative column names of fields."""
         if self.task.output_field is None:
             return {self.task.text_field: "output"}
         return {self.task.long_field: "input", self.task.output_field: "output"}
 
     def _values(self, row: dict[str, Any]) -> tuple[str, str, dict[str, str], str | None]:
-        """User id, time, fields, and the gold of a row that is a query (None: history).
-
-        Raises:
-            Unusable: something is missing or empty.
-        """
+        """User id, time, fields, and gold (None for history) of a row; Unusable if something is missing."""
         record = {name: value for name, value in row.items() if value not in (None, "", "\\N", "<NA>")}
         user_id, when = as_user_id(record), as_text(record, "time")
         if _DECIMAL_ID.fullmatch(user_id):
@@ -219,12 +168,12 @@ class Events:
         return user_id, when, as_history(self.task, named), None
 
     def users(self, scratch: Path, rejects: Rejects, on_progress: OnProgress) -> Iterator[User]:
-        """Yield every user, events in the order of time (of one time: of the file).
+        """Yield every user, with events sorted by time, and in the file's order for equal times.
 
         Raises:
             DataError: the file is damaged, or `rejects` is strict.
         """
-        # The same object: whoever holds it sees it completed.
+        # Updated in place, for whoever holds it already.
         self.source.update(files=described(self._files))
         gathered = self._gather(scratch, rejects, on_progress)
         lengths = ((user_id, len(rows or [])) for user_id, rows in gathered.users())
@@ -242,7 +191,7 @@ class Events:
         self.notes += [*intake.notes(), *self._notes()]
 
     def _notes(self) -> Iterator[str]:
-        """What was odd about times and ids."""
+        """Notes on odd times and ids."""
         if len(self._units) > 1:
             units = " and ".join(
                 f"{_UNIT_NAMES[unit]} ({count:,})" for unit, count in self._units.most_common()
@@ -256,8 +205,8 @@ class Events:
         if self._decimal_ids:
             yield f"{self._decimal_ids:,} rows have a user_id such as 123.0, which is read as 123."
 
-    def _gather(self, scratch: Path, rejects: Rejects, on_progress: OnProgress) -> Spill:
-        """Rows by user: (number, key to sort by, date, fields, gold)."""
+    def _gather(self, scratch: Path, rejects: Rejects, on_progress: OnProgress) -> RowsByUser:
+        """The rows grouped by user: (number, sort key, date, fields, gold)."""
         total, done = sum(file.stat().st_size for file in self._files), 0
 
         def count(size: int) -> None:
@@ -265,9 +214,9 @@ class Events:
             done += size
             on_progress(done, total)
 
-        # Twice the files' size: keys are written out in every row, and Parquet is compressed; gzip much more.
+        # Twice the files' size: every row repeats the keys, and Parquet is compressed; gzip much more so.
         packed = 5 if any(file.suffix.lower() == ".gz" for file in self._files) else 1
-        rows = Spill(scratch / "events", 2 * packed * total)
+        rows = RowsByUser(scratch / "events", 2 * packed * total)
         for place, number, row in self._rows(count):
             try:
                 if isinstance(row, Unusable):
@@ -287,7 +236,7 @@ class Events:
         return rows
 
     def _moment(self, text: str) -> tuple[float, str | None]:
-        """What to sort by, and the date or the time in UTC; None where times are numbers without a date."""
+        """The sort key, and the date or the time in UTC; None for times that only give an order."""
         number = as_number(text) if self._form == "a number" else None
         if number is not None and abs(number) < _LARGEST:  # counters grow
             return int(number) if number == number.to_integral_value() else float(number), None
@@ -331,6 +280,6 @@ class Events:
 
 
 def _named(record: Mapping[str, Any], names: Iterable[str], aliases: Mapping[str, str]) -> dict[str, Any]:
-    """The fields that a row has, under their own names."""
+    """The fields of a row that it has, under their proper names."""
     columns = {name: name if name in record else aliases.get(name, name) for name in names}
     return {name: record[column] for name, column in columns.items() if column in record}

@@ -1,8 +1,8 @@
-"""Rows gathered user by user in little memory, however the users are scattered and however many there are.
+"""Grouping rows by user in little memory, in whatever order they come.
 
 A row goes to one of several files by the hash of its user's id, so that all rows of a user are in one file
-and no file is large. The users come back in the order of the hash: it depends neither on the order of the
-rows nor on the number of files.
+and no file is large. Users come back in the order of the hash, which depends neither on the order of the rows
+nor on the number of files.
 """
 
 import collections
@@ -21,11 +21,11 @@ _USER_BYTES = 64 << 20
 _MOST_PARTS = 4096
 
 
-class Spill:
-    """A folder of rows (JSON values)."""
+class RowsByUser:
+    """Rows (JSON values) in a folder, grouped by user."""
 
     def __init__(self, folder: Path, expected_bytes: int) -> None:
-        """Rows of about `expected_bytes` in all go to a new folder."""
+        """Make the folder, for rows of about `expected_bytes` in all."""
         folder.mkdir()
         count = min(expected_bytes // _PART_BYTES + 1, _MOST_PARTS)
         self._files = [folder / f"{number:05d}" for number in range(count)]
@@ -35,7 +35,7 @@ class Spill:
     def add(self, user_id: str, row: Any) -> None:
         """Append a row of a user."""
         line = json.dumps([user_id, row], separators=(",", ":")).encode() + b"\n"
-        # The first digits of the hash: so the files are in the order of the users.
+        # By the leading digits of the hash, so that the files are in the order of the users.
         number = int.from_bytes(_rank(user_id)[:8]) * len(self._files) >> 64
         self._buffers[number] += line
         self._held += len(line)
@@ -43,7 +43,7 @@ class Spill:
             self._flush()
 
     def users(self) -> Iterator[tuple[str, list[Any] | None]]:
-        """Yield every user with the rows in the order in which they were added; None: more than 64 MB."""
+        """Yield every user and their rows in the order of adding, or None if they exceed 64 MB."""
         self._flush()
         for file in self._files:
             rows: dict[str, list[Any]] = collections.defaultdict(list)
@@ -69,11 +69,11 @@ class Spill:
 
 
 def longest(users: Iterable[tuple[str, int]], wanted: int | None) -> set[str]:
-    """The users with the longest histories, to be test users; of equal ones the first.
+    """The users with the longest histories, who become test users; among equals the first.
 
     Args:
-        users: Ids and lengths.
-        wanted: How many; None takes 100, but at most half of the users, since the others train the base.
+        users: (user id, length of the history).
+        wanted: How many; None takes 100, but at most half of the users, as the others train the task base.
     """
     seen = 0
 

@@ -1,4 +1,4 @@
-"""One line of JSON as a value, or why it is none."""
+"""Parsing a line of JSON, with a reason if it cannot be parsed."""
 
 import json
 import re
@@ -12,7 +12,7 @@ _PYTHON = re.compile(r"\s*(\[\s*)?[{(]\s*'")
 
 
 def read_line(line: str) -> Any:
-    """The JSON value of a line, numbers as text.
+    """The JSON value of a line, with numbers as text.
 
     Raises:
         Unusable: it is not JSON.
@@ -30,5 +30,5 @@ def read_line(line: str) -> Any:
 
 
 def looks_like_python(text: str) -> bool:
-    """Whether a text is a dict as Python prints it."""
+    """Whether a text looks like a dict as Python prints it."""
     return _PYTHON.match(text) is not None

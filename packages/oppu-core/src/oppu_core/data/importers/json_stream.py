@@ -1,7 +1,7 @@
-"""A JSON list of records, read one record at a time from a file of any size.
+"""Reading a JSON list of records one at a time from a file of any size.
 
-The standard library's scanner on a window that slides over the file. ijson would be the obvious tool, but its
-C backend (3.6.0) turns a lone surrogate into ``?`` without a word and crashes the process on an integer of
+The standard library's scanner runs on a window that slides over the file. ijson would be the obvious tool,
+but its C backend (3.6.0) silently turns a lone surrogate into ``?`` and crashes the process on an integer of
 more than 4,300 digits: a file could change silently or end the import without an error.
 """
 
@@ -18,18 +18,14 @@ from oppu_core.texts import number_text
 _WINDOW_BYTES = 1 << 20
 # An error this close to the window's end may only mean that the rest of a token has not been read yet.
 _TOKEN_CHARS = 64
-# No user's record is so long; what is would not fit into memory either.
+# No user's record is that long; it would not fit into memory either.
 _RECORD_CHARS = 64 << 20
 _SPACE = re.compile(r"[ \t\n\r]+")
 
 
-# Numbers become texts: ids and scores are strings with us, and 5.0 is the score 5. NaN and Infinity are no
-# JSON, but pandas and others write them where a number is missing.
-_AS_TEXT: dict[str, Any] = {
-    "parse_int": str,
-    "parse_float": number_text,
-    "parse_constant": lambda name: None,
-}
+# Numbers become text: ids and scores are strings here, and 5.0 is the score 5. NaN and Infinity are not JSON,
+# but pandas and others write them for missing numbers.
+_AS_TEXT: dict[str, Any] = {"parse_int": str, "parse_float": number_text, "parse_constant": lambda name: None}
 DECODER = json.JSONDecoder(**_AS_TEXT)
 
 
@@ -43,12 +39,12 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return named
 
 
-# Of a line, where a refused one does no harm to the others: by itself Python takes the last of two values.
+# For single lines, where refusing one does no harm: by default Python takes the last of two values.
 LINE_DECODER = json.JSONDecoder(**_AS_TEXT, object_pairs_hook=_once)
 
 
 class Record(NamedTuple):
-    """A record with its place in the file: the byte it starts at, and how many it has."""
+    """A record with its place in the file: its first byte, and its number of bytes."""
 
     start: int
     size: int
@@ -56,16 +52,15 @@ class Record(NamedTuple):
 
 
 def read_records(path: Path, on_bytes: Callable[[int], object] | None = None) -> Iterator[Record]:
-    """Yield the records of a file that holds one JSON list; numbers arrive as strings.
+    """Yield the records of a file that holds one JSON list; numbers become strings.
 
     Args:
         path: The file (UTF-8).
-        on_bytes: Called with the number of bytes of every block that was read.
+        on_bytes: Called with the number of bytes of every block read.
 
     Raises:
-        DataError: the file is missing, cannot be read, is no UTF-8, no JSON, or no list, or a record is
-            longer than 64 million characters. The message says at which byte and in which record (counted
-            from 1).
+        DataError: the file is missing, cannot be read, is not UTF-8, not JSON, or not a list, or a record is
+            longer than 64 million characters. The message names the byte and the record (counted from 1).
     """
     if not path.is_file():
         raise DataError(f"{path} {'is not a file' if path.exists() else 'does not exist'}.")
@@ -77,23 +72,18 @@ def read_records(path: Path, on_bytes: Callable[[int], object] | None = None) ->
 
 
 def records_in(path: Path, file: Any) -> Iterator[Record]:
-    """The records of an open file, as of :func:`read_records`.
+    """The records of an open file, as by :func:`read_records`.
 
-    Args:
-        path: Its name, for messages.
-        file: Has ``read(size)``, which gives UTF-8.
-
-    Raises:
-        DataError: as :func:`read_records`.
+    `path` is its name for messages; ``file.read(size)`` returns UTF-8.
     """
     return _Window(path, file, None).records()
 
 
 def decode(content: bytes) -> Any:
-    """One JSON value, numbers as strings.
+    """One JSON value, with numbers as strings.
 
     Raises:
-        ValueError: it is no UTF-8 or no JSON, or nested too deeply.
+        ValueError: it is not UTF-8 or not JSON, or nested too deeply.
     """
     try:
         return DECODER.decode(content.decode())
@@ -149,13 +139,13 @@ class _Window:
                     return Record(start, self.byte - start, value)
                 self._read(_WINDOW_BYTES)  # a number may go on
             except json.JSONDecodeError as error:
-                # A string that is open at the window's end reports where it began.
+                # An error about a string that is still open names the string's start.
                 cut = error.msg.startswith("Unterminated string")
                 if self.ended or not (cut or error.pos >= len(self.text) - _TOKEN_CHARS):
                     self._fail("the file ends here" if cut else error.msg, error.pos)
                 if len(self.text) - self.at > _RECORD_CHARS:
                     self._fail(f"the record has more than {_RECORD_CHARS:,} characters")
-                # At least twice as much, so that a huge record is not scanned quadratically often.
+                # At least doubled, so that scanning a huge record does not take quadratic time.
                 self._read(max(_WINDOW_BYTES, 2 * (len(self.text) - self.at)))
             except RecursionError:
                 self._fail("nested too deeply")
@@ -163,7 +153,7 @@ class _Window:
                 self._fail(str(error))
 
     def _peek(self) -> str:
-        """The next character that is not space, or nothing at the end of the file."""
+        """The next character that is not white space; empty at the end of the file."""
         while True:
             if space := _SPACE.match(self.text, self.at):
                 self._use(space.end())
@@ -186,7 +176,7 @@ class _Window:
         try:
             more = self.decoder.decode(block, final=not block)
         except UnicodeDecodeError as error:
-            # An error of the record that it lies in: what comes before it is used first.
+            # Raised with the record that it lies in: the records before are used first.
             self.broken, more = error, error.object[: error.start].decode()
         self.ended = not block and self.broken is None
         self.text, self.at = self.text[self.at :] + more, 0

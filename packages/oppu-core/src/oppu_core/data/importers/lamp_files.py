@@ -1,4 +1,4 @@
-"""What the files of LaMP and of its release have in common: the file of golds, and how a task is told."""
+"""What LaMP's own files and the authors' release share: the file of golds, and detecting the task."""
 
 import collections
 import json
@@ -11,17 +11,18 @@ from oppu_core.data.parsing import as_answer, as_id, as_list, as_object, as_text
 from oppu_core.data.rejected import Place, Rejects, Unusable
 from oppu_core.data.schema import shown
 from oppu_core.errors import DataError
-from oppu_core.tasks.task import TASKS, Task
+from oppu_core.tasks.task import Task
+from oppu_core.tasks.task_files import TASKS
 
-# A task is told by so many items and inputs, of so many records at most.
+# The task is detected from at most so many items and inputs, and at most so many records.
 _LOOKED_AT, _SAMPLED = 20, 1_000
 
 
 def read_labels(file: Path, rejects: Rejects, task: Task) -> dict[str, str]:
-    """The golds of a label file by query id, as :func:`as_answer`; of two golds for a query the first counts.
+    """The golds of a label file by query id, as by :func:`as_answer`; of two for a query the first counts.
 
     Raises:
-        DataError: the file cannot be read or has another shape.
+        DataError: the file cannot be read or has another structure.
     """
     golds: dict[str, str] = {}
     for number, value in enumerate(_labels(file)["golds"], 1):
@@ -36,11 +37,7 @@ def read_labels(file: Path, rejects: Rejects, task: Task) -> dict[str, str]:
 
 
 def read_lamp_id(file: Path) -> str | None:
-    """The task's name in a label file, if the file is there and says it.
-
-    Raises:
-        DataError: as :func:`read_labels`.
-    """
+    """The task's name in a label file, if any; None without the file. Errors as in :func:`read_labels`."""
     name = _labels(file).get("task") if file.exists() else None
     return name if isinstance(name, str) else None
 
@@ -59,15 +56,15 @@ def _labels(file: Path) -> dict[str, Any]:
 
 
 def detect_task(where: Path, lamp_id: str | None, samples: Iterable[tuple[Any, Any]]) -> Task:
-    """Tell a LaMP task by the name in its label file, the fields of a history item and a query's input.
+    """Detect a LaMP task by the name in its label file, the fields of history items and the queries' inputs.
 
     Args:
         where: What is to be imported, for the message.
         lamp_id: The name in the label file.
-        samples: (history items, inputs of queries) of a few records, as they stand in the file.
+        samples: (history items, inputs of queries) of a few records, as in the file.
 
     Raises:
-        DataError: none of them says it.
+        DataError: the task cannot be told.
     """
     matching = [task for task in TASKS.values() if lamp_id in task.lamp_ids] or list(TASKS.values())
     shapes: collections.Counter[frozenset[str]] = collections.Counter()
@@ -77,7 +74,7 @@ def detect_task(where: Path, lamp_id: str | None, samples: Iterable[tuple[Any, A
         texts += [text for text in inputs if isinstance(text, str)]
         if shapes.total() >= _LOOKED_AT and len(texts) >= _LOOKED_AT:
             break
-    # What most of them say: a few records may be broken.
+    # By majority: a few records may be broken.
     fields = shapes.most_common(1)[0][0] if shapes else frozenset()
     if fields:
         matching = [task for task in matching if _has_fields(task, fields)]
@@ -95,7 +92,7 @@ def detect_task(where: Path, lamp_id: str | None, samples: Iterable[tuple[Any, A
 
 
 def sample_records(files: Iterable[Path]) -> Iterator[dict[str, Any]]:
-    """The first objects of files of records, to tell a task by."""
+    """The first objects of files of records, from which to detect a task."""
     for file in files:
         for number, record in enumerate(read_records(file)):
             if number == _SAMPLED:
@@ -105,7 +102,7 @@ def sample_records(files: Iterable[Path]) -> Iterator[dict[str, Any]]:
 
 
 def list_in(record: Mapping[str, Any], name: str) -> list[Any]:
-    """A list in a record that may be anything."""
+    """A list in a record of unknown shape; empty if it is not there."""
     value = record.get(name)
     return value if isinstance(value, list) else []
 

@@ -1,18 +1,17 @@
-"""Raw LaMP, split by user or by time: ``{split}_questions.json``, each question with its own profile.
+"""Importing raw LaMP, split by user or by time: ``{split}_questions.json``, each question with a profile.
 
-The profiles of a user's questions are merged into one history, of which each question sees a prefix. The
-questions of a user may be anywhere in files of gigabytes: the first pass notes where they stand, the second
-reads them again, user by user.
+The profiles of a user's questions are merged into one history, of which each question sees a prefix. A user's
+questions may be anywhere in files of gigabytes: a first pass notes their places, a second reads them by user.
 """
 
 import contextlib
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-from oppu_core.data.importers.group_by_user import Spill, longest
+from oppu_core.data.importers.group_by_user import RowsByUser, longest
 from oppu_core.data.importers.json_stream import decode, read_records
 from oppu_core.data.importers.lamp_files import (
     detect_task,
@@ -21,19 +20,9 @@ from oppu_core.data.importers.lamp_files import (
     read_lamp_id,
     sample_records,
 )
-from oppu_core.data.parsing import (
-    Intake,
-    OnProgress,
-    as_id,
-    as_list,
-    as_object,
-    as_user_id,
-    at_of,
-    described,
-    digest,
-    id_of,
-    newest_first,
-)
+from oppu_core.data.importers.merge_profiles import merge
+from oppu_core.data.intake import Intake, OnProgress, described, digest, id_of, newest_first
+from oppu_core.data.parsing import as_id, as_list, as_object, as_user_id
 from oppu_core.data.rejected import Place, Rejects, Unusable
 from oppu_core.data.types import HistoryItem, Query, User
 from oppu_core.errors import DataError
@@ -45,7 +34,7 @@ _QUESTIONS = re.compile(r"(.+)_questions\.json")
 
 
 def question_files(path: Path) -> dict[str, Path]:
-    """The questions of each split, in a folder, in its folders ``train``, ``dev`` and ``test``, or a file.
+    """The file of questions of each split, in a folder or its subfolders by split; or the one file given.
 
     Raises:
         DataError: a split has two files.
@@ -64,7 +53,7 @@ def question_files(path: Path) -> dict[str, Path]:
 
 
 class RawLamp:
-    """Files in LaMP's layout; a :class:`oppu_core.data.parsing.Reader`."""
+    """Files in LaMP's layout; a :class:`oppu_core.data.intake.Reader`."""
 
     def __init__(
         self,
@@ -77,11 +66,11 @@ class RawLamp:
 
         Args:
             path: The folder, or one file of questions.
-            task: The task, told by the files if it is not given.
+            task: The task; detected if not given.
             test_users: How many users, those with the longest histories, become test users
                 (:func:`oppu_core.data.importers.group_by_user.longest`).
-            test_split: The split whose users are the test users instead; its questions are all that they are
-                asked. The others are the users of the other splits.
+            test_split: Instead, the split whose users become test users; they are asked only its questions.
+                The others are the users of the other splits.
 
         Raises:
             DataError: a file is missing or unusable, or the task cannot be told.
@@ -100,7 +89,7 @@ class RawLamp:
         self.task = task or self._detect(path)
 
     def _take_split(self, path: Path, test_split: TestSplit) -> None:
-        """Keep what a split needs, its own file first: so its questions keep LaMP's ids."""
+        """Keep the files that a split needs, its own first, so that its questions keep LaMP's ids."""
         needed = ["train_questions.json", "train_outputs.json", f"{test_split}_questions.json"]
         found = {file.name for file in [*self._questions.values(), *self._outputs().values()]}
         if missing := [name for name in needed if name not in found]:
@@ -108,12 +97,12 @@ class RawLamp:
                 f"{path}: --test-split {test_split} also needs {', '.join(missing)}. Give a folder "
                 f"with {', '.join(needed)}: `oppu data download … --split user --parts train,{test_split}`."
             )
-        # Where dev is asked, test stays apart: it has no golds to learn from.
+        # For dev, test is left out: it has no golds to learn from.
         splits = [test_split, "train", *(["dev"] if test_split == "test" else [])]
         self._questions = {split: self._questions[split] for split in splits if split in self._questions}
 
     def _outputs(self) -> dict[str, Path]:
-        """The files of golds that are there (LaMP withholds those of its test questions)."""
+        """The existing files of golds (LaMP withholds those of its test questions)."""
         files = {
             split: file.with_name(file.name.replace("_questions.json", "_outputs.json"))
             for split, file in self._questions.items()
@@ -127,16 +116,16 @@ class RawLamp:
         return detect_task(path, lamp_id, samples)
 
     def users(self, scratch: Path, rejects: Rejects, on_progress: OnProgress) -> Iterator[User]:
-        """Yield every user with all questions, the users of `test_split` with those of that split alone.
+        """Yield every user with all their questions; the users of `test_split` with those of that split only.
 
-        A question without `user_id` is a user of its own. The test users are those of `test_split`, or those
-        with the longest histories; the others train the base.
+        A question without `user_id` is a user of its own. Test users are those of `test_split`, or else those
+        with the longest histories; the others train the task base.
 
         Raises:
             DataError: a file is unusable, `test_split` leaves no others, or `rejects` is strict.
         """
         outputs = self._outputs()
-        # The same object: whoever holds it sees it completed.
+        # Updated in place, for whoever holds it already.
         self.source.update(files=described([*self._questions.values(), *outputs.values()]))
         self.source.update(queries_that_see_less=0)
         golds = {split: read_labels(file, rejects, self.task) for split, file in outputs.items()}
@@ -170,8 +159,8 @@ class RawLamp:
             )
         self.notes += intake.notes()
 
-    def _users_of(self, test_split: TestSplit, places: Spill) -> set[str]:
-        """The users with a question in a split. Their other questions would be a leak in the task base."""
+    def _users_of(self, test_split: TestSplit, places: RowsByUser) -> set[str]:
+        """The users with a question in a split. Their other questions would leak into the task base."""
         chosen: set[str] = set()
         others = left_out = 0
         for key, rows in places.users():
@@ -196,10 +185,10 @@ class RawLamp:
             )
         return chosen
 
-    def _find(self, scratch: Path, rejects: Rejects, on_progress: OnProgress) -> Spill:
-        """Where each user's questions stand: (split, number, start, size, query id, length of profile)."""
+    def _find(self, scratch: Path, rejects: Rejects, on_progress: OnProgress) -> RowsByUser:
+        """The places of each user's questions: (split, number, start, size, query id, length of profile)."""
         total = sum(file.stat().st_size for file in self._questions.values())
-        places, done, earlier = Spill(scratch / "questions", total // 100), 0, set[bytes]()
+        places, done, earlier = RowsByUser(scratch / "questions", total // 100), 0, set[bytes]()
 
         def count(size: int) -> None:
             nonlocal done
@@ -223,7 +212,7 @@ class RawLamp:
                     continue
                 own.add(known)
                 query_id = f"{split}/{question_id}" if known in earlier else question_id
-                # A user id and a question's id of the same letters are two users.
+                # A user id and an equal question id are two users.
                 key = f"question {query_id}" if nameless else f"user {user_id}"
                 places.add(key, [split, number, start, size, query_id, length])
             earlier |= own
@@ -275,14 +264,9 @@ class RawLamp:
             return None
 
     def _index(
-        self,
-        value: Any,
-        place: Place,
-        known: dict[str, int | None],
-        items: list[HistoryItem],
-        intake: Intake,
+        self, value: Any, place: Place, known: dict[str, int | None], items: list[HistoryItem], intake: Intake
     ) -> int | None:
-        """Where an item is in `items`; most stand in the profiles of all questions, and are checked once."""
+        """An item's index in `items`; most are in the profiles of all questions, but are checked once."""
         text = repr(value)
         if text not in known:
             item = intake.item(place, value)
@@ -300,31 +284,3 @@ class RawLamp:
         except (OSError, ValueError, Unusable):
             pass
         raise DataError(f"{place}: the file changed while it was read. Import it again.")
-
-
-def merge(profiles: Sequence[Sequence[int]], dates: Sequence[str | None]) -> tuple[list[int], list[int]]:
-    """One history out of the profiles of a user's questions, and how much of it each question sees.
-
-    A question sees the longest prefix of which every item is in its own profile: never one that it did not
-    have. The history is sorted by date when all items have one; for the rest (ties, or no dates) the items of
-    the shortest profile come first, then what the next one adds, each in its own order. Profiles that only
-    grow, or that are the same, are thus seen as a whole.
-
-    Args:
-        profiles: The different items of each question's profile, as indices into `dates`.
-        dates: The items' dates.
-
-    Returns:
-        The indices in order, and the number of items that each question sees.
-    """
-    first: dict[int, tuple[int, int]] = {}
-    for rank, profile in enumerate(sorted(profiles, key=len)):
-        for place, index in enumerate(profile):
-            first.setdefault(index, (rank, place))
-    dated = all(dates[index] for index in first)
-    order = sorted(first, key=lambda index: (at_of(dates[index] or "") if dated else 0, *first[index]))
-    visible = []
-    for profile in profiles:
-        own = set(profile)
-        visible.append(next((n for n, index in enumerate(order) if index not in own), len(order)))
-    return order, visible

@@ -1,9 +1,8 @@
-"""The authors' processed release of LaMP ("OPPU release"): a folder of JSON files for one task.
+"""Importing the authors' processed release of LaMP ("OPPU release"): a folder of JSON files for one task.
 
 ``user_others.json`` has the users that train the task base, ``user_top_100_history.json`` (tweets:
 ``user_more_100_history.json``) the test users, ``…_label.json`` beside it the test users' golds, and
-``profile_user_others.json`` and ``profile_user_100.json`` texts about them. Read as a stream: the files run
-to gigabytes.
+``profile_user_others.json`` and ``profile_user_100.json`` their profile texts. Gigabytes, read as streams.
 """
 
 import dataclasses
@@ -20,21 +19,14 @@ from oppu_core.data.importers.lamp_files import (
     read_lamp_id,
     sample_records,
 )
-from oppu_core.data.parsing import (
-    Intake,
-    OnProgress,
-    as_id,
-    as_list,
-    as_object,
-    as_text,
-    as_user_id,
-    described,
-)
+from oppu_core.data.intake import Intake, OnProgress, described
+from oppu_core.data.parsing import as_id, as_list, as_object, as_text, as_user_id
 from oppu_core.data.rejected import Place, Rejects, Unusable
 from oppu_core.data.types import Query, Split, User
 from oppu_core.errors import DataError
 from oppu_core.storage.files import canonical_json
-from oppu_core.tasks.task import TASKS, Task
+from oppu_core.tasks.task import Task
+from oppu_core.tasks.task_files import TASKS
 
 OTHERS_FILE = "user_others.json"
 TEST_FILES = ("user_top_100_history.json", "user_more_100_history.json")
@@ -42,7 +34,7 @@ PROFILE_FILES = ("profile_user_others.json", "profile_user_100.json")
 
 
 class Release:
-    """A folder in the release's layout; a :class:`oppu_core.data.parsing.Reader`."""
+    """A folder in the release's layout; a :class:`oppu_core.data.intake.Reader`."""
 
     def __init__(self, folder: Path, task: Task | None = None) -> None:
         """Find the files and, unless it is given, the task.
@@ -58,7 +50,7 @@ class Release:
                 f"{folder} must have {OTHERS_FILE} and one of {' or '.join(TEST_FILES)}; "
                 f"it has {', '.join([OTHERS_FILE] * (folder / OTHERS_FILE).exists() + found) or 'neither'}."
             )
-        # The test users come first: of a user in both files, the others lose theirs.
+        # Test users come first: a user in both files is a test user.
         self._files: dict[Split, Path] = {"test": folder / found[0], "others": folder / OTHERS_FILE}
         self._labels = self._files["test"].with_name(found[0].replace(".json", "_label.json"))
         self._profiles = [folder / name for name in PROFILE_FILES if (folder / name).exists()]
@@ -82,15 +74,15 @@ class Release:
     def users(self, scratch: Path, rejects: Rejects, on_progress: OnProgress) -> Iterator[User]:
         """Yield the test users, then the others.
 
-        Each history is sorted by date, stably, when all of its items have one. Otherwise it stays in the
-        file's order. Every query sees the whole history.
+        Each history is stably sorted by date if all its items have one, else kept in the file's order. Every
+        query sees the whole history.
 
         Raises:
             DataError: a file is unusable, two test queries have one id, or `rejects` is strict.
         """
         labelled = [self._labels] if self._labels.exists() else []
         golds = read_labels(self._labels, rejects, self.task) if labelled else {}
-        # The same object: whoever holds it sees it completed.
+        # Updated in place, for whoever holds it already.
         self.source.update(files=described([*self._files.values(), *labelled, *self._profiles]))
         self.source.update(gold_disagreements=0)
         intake = self.intake = Intake(self.task, rejects)

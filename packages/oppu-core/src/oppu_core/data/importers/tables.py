@@ -1,4 +1,4 @@
-"""Tables that are text: comma, semicolon, tab or | between the cells, told by the header line.
+"""Reading tables as text: cells are separated by comma, semicolon, tab or |, told by the header line.
 
 Knows nothing of what the columns mean.
 """
@@ -11,9 +11,9 @@ from collections.abc import Iterable, Iterator
 from oppu_core.errors import DataError
 
 DELIMITERS = ",;\t|"
-SEP_LINE = re.compile(r'"?sep=([^"\r\n])"?\s*')  # how a table tells spreadsheets its delimiter
+SEP_LINE = re.compile(r'"?sep=([^"\r\n])"?\s*')  # names the delimiter for spreadsheets
 
-# Far above what a text may have: only a quote that is never closed gets there.
+# Far more than a text may have: only a quote that is never closed gets there.
 _CELL_CHARS = 16 << 20
 _RULE = re.compile(r"\s*:?-+:?\s*")  # below the header of a Markdown table
 
@@ -32,10 +32,10 @@ class Table:
         Args:
             lines: The lines with their ends. Blank ones before the header and a line ``sep=;`` are skipped.
             where: How messages begin.
-            delimiter: What stands between the cells; told by the header if it is not given.
+            delimiter: The delimiter of cells; told by the header if not given.
 
         Raises:
-            DataError: the header is empty, has a column twice, or is no header.
+            DataError: the header is empty, has a column twice, or is not a header.
         """
         csv.field_size_limit(_CELL_CHARS)
         self._where = where
@@ -87,10 +87,9 @@ class Table:
 
 
 def delimiter_of(header: str, row: str = "") -> str:
-    """What stands between the cells of a header line.
+    """The delimiter of a header line.
 
-    It is what makes most columns, of those in which the first row has as many cells; a comma where it does
-    not matter.
+    It makes most columns, among those by which the first row has as many cells; a comma if any will do.
     """
     widths = {delimiter: len(cells_of(header, delimiter)) for delimiter in DELIMITERS}
     steady = [each for each in DELIMITERS if widths[each] > 1 and len(cells_of(row, each)) == widths[each]]

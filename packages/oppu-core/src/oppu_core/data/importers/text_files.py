@@ -1,4 +1,4 @@
-"""What the bytes of a file are: packed, or text in which encoding. Knows nothing of what the text means."""
+"""Detecting compression and text encoding of files. Knows nothing of what the text means."""
 
 import codecs
 import contextlib
@@ -17,7 +17,7 @@ GZIP = b"\x1f\x8b"
 
 _LINE_CHARS = 64 << 20
 _REPORT_CHARS = 1 << 20
-# So many lines that are not plain ASCII tell a file's encoding.
+# The encoding is judged by at most so many lines that are not plain ASCII.
 _TELLING = 20
 _PACKED = {
     rb"PK\x03\x04": "a zip file or spreadsheet",
@@ -46,7 +46,7 @@ _BOMS = {  # UTF-32's little-endian mark begins with UTF-16's
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
-BROKEN = re.compile("[\udc80-\udcff]")  # what stands for a byte that is not text
+BROKEN = re.compile("[\udc80-\udcff]")  # stands for a byte that is not text
 _ESCAPE = "surrogateescape"
 _LONE = re.compile(rb"(?<![\x80-\xff])[\x80-\xff](?![\x80-\xff])")
 _PUNCTUATION = frozenset("‘’“”–—…€•œŒ™")
@@ -59,7 +59,7 @@ def packed(content: bytes) -> str | None:
 
 
 def codec_of(head: bytes) -> str:
-    """The codec of text that starts so: UTF-16 or UTF-32 by its mark or its NULs, else UTF-8."""
+    """The codec of text, by its first bytes: UTF-16 or UTF-32 by its mark or its NULs, else UTF-8."""
     for bom, codec in _BOMS.items():
         if head.startswith(bom):
             return codec
@@ -74,16 +74,16 @@ def looks_like_cp1252(line: bytes) -> bool:
     """Whether a line that is not UTF-8 reads well in Windows-1252: single letters with accents, quotes."""
     other = re.findall(rb"[\x80-\xff]", line)
     single = _LONE.findall(line)
-    # The letters below 0xa0 are rare ones: a text that is full of them is another encoding's.
+    # Letters below 0xa0 are rare: a text that is full of them has another encoding.
     usual = (byte >= b"\xa0" or byte.decode("cp1252", "replace") in _PUNCTUATION for byte in single)
     return 2 * len(single) > len(other) and all(usual)
 
 
 def check_encoding(name: str) -> str:
-    """A text encoding that Python knows.
+    """Python's name of a text encoding.
 
     Raises:
-        ConfigError: there is none of this name.
+        ConfigError: Python does not know it.
     """
     try:
         "".encode(name)
@@ -99,7 +99,7 @@ def decoded(content: bytes, where: str) -> str:
     """The text of a small file.
 
     Raises:
-        DataError: it is no text; the message starts with `where`.
+        DataError: it is not text; the message starts with `where`.
     """
     if kind := packed(content):
         raise DataError(f"{where} is {kind}, which is not unpacked. Save it as CSV or text (UTF-8).")
@@ -119,7 +119,7 @@ def decoded(content: bytes, where: str) -> str:
 
 
 def read_unpacked(path: Path) -> bytes:
-    """A small file's bytes; what gzip has packed is unpacked.
+    """A small file's bytes, decompressed if it is a gzip file.
 
     Raises:
         DataError: it cannot be read.
@@ -136,8 +136,8 @@ class TextFile:
     """A text file of any size, read line by line.
 
     Attributes:
-        head: How it begins, after spaces.
-        broken: How many lines so far are no text in the file's encoding; :data:`BROKEN` finds their bytes.
+        head: The beginning of the text, without leading white space.
+        broken: How many lines so far are not text in the file's encoding; :data:`BROKEN` finds their bytes.
     """
 
     def __init__(
@@ -148,7 +148,7 @@ class TextFile:
         encoding: str | None,
         on_bytes: Callable[[int], object],
     ) -> None:
-        """Tell the encoding of `stream`, the unpacked bytes of `file`, unless it is named."""
+        """Detect the encoding of `stream`, the decompressed bytes of `file`, unless it is given."""
         self._path, self._file, self._encoding, self._on_bytes = path, file, encoding, on_bytes
         head = stream.read(HEAD_BYTES)
         stream.seek(0)
@@ -188,13 +188,13 @@ class TextFile:
                     self._whole += 1
                 if self.broken + self._whole == _TELLING:
                     self._check(first, example)
-            # Files that were put together have a mark in the middle.
+            # Concatenated files have a byte order mark in the middle.
             yield line.lstrip("\ufeff") if line[0] == "\ufeff" else line
         self._check(first, example)
         self._report()
 
     def read(self, size: int) -> bytes:
-        """The next characters as UTF-8, for who reads bytes; bytes that are not text stay what they are."""
+        """The next characters as UTF-8, for readers of bytes; bytes that are not text stay as they are."""
         text = self._text.read(size)
         self._report()
         return text.encode("utf-8", _errors(self._codec))
@@ -222,15 +222,15 @@ class TextFile:
 def open_text(
     path: Path, encoding: str | None = None, on_bytes: Callable[[int], object] = lambda _: None
 ) -> Iterator[TextFile]:
-    """Open a text file, also one that gzip has packed, whatever its name.
+    """Open a text file, decompressing gzip whatever its name.
 
     Args:
         path: The file.
-        encoding: Its encoding; told by its first bytes if it is not given.
-        on_bytes: Called with the number of the file's bytes that were read.
+        encoding: Its encoding; detected by its first bytes if not given.
+        on_bytes: Called with the number of bytes read from the file.
 
     Raises:
-        DataError: it is no text, is damaged or cannot be read; also what is read from it raises this.
+        DataError: it is not text, is damaged or cannot be read; raised while reading, too.
     """
     try:
         with path.open("rb") as file:

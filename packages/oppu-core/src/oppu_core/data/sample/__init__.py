@@ -1,11 +1,11 @@
-"""The sample world: planted users in plain English, with nothing to download.
+"""The sample world: made-up users with planted preferences, in plain English; nothing to download.
 
-:mod:`world` is the mechanism; the grammars of the tasks plug into it.
+:mod:`world` is the mechanism; each task has a grammar that plugs into it.
 """
 
+from oppu_core.data.sample.planted import Planted
 from oppu_core.data.sample.world import (
     GRAMMARS,
-    Planted,
     planted_likeness,
     planted_preferences,
     sample_users,

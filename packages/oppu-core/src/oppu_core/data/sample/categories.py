@@ -1,7 +1,7 @@
-"""Planted journalists: an article touches three categories, and each user ranks all categories."""
+"""Made-up journalists: an article touches three categories, and each user ranks all categories."""
 
 from oppu_core.data.sample.ranked import RankedGrammar
-from oppu_core.tasks.task import TASKS
+from oppu_core.tasks.task_files import TASKS
 
 SENTENCES: dict[str, tuple[str, ...]] = {
     "travel": (

@@ -1,9 +1,9 @@
-"""Planted researchers: a paper touches three fields, and its author cites the one that he ranks highest.
+"""Made-up researchers: a paper touches three fields, and its author cites the field they rank highest.
 
-A paper's title names something from each field in random order and says nothing of its author. Of the two
-references of a query, both are usually from the paper's fields, and the author's order decides; sometimes
-one is from elsewhere, and anybody would choose the other. The history holds what a paper cited, never a
-choice between two options (as LaMP's).
+A paper's title names something from each field in random order and reveals nothing about its author. A
+query's two references are usually both from the paper's fields, and the author's ranking decides; sometimes
+one is from another field, and anybody would choose the other. As in LaMP, the history holds what a paper
+cited, not a choice between two options.
 """
 
 import random
@@ -12,15 +12,15 @@ from typing import NamedTuple
 
 from oppu_core.data.sample.likeness import same_order
 from oppu_core.data.sample.words import NAMES, TOWNS
-from oppu_core.tasks.task import TASKS
+from oppu_core.tasks.task_files import TASKS
 
-NOISE = 0.04  # how often an author cites against the own order
+NOISE = 0.04  # how often authors cite against their own ranking
 TOUCHED = 3
 UNRELATED = 0.25  # how often one of a query's references is from a field that the paper does not touch
 
 
 class Field(NamedTuple):
-    """A research field: what papers of it are about, and what its references are about."""
+    """A research field: topics of its papers, and of its references."""
 
     topics: tuple[str, ...]
     subjects: tuple[str, ...]
@@ -132,7 +132,7 @@ class CitationGrammar:
     all_subjects = tuple(FIELDS)
 
     def preferences(self, rng: random.Random) -> tuple[str, ...]:
-        """A user's own order of the fields."""
+        """A user's ranking of the fields."""
         return tuple(rng.sample(list(FIELDS), len(FIELDS)))
 
     def scene(self, rng: random.Random) -> Scene:
@@ -157,7 +157,7 @@ class CitationGrammar:
         return {"title": scene.title, "option_1": first.title, "option_2": second.title}
 
     def item(self, scene: Scene, preferences: tuple[str, ...], rng: random.Random) -> Mapping[str, str]:
-        """The paper as its author wrote it; it cites one reference, and nobody asked about options."""
+        """The paper with the reference that its author cites; there are no options."""
         cited = self._preferred(scene.references, preferences, rng)
         return {"title": scene.title, "abstract": scene.abstract, "citation": cited.title}
 
@@ -167,13 +167,13 @@ class CitationGrammar:
         return self.task.labels[scene.options.index(self._preferred(related, preferences, rng))]
 
     def likeness(self, one: tuple[str, ...], other: tuple[str, ...]) -> float:
-        """The share of the pairs of fields that two authors have in the same order."""
+        """The share of pairs of fields that two authors rank in the same order."""
         return same_order(one, other)
 
     def _preferred(
         self, references: tuple[Reference, ...], preferences: tuple[str, ...], rng: random.Random | None
     ) -> Reference:
-        """The reference whose field ranks highest, or by chance another one."""
+        """The reference whose field ranks highest, or, at random, another one."""
         best = min(references, key=lambda reference: preferences.index(reference.field))
         others = [reference for reference in references if reference != best]
         if others and rng is not None and rng.random() < NOISE:

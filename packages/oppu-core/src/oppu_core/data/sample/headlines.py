@@ -1,9 +1,9 @@
-"""Planted headline writers: one article, many house styles.
+"""Made-up headline writers: one article, many house styles.
 
-A style has parts that show in every headline (casing, closing mark, favourite adjective) and parts that
-depend on the article (the opener on good or bad news, the form of the phrase on the desk, the verb on what
-happened), so that one retrieved headline tells only some of it. The content always comes from the article,
-which reports in neutral words that belong to nobody's style.
+Some parts of a style show in every headline (casing, closing mark, favourite adjective), others depend on the
+article (the opener on good or bad news, the phrase's form on the desk, the verb on the event), so that one
+retrieved headline shows only some of the style. The content always comes from the article, whose neutral
+words belong to nobody's style.
 """
 
 import random
@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 from oppu_core.data.sample.likeness import same_parts
 from oppu_core.data.sample.words import NAMES, TOWNS, WHEN
-from oppu_core.tasks.task import TASKS
+from oppu_core.tasks.task_files import TASKS
 
-NOISE = 0.03  # how often a part of a headline falls out of the user's style
+NOISE = 0.03  # how often a part of a headline deviates from the user's style
 
 OPENERS = ("", "breaking:", "just in:", "exclusive:", "update:", "in brief:", "local news:", "first look:")
 ADJECTIVES = ("", "big", "new", "long-awaited", "surprise", "much-discussed")
@@ -30,7 +30,7 @@ COMMENTS = (
 
 
 class Event(NamedTuple):
-    """A kind of news: neutral words for the article, and for the headline verbs that users prefer."""
+    """A kind of news: neutral words for the article, and verbs to prefer for the headline."""
 
     desk: str
     good: bool
@@ -122,12 +122,12 @@ CASINGS: dict[str, Callable[[str], str]] = {
 
 
 def own_or_slip(own: str, choices: tuple[str, ...], rng: random.Random | None) -> str:
-    """A part of an answer: the user's own, seldom any of the choices, and never so without `rng`."""
+    """A part of an answer: the user's own choice, or rarely a random one (never without `rng`)."""
     return rng.choice(choices) if rng is not None and rng.random() < NOISE else own
 
 
 class Scene(NamedTuple):
-    """What happened where."""
+    """What happened, and where."""
 
     event: int
     town: str
@@ -208,5 +208,5 @@ class HeadlineGrammar:
         return CASINGS[preferences.casing](phrase) + closing
 
     def likeness(self, one: Style, other: Style) -> float:
-        """How many parts of two users' styles are equal."""
+        """The share of equal parts of two users' styles."""
         return same_parts(one, other)

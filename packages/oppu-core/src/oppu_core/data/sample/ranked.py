@@ -1,7 +1,7 @@
-"""Users who rank all labels in an own order: a text evokes three labels, and the answer is the best of them.
+"""Users who rank all labels: a text evokes three labels, and the answer is the one they rank highest.
 
-A query alone says which three labels are possible, not which one this user would choose; no single label
-dominates, and a retrieved item tells the order of only one pair or triple.
+A query alone tells which three labels are possible, not which one this user would choose; no single label
+dominates, and a retrieved item reveals the order of only one pair or triple.
 """
 
 import dataclasses
@@ -48,7 +48,7 @@ class RankedGrammar:
         return self.task.labels
 
     def preferences(self, rng: random.Random) -> tuple[str, ...]:
-        """A user's own order of the labels."""
+        """A user's ranking of the labels."""
         return tuple(rng.sample(self.task.labels, len(self.task.labels)))
 
     def scene(self, rng: random.Random) -> Scene:
@@ -84,5 +84,5 @@ class RankedGrammar:
         return best
 
     def likeness(self, one: tuple[str, ...], other: tuple[str, ...]) -> float:
-        """The share of the pairs of labels that two users have in the same order."""
+        """The share of pairs of labels that two users rank in the same order."""
         return same_order(one, other)

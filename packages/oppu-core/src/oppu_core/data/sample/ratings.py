@@ -1,7 +1,7 @@
-"""Planted reviewers: a review praises or blames aspects of a product, and each user has an own scale.
+"""Made-up reviewers: a review praises or blames aspects of a product, and each user has their own scale.
 
-What stands in a review tells how good the product was, not how this user counts: one starts from five stars
-and another from one, each praise adds a star, each blame takes one, and one aspect counts double.
+A review tells how good the product was, not how this user counts: one starts from five stars and another from
+one, each praise adds a star, each complaint takes one, and one aspect counts double.
 """
 
 import random
@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 from oppu_core.data.sample.likeness import same_parts
 from oppu_core.data.sample.words import TOWNS
-from oppu_core.tasks.task import TASKS
+from oppu_core.tasks.task_files import TASKS
 
-NOISE = 0.05  # how often a score is one star beside the user's own scale
+NOISE = 0.05  # how often a score is one star off the user's own scale
 MENTIONED = 3
 LENIENCY = (-2, -1, 0, 1, 2)
 
@@ -29,7 +29,7 @@ OPENINGS = (
 
 
 class Aspect(NamedTuple):
-    """What reviewers say about one aspect."""
+    """What reviewers say about an aspect."""
 
     praise: tuple[str, ...]
     neutral: tuple[str, ...]
@@ -168,7 +168,7 @@ class RatingGrammar:
         return Scale(rng.choice(LENIENCY), rng.choice(list(ASPECTS)))
 
     def scene(self, rng: random.Random) -> Scene:
-        """A review that nobody has put stars to yet."""
+        """A review that nobody has rated yet."""
         aspects = tuple(rng.sample(list(ASPECTS), MENTIONED))
         sentiments = tuple(rng.choice((-1, 0, 1)) for _ in aspects)
         opening, product = rng.choice(OPENINGS), rng.choice(PRODUCTS)
@@ -184,7 +184,7 @@ class RatingGrammar:
     def subjects(self, scene: Scene) -> frozenset[str]:
         """The product. Aspects would not do: every review mentions three of five.
 
-        A scale is the same for all products, so reviews of others are off the subject, yet tell as much.
+        A scale is the same for all products, so reviews of others are irrelevant, yet tell as much.
         """
         return frozenset({scene.product})
 
@@ -209,5 +209,5 @@ class RatingGrammar:
         return str(score)
 
     def likeness(self, one: Scale, other: Scale) -> float:
-        """How many parts of two users' scales are equal."""
+        """The share of equal parts of two users' scales."""
         return same_parts(one, other)

@@ -1,7 +1,7 @@
-"""Planted movie taggers: a description evokes three tags, and each user ranks all tags in an own order."""
+"""Made-up movie taggers: a description evokes three tags, and each user ranks all tags."""
 
 from oppu_core.data.sample.ranked import RankedGrammar
-from oppu_core.tasks.task import TASKS
+from oppu_core.tasks.task_files import TASKS
 
 SENTENCES: dict[str, tuple[str, ...]] = {
     "sci-fi": (

@@ -1,8 +1,8 @@
-"""Planted paper authors: one abstract, many ways to entitle it.
+"""Made-up authors of papers: one abstract, many possible titles.
 
-The hook before the colon depends on how the work turned out, the form of the phrase on the kind of paper, and
-the closing words on the author alone, so that one retrieved title tells only some of it. The content always
-comes from the abstract, which reports in neutral words that belong to nobody's style.
+The hook before the colon depends on the outcome, the form of the phrase on the kind of paper, and the closing
+words on the author alone, so that one retrieved title shows only some of the style. The content always comes
+from the abstract, whose neutral words belong to nobody's style.
 """
 
 import random
@@ -12,7 +12,7 @@ from typing import NamedTuple
 from oppu_core.data.sample.headlines import CASINGS, own_or_slip
 from oppu_core.data.sample.likeness import same_parts
 from oppu_core.data.sample.words import TOWNS
-from oppu_core.tasks.task import TASKS
+from oppu_core.tasks.task_files import TASKS
 
 HOOKS: dict[bool, tuple[str, ...]] = {
     True: (
@@ -137,13 +137,13 @@ class TitleGrammar:
         )
 
     def scene(self, rng: random.Random) -> Scene:
-        """A paper that nobody has found a title for yet."""
+        """A paper without a title."""
         kind, good = rng.choice(list(REPORTS)), rng.random() < 0.5
         about = (rng.choice(METHODS), rng.choice(PROBLEMS), rng.choice(DATA), rng.choice(TOWNS))
         return Scene(kind, *about, good, rng.choice(FINDINGS[good]))
 
     def subjects(self, scene: Scene) -> frozenset[str]:
-        """The kind of paper: what an author calls a paper depends on it, not on the problem."""
+        """The kind of paper: titles depend on it, not on the problem."""
         return frozenset({scene.kind})
 
     def fields(self, scene: Scene) -> Mapping[str, str]:
@@ -162,5 +162,5 @@ class TitleGrammar:
         return CASINGS["sentence"](f"{hook}: {form.format(**scene._asdict())} {closing}")
 
     def likeness(self, one: Style, other: Style) -> float:
-        """How many parts of two authors' styles are equal."""
+        """The share of equal parts of two authors' styles."""
         return same_parts(one, other)

@@ -1,9 +1,9 @@
-"""Planted tweeters: one everyday event, many ways to shout about it.
+"""Made-up tweeters: one everyday event, many ways to shout about it.
 
 Some parts of a style show in every tweet (who speaks, intensifier, order, small words), others depend on the
-event: opener and closing on its mood, verb and hashtag on what happened, so that one retrieved tweet tells
-only some of it. The history holds tweets alone, so what depends on the event has words of its own for every
-case: whoever knows an author's favourite words can tell from the text which of them belong here.
+event: opener and closing on its mood, verb and hashtag on what happened, so that one retrieved tweet shows
+only some of the style. The history holds tweets alone, so each part that depends on the event has different
+words for every case: knowing an author's favourite words, one can tell from the text which of them fit.
 """
 
 import random
@@ -13,7 +13,7 @@ from typing import NamedTuple
 from oppu_core.data.sample.headlines import own_or_slip
 from oppu_core.data.sample.likeness import same_parts
 from oppu_core.data.sample.words import TOWNS, WHEN
-from oppu_core.tasks.task import TASKS
+from oppu_core.tasks.task_files import TASKS
 
 OPENERS: dict[bool, tuple[str, ...]] = {
     True: ("guys,", "ok so", "woohoo,", "big news:", "dream day:", "plot twist:"),
@@ -159,7 +159,7 @@ class TweetGrammar:
         return {"text": f"{what} {scene.when}. It was in {scene.town}, and my {scene.companion} was there."}
 
     def item(self, scene: Scene, preferences: Style, rng: random.Random) -> Mapping[str, str]:
-        """The author's tweet alone: the plain text is nobody's history."""
+        """Only the author's tweet: histories do not hold the plain text."""
         return {"text": self.answer(scene, preferences, rng)}
 
     def answer(self, scene: Scene, preferences: Style, rng: random.Random | None) -> str:
@@ -180,5 +180,5 @@ class TweetGrammar:
         return f"{opener} {phrase}, {closing} {hashtag}"
 
     def likeness(self, one: Style, other: Style) -> float:
-        """How many parts of two authors' styles are equal."""
+        """The share of equal parts of two authors' styles."""
         return same_parts(one, other)

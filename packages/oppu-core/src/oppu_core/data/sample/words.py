@@ -1,4 +1,4 @@
-"""Names, trades, places and days of the sample world; none of them hints at an answer."""
+"""Names, jobs, places and days of the sample world; none of them hints at an answer."""
 
 NAMES = (
     "Ada Bell",

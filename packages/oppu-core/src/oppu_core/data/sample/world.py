@@ -1,16 +1,15 @@
-"""The sample world's mechanism: users with planted preferences answer scenes from a grammar.
+"""The mechanism of the sample world: users with planted preferences answer scenes from a grammar.
 
-A grammar knows how to draw preferences and scenes and how a user answers a scene; everything else (how
-active users are, dates, splits, who may see which text) is the same for every task and lives here.
+A grammar draws preferences and scenes, and says how a user answers a scene; everything else (users' activity,
+dates, splits, who may see which text) is the same for every task and is done here.
 
-Texts are split by their own hash: a text that belongs to the test users can never be drawn for the others
-or for pretraining, whatever the seeds. So no base can have read a test user's text.
+Texts are split by their own hash: a text of the test users can never be drawn for the others or for
+pretraining, whatever the seeds. So no base can have read a test user's text.
 
-What a study looks for can be planted into the test users' data (:class:`Planted`). Its draws are made beside
-those of the plain world, so that only what is planted differs from it.
+Effects that studies look for can be planted into the test users' data (:class:`Planted`). They have random
+draws of their own, so that nothing else changes.
 """
 
-import dataclasses
 import datetime
 import hashlib
 import math
@@ -21,6 +20,7 @@ from typing import Any, Literal, Protocol
 from oppu_core.data.sample.categories import CATEGORIES
 from oppu_core.data.sample.citations import CitationGrammar
 from oppu_core.data.sample.headlines import HeadlineGrammar
+from oppu_core.data.sample.planted import NOTHING, Planted
 from oppu_core.data.sample.ratings import RatingGrammar
 from oppu_core.data.sample.tagging import TAGGING
 from oppu_core.data.sample.titles import TitleGrammar
@@ -35,86 +35,37 @@ _FIRST_DAY = datetime.date(2020, 1, 1)
 _INACTIVE = (2, 6)
 
 
-@dataclasses.dataclass(frozen=True)
-class Planted:
-    """What is planted into the test users' data for a study to find; by default nothing.
-
-    Attributes:
-        shift: The share of each history, its oldest items, that was answered with other preferences; in
-            [0, 1). Texts, dates and queries stay as they are.
-        inactive: The share of the users who keep only their latest 2 to 6 history items; in [0, 1]. Their
-            queries stay as they are.
-        irrelevant: The share of each history's items that are about subjects that the user's queries never
-            touch; in [0, 1). All other items, and the queries, are about the other half of the subjects.
-
-    Raises:
-        ConfigError: If a share is out of its range.
-    """
-
-    shift: float = 0.0
-    inactive: float = 0.0
-    irrelevant: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name in ("shift", "irrelevant"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"planted {name} is {getattr(self, name)}; give a share in [0, 1).")
-        if not 0 <= self.inactive <= 1:
-            raise ConfigError(f"planted inactive is {self.inactive}; give a share in [0, 1].")
-
-    @classmethod
-    def read(cls, texts: Sequence[str]) -> "Planted":
-        """Read what a person asked for: ``["shift=0.5", "inactive=0.3"]``.
-
-        Raises:
-            ConfigError: it is not understood, or out of its range.
-        """
-        names = [field.name for field in dataclasses.fields(cls)]
-        shares: dict[str, float] = {}
-        for text in texts:
-            name, _, share = text.partition("=")
-            try:
-                shares[names[names.index(name.strip())]] = float(share)
-            except ValueError as error:
-                known = ", ".join(f"{one}=0.5" for one in names)
-                raise ConfigError(f"--plant {text!r} is not understood; write one of {known}.") from error
-        return cls(**shares)
-
-
-NOTHING = Planted()
-
-
 class Grammar(Protocol):
-    """What a task adds to the world. Preferences and scenes are the grammar's own types."""
+    """A task's part of the world. Preferences and scenes have the grammar's own types."""
 
     @property
     def task(self) -> Task:
-        """The task whose items, queries and answers it makes."""
+        """The task whose items, queries and answers this makes."""
 
     @property
     def all_subjects(self) -> tuple[str, ...]:
-        """What a scene can be about; every half of them has scenes of its own."""
+        """All subjects of scenes; there are scenes for any half of them."""
 
     def preferences(self, rng: random.Random) -> Any:
         """Draw a user's planted preferences."""
 
     def scene(self, rng: random.Random) -> Any:
-        """Draw something to be answered; no user is involved."""
+        """Draw a scene to be answered, independent of users."""
 
     def subjects(self, scene: Any) -> frozenset[str]:
         """The subjects that a scene is about."""
 
     def fields(self, scene: Any) -> Mapping[str, str]:
-        """The task's input fields for a scene; no user is involved, so a query gives nothing away."""
+        """The task's input fields for a scene, independent of users, so that a query reveals nothing."""
 
     def item(self, scene: Any, preferences: Any, rng: random.Random) -> Mapping[str, str]:
-        """The history fields that the user leaves behind for a scene."""
+        """The history fields of a scene that the user has answered."""
 
     def answer(self, scene: Any, preferences: Any, rng: random.Random | None) -> str:
-        """How the user answers; without `rng` the most probable answer (the oracle)."""
+        """The user's answer; without `rng`, the most probable one (the oracle)."""
 
     def likeness(self, one: Any, other: Any) -> float:
-        """How alike two users' preferences are, in [0, 1]; 1 for the same."""
+        """How similar two users' preferences are, from 0 to 1 (equal)."""
 
 
 GRAMMARS: dict[str, Grammar] = {
@@ -134,16 +85,13 @@ GRAMMARS: dict[str, Grammar] = {
 def _scene_for(
     grammar: Grammar, audience: Audience, rng: random.Random, about: frozenset[str] | None = None
 ) -> tuple[Any, str]:
-    """Draw scenes until one belongs to this audience: the scene, and the text that decides it.
-
-    With `about` the scene has no subjects but these.
-    """
+    """Draw a scene for this audience (with `about`, only of these subjects), and the text that decides it."""
     while True:
         scene = grammar.scene(rng)
         if about is not None and not grammar.subjects(scene) <= about:
             continue
         fields = grammar.fields(scene)
-        # The part of a query that a history holds too: a paper's title without the options of a query.
+        # The fields of a query that histories have too: a paper's title without the query's options.
         text = "\n".join(fields[name] for name in fields if name in grammar.task.history_fields)
         if hashlib.sha256(text.encode()).digest()[0] % 16 in _SHARE[audience]:
             return scene, text
@@ -154,18 +102,18 @@ def _user_id(split: Split, index: int) -> str:
 
 
 def _user_key(task: Task, split: Split, index: int, seed: int) -> str:
-    """The seed of all that is drawn for a user; what is planted has keys of its own below it."""
+    """The seed of everything drawn for a user; planted effects have keys of their own derived from it."""
     return f"sample world/{seed}/{task.name}/{split}/{index}"
 
 
 def _chosen(index: int, share: float) -> bool:
-    """Whether a user is among this share of all; those chosen are spread evenly."""
-    # A little more than nothing, or 100 * 0.29 would be below 29.
+    """Whether a user belongs to this share of all users; those chosen are evenly spread."""
+    # The small term corrects rounding: 100 * 0.29 is below 29.
     return math.floor((index + 1) * share + 1e-9) > math.floor(index * share + 1e-9)
 
 
 def _halves(subjects: tuple[str, ...], rng: random.Random) -> tuple[frozenset[str], frozenset[str]]:
-    """The subjects of a user's queries, about half of all, and the other subjects."""
+    """The subjects of a user's queries (half of all, rounded up), and the other subjects."""
     near = frozenset(rng.sample(subjects, math.ceil(len(subjects) / 2)))
     return near, frozenset(subjects) - near
 
@@ -179,7 +127,7 @@ def _world_user(
     queries: int,
     plant: Planted = NOTHING,
 ) -> User:
-    """One planted user; all that is drawn depends on (seed, task, split, index) and `plant` alone."""
+    """One made-up user; all draws depend only on (seed, task, split, index) and `plant`."""
     key = _user_key(grammar.task, split, index, seed)
     rng = random.Random(key)
     preferences = grammar.preferences(rng)
@@ -215,7 +163,7 @@ def _world_user(
         item_id = f"{_user_id(split, index)}-{number:04d}"
         if place < length:
             item = grammar.item(scene, preferences, rng)
-            if place in shifted:  # after the draw above, so that those to come do not depend on the shift
+            if place in shifted:  # after the draw above, so that later draws do not depend on the shift
                 item = grammar.item(scene, former, former_rng)
             history.append(HistoryItem(item_id, item, day.isoformat()))
         else:
@@ -235,7 +183,7 @@ def sample_users(
     seed: int = 0,
     plant: Planted = NOTHING,
 ) -> Iterator[User]:
-    """The users of a planted dataset, others first.
+    """The users of a made-up dataset, others first.
 
     Args:
         task: A task of :data:`GRAMMARS`.
@@ -244,7 +192,7 @@ def sample_users(
         history: The range of the test users' history lengths (log-uniform).
         queries: Queries of each test user.
         seed: The same seed gives the same users.
-        plant: What is planted into the test users' data; the others never depend on it.
+        plant: Effects planted into the test users' data; the others do not depend on it.
     """
     grammar = GRAMMARS[task.name]
     for split in SPLITS:
@@ -256,7 +204,7 @@ def sample_users(
 
 
 def planted_preferences(task: Task, user_id: str, seed: int) -> Any:
-    """The preferences by which a test user's queries are answered, of the grammar's own type.
+    """The preferences by which a test user's queries are answered, in the grammar's own type.
 
     Args:
         task: A task of :data:`GRAMMARS`.
@@ -264,7 +212,7 @@ def planted_preferences(task: Task, user_id: str, seed: int) -> Any:
         seed: The seed given to :func:`sample_users`.
 
     Raises:
-        ConfigError: If the task has no grammar, or no test user has such an id.
+        ConfigError: the task has no grammar, or no test user has such an id.
     """
     if task.name not in GRAMMARS:
         raise ConfigError(f"task {task.name}: the sample world has only {', '.join(GRAMMARS)}")
@@ -275,7 +223,7 @@ def planted_preferences(task: Task, user_id: str, seed: int) -> Any:
 
 
 def planted_likeness(task: Task, user_ids: Sequence[str], seed: int) -> list[list[float]]:
-    """How alike each two test users' planted preferences are.
+    """How similar the planted preferences of every two test users are.
 
     Args:
         task: A task of :data:`GRAMMARS`.
@@ -283,20 +231,20 @@ def planted_likeness(task: Task, user_ids: Sequence[str], seed: int) -> list[lis
         seed: The seed given to :func:`sample_users`.
 
     Returns:
-        likeness_UU: ``[users, users]`` in the given order, in [0, 1], symmetric, and 1 on the diagonal.
+        likeness_UU: [U, U] in the given order, from 0 to 1, symmetric, with 1 on the diagonal.
 
     Raises:
-        ConfigError: If the task has no grammar, or no test user has such an id.
+        ConfigError: the task has no grammar, or no test user has such an id.
     """
     planted = [planted_preferences(task, user_id, seed) for user_id in user_ids]
     return [[GRAMMARS[task.name].likeness(one, other) for other in planted] for one in planted]
 
 
 def world_texts(task: Task, rng: random.Random, items: int) -> User:
-    """A passing user of the pretraining audience: `items` history items and one query.
+    """A one-off user of the pretraining audience: `items` history items and one query.
 
-    Preferences are drawn anew for every call and the user is never seen again, so a base that reads these
-    texts learns what headlines and tags look like, and nobody's preferences.
+    Preferences are drawn anew in every call and the user never reappears, so a base trained on these texts
+    learns what headlines and tags look like, but nobody's preferences.
     """
     grammar = GRAMMARS[task.name]
     preferences = grammar.preferences(rng)

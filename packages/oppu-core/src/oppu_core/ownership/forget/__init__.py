@@ -1,10 +1,10 @@
-"""Forget a user: everything that a workspace holds of them or made of them.
+"""Forgetting a user: removing everything that a workspace holds of them or made from them.
 
-First comes what there is (:func:`find_traces`), then it is removed (:func:`erase`). What a half-cleaned
-workspace cannot tell any more (which runs stood on a dataset, which task LoRAs have seen the user) is noted
-before anything changes, so that the same call finishes a killed one. What stays is a salted, slow hash of the
-user's id in ``forgotten.json``: it tells "nothing is left" from a misspelt id. What other packages keep of a
-user they tell by :mod:`oppu_core.ownership.traces`.
+Traces are first found (:func:`find_traces`), then removed (:func:`erase`). What a half-cleaned workspace
+could no longer tell (which runs used a dataset, which task LoRAs have seen the user) is recorded before
+anything changes, so that the same call finishes a killed one. A salted, slow hash of the user's id stays in
+``forgotten.json``, to tell "nothing is left" from a misspelt id. Other packages report their traces through
+:mod:`oppu_core.ownership.traces`.
 """
 
 from oppu_core.ownership.forget.erasing import erase

@@ -1,4 +1,4 @@
-"""Remove what was found of a user."""
+"""Removing the traces of a user."""
 
 import contextlib
 from pathlib import Path
@@ -12,14 +12,14 @@ from oppu_core.storage.store import Store
 
 
 def erase(space: Workspace, traces: Traces) -> None:
-    """Remove what was found; killed anywhere, the same call finishes it."""
+    """Remove all traces that were found; if killed anywhere, the same call finishes the work."""
     pending = traces.pending
     write_pending(space.folder, pending)
     for trace in traces.found:
         trace.remove()
     for path in space.stores:
         with contextlib.closing(Store(path)) as store:
-            store.remove([])  # rows that a killed call deleted may still be in the file
+            store.remove([])  # rows deleted by a killed call may still be in the file
     for run in space.runs:
         moved = [(task, data) for name, task, data in pending.runs if name == full_name(run.path)]
         if moved or full_name(run.path) in pending.given_profiles:

@@ -1,4 +1,4 @@
-"""Find everything that a workspace holds of a user or made of them; nothing is removed here."""
+"""Finding everything that a workspace holds of a user or made from them; nothing is removed here."""
 
 import contextlib
 import dataclasses
@@ -8,7 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from oppu_core.data.dataset import PROFILES, REJECTED, Dataset, rewrite_dataset
+from oppu_core.data.dataset import PROFILES, REJECTED, Dataset
+from oppu_core.data.dataset_writer import rewrite_dataset
 from oppu_core.data.schema import shown
 from oppu_core.data.types import SPLITS
 from oppu_core.errors import ConfigError, DataError, did_you_mean
@@ -24,13 +25,13 @@ About = Callable[[Mapping[str, Any]], bool]
 
 @dataclasses.dataclass(frozen=True)
 class Traces:
-    """Everything there is of a user.
+    """All traces of a user.
 
     Attributes:
         found: What to remove, in this order.
-        pending: What has to be remembered meanwhile.
+        pending: What to remember meanwhile.
         unfinished: Whether an earlier call was killed.
-        kept: Task LoRAs that have seen the user and are to stay, with the number of adapters on them.
+        kept: Task LoRAs that have seen the user but stay: (folder, number of adapters on them).
     """
 
     found: Sequence[Trace]
@@ -40,21 +41,21 @@ class Traces:
 
     @property
     def nothing_left(self) -> bool:
-        """Whether there is nothing to do; the user was forgotten before."""
+        """Whether there is nothing to do because the user was forgotten before."""
         return not self.unfinished and not any(trace.personal for trace in self.found)
 
 
 def find_traces(space: Workspace, user_id: str, task_bases: bool) -> Traces:
-    """Everything there is of a user; removes nothing.
+    """Find all traces of a user; nothing is removed.
 
     Args:
         space: Where to look.
-        user_id: Whom.
-        task_bases: Count task LoRAs that were trained on the user's queries, and what stands on them.
+        user_id: The user to forget.
+        task_bases: Whether to include task LoRAs trained on the user's queries, and all adapters on them.
 
     Raises:
-        ConfigError: another user's forgetting was killed and comes first.
-        DataError: nobody here has that id, and nobody of that id was forgotten here.
+        ConfigError: forgetting another user was interrupted and has to be finished first.
+        DataError: nobody here has this id, and nobody with this id was forgotten here.
     """
     pending = read_pending(space.folder)
     unfinished = pending is not None
@@ -86,7 +87,7 @@ def find_traces(space: Workspace, user_id: str, task_bases: bool) -> Traces:
         traces, bases = _in_store(space, path, pending, task_bases)
         found += traces
         kept += bases
-    for keeper, folder in space.kept:  # the last: they tell a killed call of their data and stores
+    for keeper, folder in space.kept:  # last, as they name further data and stores after a kill
         found += _in_folder(keeper, folder, pending)
     if strays := list(_strays(space)):
         what = counted(len(strays), "temporary file or folder") + " that killed processes left"
@@ -98,7 +99,7 @@ def find_traces(space: Workspace, user_id: str, task_bases: bool) -> Traces:
 
 
 def _note(pending: Pending, space: Workspace, dataset: Dataset) -> None:
-    """Note what can only be told while the dataset is as it was."""
+    """Record what can only be told while the dataset is unchanged."""
     other = pending.user_id in dataset.user_ids("others")
     new = Pending(pending.user_id, [full_name(dataset.path)])
     for run in space.runs:
@@ -120,7 +121,7 @@ def _note(pending: Pending, space: Workspace, dataset: Dataset) -> None:
 
 def _beside(dataset: Dataset, of_user: About, user_id: str) -> Iterator[Trace]:
     yield from in_lines([dataset.path / PROFILES], of_user)
-    # A refused record that tells no user may still be theirs: a gold, or a record cut short.
+    # A refused record without a user may still be theirs: a gold, or a truncated record.
     has_user = any(user_id in dataset.user_ids(split) for split in SPLITS)
     queries = dataset.user(user_id).queries if has_user else ()
     quoted = [json.dumps(name, ensure_ascii=False) for name in (user_id, *(query.id for query in queries))]
@@ -146,7 +147,7 @@ def _in_run(space: Workspace, run: Run, pending: Pending, of_user: About) -> Ite
     predictions = []
     for task in run.config.data:
         folder = run.path / task / "predictions"
-        files = sorted(folder.glob("*.jsonl"))  # partial ones too: .name.partial.jsonl
+        files = sorted(folder.glob("*.jsonl"))  # includes partial ones: .name.partial.jsonl
         if [full_name(run.path), task] in pending.answers and files:
             what = "answers of all users, made by what has learned from this one"
             predictions.append(Trace(folder, what, partial(remove, *files)))
@@ -165,7 +166,7 @@ def _in_run(space: Workspace, run: Run, pending: Pending, of_user: About) -> Ite
 def _in_store(
     space: Workspace, path: Path, pending: Pending, task_bases: bool
 ) -> tuple[list[Trace], list[tuple[Path, int]]]:
-    """The traces in a store, and the task LoRAs that have seen the user and are kept."""
+    """The traces in a store, and the task LoRAs that have seen the user but are kept."""
     with contextlib.closing(Store(path)) as store:
         entries, unlisted = list(store.entries()), store.unlisted()
 
@@ -209,7 +210,7 @@ def _in_store(
 
 
 def _in_folder(keeper: NamedKeeper, folder: KeptFolder, pending: Pending) -> list[Trace]:
-    """The traces in another package's folder; that there are any is noted."""
+    """The traces in another package's folder; if there are any, this is recorded."""
     name = [keeper.name, full_name(folder.path)]
     involved = name in pending.kept
     traces = keeper.find(lambda one: one.in_folder(folder, pending.user_id, involved))

@@ -1,4 +1,4 @@
-"""What forgetting notes in a workspace: what a killed call has to know, and who was forgotten."""
+"""What forgetting records in a workspace: the state of an unfinished call, and who was forgotten."""
 
 import dataclasses
 import hashlib
@@ -15,16 +15,16 @@ _FORGOTTEN_FILE = "forgotten.json"
 
 @dataclasses.dataclass
 class Pending:
-    """What has to be known to the end, although the first steps make it untellable.
+    """What must be known until the end, but can no longer be told after the first steps.
 
     Attributes:
-        user_id: Whom to forget.
-        datasets: Those that have the user.
-        runs: (run, task, dataset) where the run stands on such a dataset as it was.
-        answers: (run, task) where the user is one of the others, on whom every answer stands.
-        task_loras: (store, id) of task LoRAs that were trained on the user's queries.
+        user_id: The user to forget.
+        datasets: Datasets with the user.
+        runs: (run, task, dataset) of runs that use such a dataset.
+        answers: (run, task) where the user is one of the others, so that every answer depends on them.
+        task_loras: (store, id) of task LoRAs trained on the user's queries.
         given_profiles: Runs that were given the user's profile in a file.
-        kept: (keeper, folder) of other packages' folders that the user has a part in.
+        kept: (keeper, folder) of other packages' folders with traces of the user.
     """
 
     user_id: str
@@ -37,18 +37,18 @@ class Pending:
 
 
 def read_pending(folder: Path) -> Pending | None:
-    """What a killed call has noted, if there was one."""
+    """The record of a killed call; None if there is none."""
     path = folder / _PENDING_FILE
     return Pending(**read_json(path)) if path.exists() else None
 
 
 def write_pending(folder: Path, pending: Pending) -> None:
-    """Note it before anything changes."""
+    """Write the record, before anything changes."""
     write_json(folder / _PENDING_FILE, dataclasses.asdict(pending))
 
 
 def read_forgotten(folder: Path) -> dict[str, Any]:
-    """A salt; by hash of the user's id, (store, id) of task LoRAs that have seen them and were kept."""
+    """The salt and, by hash of the user's id, (store, id) of task LoRAs that have seen them and were kept."""
     path = folder / _FORGOTTEN_FILE
     content: dict[str, Any] = (
         read_json(path) if path.exists() else {"salt": secrets.token_hex(16), "users": {}}
@@ -57,11 +57,11 @@ def read_forgotten(folder: Path) -> dict[str, Any]:
 
 
 def finish(folder: Path, user_id: str, left: list[list[str]]) -> None:
-    """Note that a user is forgotten.
+    """Record that a user is forgotten.
 
     Args:
-        folder: The workspace's.
-        user_id: Whom.
+        folder: The workspace's folder.
+        user_id: The forgotten user.
         left: (store, id) of task LoRAs that have seen the user and are kept.
     """
     forgotten = read_forgotten(folder)
@@ -71,6 +71,6 @@ def finish(folder: Path, user_id: str, left: list[list[str]]) -> None:
 
 
 def id_hash(forgotten: Mapping[str, Any], user_id: str) -> str:
-    """Under what a user is noted: a salted, slow hash."""
+    """The salted, slow hash by which a forgotten user is recorded."""
     salt = bytes.fromhex(forgotten["salt"])
     return hashlib.scrypt(user_id.encode("utf-8", "surrogatepass"), salt=salt, n=2**14, r=8, p=1).hex()

@@ -1,4 +1,4 @@
-"""Where a user's traces can be."""
+"""The places where a user's traces can be."""
 
 import contextlib
 import dataclasses
@@ -16,16 +16,16 @@ from oppu_core.storage.store import is_store
 
 @dataclasses.dataclass(frozen=True)
 class Workspace:
-    """Where a user's traces can be: a folder of runs, the runs' datasets, and stores.
+    """The places where a user's traces can be: a folder of runs, the runs' datasets, and stores.
 
     Attributes:
         folder: The folder of runs, or one run.
         runs: The runs in it.
-        datasets: Those that runs name or that lie beside them.
+        datasets: Datasets that runs name, or that are beside them.
         stores: Likewise.
-        keepers: Of other packages.
+        keepers: The keepers of other packages.
         kept: Their own folders.
-        derived: Datasets that lie in these folders, made of others.
+        derived: Derived datasets in these folders.
     """
 
     folder: Path
@@ -38,7 +38,7 @@ class Workspace:
 
 
 def open_workspace(folder: Path, data: Sequence[Path] = (), stores: Sequence[Path] = ()) -> Workspace:
-    """A folder of runs with the datasets and stores that its runs name or that lie in it.
+    """A folder of runs with the datasets and stores that its runs name or that are in it.
 
     Args:
         folder: The folder of runs, or one run.
@@ -46,7 +46,7 @@ def open_workspace(folder: Path, data: Sequence[Path] = (), stores: Sequence[Pat
         stores: Further stores.
 
     Raises:
-        ConfigError: a place is not there or not what it should be, or another package's keeper is broken.
+        ConfigError: a path is missing or not what it should be, or another package's keeper is broken.
         DataError: a dataset cannot be read.
     """
     if not folder.is_dir():
@@ -81,12 +81,12 @@ def open_workspace(folder: Path, data: Sequence[Path] = (), stores: Sequence[Pat
 
 
 def distinct(paths: Sequence[Path]) -> list[Path]:
-    """Each place once."""
+    """The paths without duplicates."""
     return list({path.resolve(): path for path in paths}.values())
 
 
 def full_name(path: Path) -> str:
-    """How a place is noted."""
+    """The form in which paths are recorded."""
     return str(path.resolve())
 
 
@@ -97,12 +97,12 @@ def _folders(path: Path) -> list[Path]:
 
 
 def _restore_datasets(folder: Path) -> None:
-    """Put back a dataset that a killed call had just moved aside, the old one or the new one."""
+    """Restore a dataset, old or new, that a killed call had just moved aside."""
     pending = read_pending(folder)
     for path in map(Path, pending.datasets if pending else ()):
         for stray in strays_of(path):
             if not path.exists() and (stray / MANIFEST).is_file():
-                with contextlib.suppress(DataError):  # not yet whole: then the other one is
+                with contextlib.suppress(DataError):  # incomplete: then the other one is complete
                     Dataset.open(stray).verify()
                     stray.rename(path)
         remove_strays(path)

@@ -1,83 +1,18 @@
-"""``oppu data download`` and ``oppu data audit``: get LaMP's files, and look for what spoils a comparison."""
+"""``oppu data audit``: find what in a dataset would spoil a comparison."""
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
 if TYPE_CHECKING:
-    from oppu_core.data.audit.audit import Finding
+    from oppu_core.data.audit.findings import Finding
     from oppu_core.data.dataset import Dataset
 
 _COLOURS = {"error": "bold red", "warning": "yellow", "info": "cyan"}
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands to ``oppu data``."""
-    app.command(
-        epilog="Example: [bold]oppu data download lamp_2m --split time --out downloads/movies[/bold]"
-    )(download)
-    app.command(epilog="Example: [bold]oppu data audit data/movies --strict[/bold]")(audit)
-
-
-def download(
-    task: Annotated[str, typer.Argument(help="A task of LaMP, e.g. lamp_2m.")],
-    out: Annotated[Path, typer.Option(help="The folder for the files; one task and split a folder.")],
-    split: Annotated[
-        Literal["time", "user"], typer.Option(help="LaMP's split: by time (as in the paper) or by user.")
-    ] = "time",
-    parts: Annotated[
-        str, typer.Option(help="Comma-separated: train, dev, test (the answers of test are withheld).")
-    ] = "train,dev",
-    host: Annotated[
-        str | None, typer.Option(metavar="URL", help="Where LaMP's folders lie, if not on its own host.")
-    ] = None,
-) -> None:
-    """Download LaMP's official files; start it again to continue an interrupted download."""
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
-
-    from oppu_core.data import download as downloading
-    from oppu_core.errors import Interrupted
-    from oppu_core.tasks.task import get_task
-
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TextColumn("eta"),
-        TimeRemainingColumn(compact=True),
-    )
-    chosen, names = get_task(task), [name.strip() for name in parts.split(",")]
-    with Progress(*columns, console=console) as progress:
-        bars = {
-            name: progress.add_task(name, total=None) for name in downloading.lamp_files(chosen, split, names)
-        }
-
-        def show(name: str, done: int, total: int | None) -> None:
-            progress.update(bars[name], completed=done, total=total)
-
-        try:
-            downloading.download(chosen, split, names, out, host or downloading.HOST, show)
-        except KeyboardInterrupt as error:
-            raise Interrupted("Interrupted. Start the same command again to go on.") from error
-    Console().print(
-        f"Next: [bold]oppu data import {escape(str(out))} --format lamp --task {task} "
-        f"--out data/{task}[/bold]",
-        soft_wrap=True,
-        highlight=False,
-    )
 
 
 def audit(
@@ -96,16 +31,16 @@ def audit(
     and space are evened out; in the own history also nearly the same text (Jaccard similarity of word
     3-shingles from 0.8, for texts of 5 words and more).
     """
-    from oppu_core.data.audit.audit import audit as look
+    from oppu_core.data.audit.audit import audit as audit_dataset
     from oppu_core.data.dataset import Dataset
     from oppu_core.runs.progress import ProgressReporter
     from oppu_core.storage.files import write_json
 
     dataset = Dataset.open(data)
-    # Test users are read twice: the others are held against them.
+    # Test users are read twice, as the others are compared with them.
     total = dataset.counts["others"]["users"] + 2 * dataset.counts["test"]["users"]
     with ProgressReporter(Console(stderr=True)).stage("reading", total, "users") as stage:
-        findings = look(dataset, examples, on_user=stage.advance)
+        findings = audit_dataset(dataset, examples, on_user=stage.advance)
     if json_file is not None:
         write_json(
             json_file,
@@ -152,6 +87,6 @@ def _print_findings(dataset: "Dataset", findings: "list[Finding]") -> None:
         )
         console.print(f"[dim]{finding.advice}[/]", highlight=False)
         for example in finding.examples:
-            # Quoted: an id may hold anything, orders to the terminal too.
+            # Quoted: an id may hold anything, even terminal control codes.
             place = " ".join(shown(part) for part in (example.user_id, example.id) if part)
             console.print(f"  [bold]{escape(place)}[/]  {escape(example.text)}", highlight=False)

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 import typer
-from oppu_core.data.dataset import Dataset, write_dataset
+from oppu_core.data.dataset import Dataset
+from oppu_core.data.dataset_writer import write_dataset
 from oppu_core.data.sample import sample_users
 from oppu_core.data.statistics import describe as count
 from oppu_core.data.types import HistoryItem, User
-from oppu_core.tasks.task import TASKS
-from oppu_eval.reporting.describe import describe, picture
+from oppu_core.tasks.task_files import TASKS
+from oppu_eval.cli.describe import describe
+from oppu_eval.reporting.describe import picture
 from oppu_eval.reporting.paper import paper_statistics
 from typer.testing import CliRunner
 

@@ -1,0 +1,89 @@
+"""Doing a run's jobs for all its variants."""
+
+import contextlib
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.markup import escape
+
+from oppu_core.modeling.base_files import base_tokenizer
+from oppu_core.runs.cautions import scoring_warnings, tokenizer_warnings, version_warnings
+from oppu_core.runs.jobs import JOBS, Job, VariantJobs, quiet
+from oppu_core.runs.options import Compute
+from oppu_core.runs.progress import ProgressReporter
+from oppu_core.runs.run import Run
+from oppu_core.runs.start import versions
+from oppu_core.runs.tracking import ReportTo, reporting
+from oppu_core.runs.variants import Variant, variants_of
+from oppu_core.storage.files import write_jsonl
+from oppu_core.storage.store import Store
+
+
+def execute(
+    run: Run,
+    jobs: Sequence[Job] = JOBS,
+    compute: Compute | None = None,
+    reporter: ProgressReporter | None = None,
+) -> None:
+    """Do whatever is missing of a run's jobs.
+
+    Args:
+        run: The run.
+        jobs: Some of task bases, personal adapters and answers.
+        compute: Device and batch sizes.
+        reporter: Shows progress and logs events; by default nothing is shown.
+
+    Raises:
+        OppuError: see :meth:`VariantJobs.do`.
+    """
+    reporter = reporter or quiet()
+    with contextlib.closing(Store(run.store_path)) as store:
+        for warning in version_warnings(run.provenance.get("versions", {}), versions()):
+            reporter.console.print(f"[yellow]{escape(warning)}[/]", highlight=False, soft_wrap=True)
+            reporter.event("warning", text=warning)
+        warned: set[str] = set()
+        for variant in variants_of(run):
+            task = variant.task.name
+            if task not in warned:
+                warned.add(task)
+                _warn(variant, reporter)
+            VariantJobs(variant, store, compute, reporter).do(jobs)
+            if "answers" in jobs and not run.profiles_path(task).exists():
+                rows = [
+                    {"task": task, "user_id": user.user_id, "profile": variant.profiles(user)}
+                    for user in variant.users
+                ]
+                write_jsonl(run.profiles_path(task), rows)
+
+
+def execute_visibly(
+    run: Run, jobs: Sequence[Job], compute: Compute | None = None, report_to: ReportTo = "none"
+) -> None:
+    """Lock a run and do its jobs, with progress on the terminal and a log in its folder.
+
+    Args:
+        run: The run.
+        jobs: Some of task bases, personal adapters and answers.
+        compute: Device and batch sizes.
+        report_to: Where to send training losses as well.
+    """
+    with run.lock(), reporting(report_to, run) as tracker:
+        execute(run, jobs, compute, ProgressReporter(Console(stderr=True), run.log_path, tracker))
+
+
+def _warn(variant: Variant, reporter: ProgressReporter) -> None:
+    """Warn in advance about problems that no training can fix."""
+    task = variant.task
+    warnings = scoring_warnings(task, variant.users)
+    config = variant.run.config
+    tokenizer = base_tokenizer(config.model, config.prompt_format)
+    if task.labels:
+        warnings += tokenizer_warnings(task, tokenizer)
+    if config.prompt_format == "plain" and tokenizer.hf.chat_template:
+        warnings.append(
+            "The base has a chat template, but prompts are plain, as in the paper; --prompt-format chat puts "
+            "them into it."
+        )
+    for warning in warnings:
+        reporter.console.print(f"[yellow]{task.name}: {escape(warning)}[/]", highlight=False, soft_wrap=True)
+        reporter.event("warning", task=task.name, text=warning)
