@@ -22,7 +22,8 @@ from typing import Any
 
 import torch
 import transformers
-from oppu_core.modeling.base import TINY_FOLDER, Base, load_base
+from oppu_core.modeling.base import Base, load_base
+from oppu_core.modeling.base_files import TINY_FOLDER
 from oppu_core.runs.answering import AnswerRules, generate_answers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 from oppu_core.data.sample import GRAMMARS, world_texts
-from oppu_core.modeling.base import TINY_FOLDER
+from oppu_core.modeling.base_files import TINY_FOLDER
 from oppu_core.modeling.tokenizer import Tokenizer
 from oppu_core.prompting.builder import PromptBuilder
 from oppu_core.prompting.retrieval import BM25Retriever

@@ -20,7 +20,7 @@ from oppu_core.data.sample import GRAMMARS
 from oppu_core.data.types import HistoryItem, Query, User
 from oppu_core.errors import ConfigError, DataError, TrainingError
 from oppu_core.modeling.adapters import load_state
-from oppu_core.modeling.base import base_folder
+from oppu_core.modeling.base_files import base_folder
 from oppu_core.ownership.adapter_export import export_adapter
 from oppu_core.ownership.adapter_import import import_adapter
 from oppu_core.ownership.bundle import NAMES, manifest_of, read_bundle

@@ -1,10 +1,12 @@
 """`oppu ask`, the page and the harness answer a run's own query as the run did, however it was asked to."""
 
+import shutil
 from typing import Any
 
 import pytest
 from harness_runs import answers, ask, replace_adapters
 from oppu_core.data.dataset import Dataset
+from oppu_core.modeling.base_files import TINY_FOLDER
 from oppu_core.runs.asking import ask as ask_run
 from oppu_core.runs.config import resolve_config
 from oppu_core.runs.execute import execute
@@ -18,21 +20,28 @@ METHODS = ("non_personalized", "random_k1", "rag_k1", "oppu_k0", "oppu_rag_k1")
 TASK = "lamp_2m"
 WAYS: dict[str, dict[str, Any]] = {
     "greedy": {}, "sample": {"sample": True}, "constrain": {"constrain": True},
+    "chat": {"prompt_format": "chat"},
 }  # fmt: skip
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+)
 
 
 @pytest.fixture(scope="module")
 def runs(movies: Dataset, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
     """A finished run of each way to answer, on one store of random adapters, whose answers surely differ."""
     folder, made = tmp_path_factory.mktemp("ways"), {}
+    shutil.copytree(TINY_FOLDER, folder / "base")
+    (folder / "base" / "chat_template.jinja").write_text(TEMPLATE)
     for name, options in WAYS.items():
         asked = {
-            "data": [movies.path], "model": "tiny", "methods": METHODS, "preset": "auto",
+            "data": [movies.path], "model": str(folder / "base"), "methods": METHODS, "preset": "auto",
             "settings": QUICK[1::2], "dtype": "float32", "seed": 3, "users": 1, "sample": False,
         }  # fmt: skip
         made[name] = start_run(folder / name, resolve_config(RunOptions(**{**asked, **options})))
         execute(made[name], ["bases", "personal"], Compute(device="cpu"))
-        if name == "greedy":
+        if name in ("greedy", "chat"):
             for variant in ("base", "rag_k1"):
                 replace_adapters(made[name].path, 1, task=TASK, variant=variant)
         execute(made[name], ["answers"], Compute(device="cpu"))
@@ -47,6 +56,7 @@ def test_the_ways_to_answer_differ(runs: dict[str, Run]) -> None:
     """Else their parity would prove nothing."""
     everything = {name: [run.predictions(TASK, method) for method in METHODS] for name, run in runs.items()}
     assert everything["greedy"] != everything["sample"] != everything["constrain"] != everything["greedy"]
+    assert everything["chat"] not in [everything[name] for name in WAYS if name != "chat"]
     by_method = [str(answers) for answers in everything["sample"]]
     assert len(set(by_method)) > 2
 
@@ -76,3 +86,10 @@ def test_the_harness_gives_the_run_s_answers(runs: dict[str, Run], way: str) -> 
     run = runs[way]
     results = ask({"run": str(run.path), "method": "oppu_rag_k1"}, [TASK], batch_size=64)
     assert answers(results, TASK) == run.predictions(TASK, "oppu_rag_k1")
+
+
+def test_a_harness_that_renders_the_template_itself_gives_them_too(runs: dict[str, Run]) -> None:
+    run = runs["chat"]
+    asking = {"run": str(run.path), "method": "oppu_k0"}
+    results = ask(asking, [TASK], batch_size=64, apply_chat_template=True)
+    assert answers(results, TASK) == run.predictions(TASK, "oppu_k0")

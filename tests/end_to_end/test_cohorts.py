@@ -11,7 +11,7 @@ import pytest
 import torch
 from oppu_core.data.dataset import Dataset
 from oppu_core.data.dataset_writer import write_dataset
-from oppu_core.modeling.base import TINY_FOLDER
+from oppu_core.modeling.base_files import TINY_FOLDER
 from oppu_core.modeling.trial import Trial
 from oppu_core.storage.store import Store
 from oppu_core.tasks.task_files import get_task

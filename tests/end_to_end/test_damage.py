@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from oppu_core.data.dataset import Dataset
-from oppu_core.modeling.base import TINY_FOLDER
+from oppu_core.modeling.base_files import TINY_FOLDER
 from small_world import QUICK, sample_dataset
 
 METHODS = ["--methods", "non_personalized,oppu_k0"]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from oppu_core.data.dataset import Dataset
 from oppu_core.errors import ConfigError
-from oppu_core.modeling.base import TINY_FOLDER
+from oppu_core.modeling.base_files import TINY_FOLDER
 from oppu_core.runs.config import resolve_config
 from oppu_core.runs.options import RunOptions
 from oppu_core.runs.run import Run, open_run

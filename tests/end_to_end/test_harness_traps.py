@@ -39,7 +39,8 @@ from lm_eval.models.dummy import DummyLM
 from oppu_core.data.dataset import Dataset
 from oppu_core.data.dataset_writer import write_dataset
 from oppu_core.errors import ConfigError, ModelError, OppuError, StoreError
-from oppu_core.modeling.base import TINY_FOLDER, Base, base_tokenizer
+from oppu_core.modeling.base import Base
+from oppu_core.modeling.base_files import TINY_FOLDER, base_tokenizer
 from oppu_core.ownership.base_export import export_base
 from oppu_core.runs.answering import generate_answers
 from oppu_core.runs.execute import execute

@@ -144,7 +144,7 @@ def test_an_exported_adapter_on_the_exported_base_is_the_run_s_model(oppu, run: 
         expected = ours(input_ids=ids).logits
     assert not torch.allclose(unadapted, expected, atol=1e-3), "the adapter does nothing"
 
-    from oppu_core.modeling.base import base_folder
+    from oppu_core.modeling.base_files import base_folder
 
     def plain(folder: Path) -> Any:
         return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)

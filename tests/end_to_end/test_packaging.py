@@ -78,7 +78,8 @@ def test_the_hook_comes_and_goes_with_the_package(wheel_of: Callable[[str], Path
 
 
 def test_the_tiny_base_keeps_within_its_size() -> None:
-    from oppu_core.modeling.base import TINY_FOLDER, load_base
+    from oppu_core.modeling.base import load_base
+    from oppu_core.modeling.base_files import TINY_FOLDER
 
     assert sum(path.stat().st_size for path in TINY_FOLDER.iterdir()) <= 6_000_000
     assert load_base("tiny", device="cpu").parameters <= 3_000_000

@@ -11,7 +11,8 @@ from oppu_core.data.dataset_writer import write_dataset
 from oppu_core.data.sample import sample_users
 from oppu_core.errors import ModelError
 from oppu_core.modeling.adapters import adapter_state, attach, load_state, merge, stack
-from oppu_core.modeling.base import TINY_FOLDER, base_identity, load_base
+from oppu_core.modeling.base import load_base
+from oppu_core.modeling.base_files import TINY_FOLDER, base_identity
 from oppu_core.runs.config import resolve_config
 from oppu_core.runs.options import RunOptions
 from oppu_core.tasks.task_files import TASKS

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 from oppu_core.errors import ConfigError, ModelError, OppuError
-from oppu_core.modeling.base import MAX_LENGTH, Base, base_identity, load_base
+from oppu_core.modeling.base import Base, load_base
+from oppu_core.modeling.base_files import MAX_LENGTH, base_identity
 from oppu_core.modeling.generation import Sampling, generate, plan_batches
 from oppu_core.modeling.tokenizer import Tokenizer
 from safetensors.torch import load_file, save_file
@@ -341,7 +342,7 @@ def test_a_broken_base_is_an_error_that_names_the_folder(toy_folder: Path, tmp_p
     "name", ["no/such/folder/here", "./missing", "/missing/base", "tinny", "", "~/none/here"]
 )
 def test_a_missing_base_is_an_error_that_says_what_to_use(name: str) -> None:
-    with pytest.raises(ModelError, match=r"Use 'tiny', a local folder, or a hub id|has no config\.json"):
+    with pytest.raises(ModelError, match=r"Use .tiny., a folder, a GGUF file, or|has no config\.json"):
         load_base(name, device="cpu")
 
 

@@ -16,7 +16,8 @@ from oppu_core.modeling.adapters import (
     merge,
     stack,
 )
-from oppu_core.modeling.base import TINY_FOLDER, Base, base_identity, load_base
+from oppu_core.modeling.base import Base, load_base
+from oppu_core.modeling.base_files import TINY_FOLDER, base_identity
 from oppu_core.modeling.dtypes import Quantize
 from oppu_core.modeling.generation import generate
 from oppu_core.modeling.packing import tokenize

@@ -8,7 +8,8 @@ from typing import Any, get_args
 import pytest
 import torch
 from oppu_core.modeling.adapters import State, adapter_state, attach, load_state, stack
-from oppu_core.modeling.base import load_base, projection_names
+from oppu_core.modeling.base import load_base
+from oppu_core.modeling.base_files import projection_names
 from oppu_core.modeling.dtypes import Quantize
 from oppu_core.modeling.packed_model import PackedModel, prompts
 from oppu_core.modeling.packing import IGNORED, Packed, pack

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 from oppu_core.data import HistoryItem, Query, User
-from oppu_core.modeling.base import base_tokenizer
+from oppu_core.modeling.base_files import base_tokenizer
 from oppu_core.modeling.tokenizer import Tokenizer
 from oppu_core.prompting.builder import PromptBuilder, answer_tokens
 from oppu_core.prompting.methods import parse_method

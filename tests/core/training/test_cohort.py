@@ -12,7 +12,8 @@ import pytest
 import torch
 from oppu_core.errors import TrainingError
 from oppu_core.modeling.adapters import State, adapter_state, attach, load_state
-from oppu_core.modeling.base import load_base, projection_names
+from oppu_core.modeling.base import load_base
+from oppu_core.modeling.base_files import projection_names
 from oppu_core.modeling.packed_model import PackedModel
 from oppu_core.modeling.packing import Packed, TokenizedExample, pack
 from oppu_core.modeling.stacked_adapters import Drop

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from oppu_core.data.types import HistoryItem, Query, User
 from oppu_core.errors import ConfigError, DataError
-from oppu_core.modeling.base import base_tokenizer
+from oppu_core.modeling.base_files import base_tokenizer
 from oppu_core.prompting.builder import PromptBuilder
 from oppu_core.prompting.methods import parse_method
 from oppu_core.prompting.retrieval import BM25Retriever, RandomRetriever, RecentRetriever

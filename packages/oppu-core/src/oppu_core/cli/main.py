@@ -53,6 +53,25 @@ base_app.command(
 )(ownership.export_base)
 
 
+@base_app.command(
+    "import", epilog="Example: [bold]oppu base import model.Q4_1.gguf --out models/model[/bold]"
+)
+def import_base(
+    file: Annotated[str, typer.Argument(help="A GGUF file: a path, or org/name/file.gguf on the hub.")],
+    out: Annotated[Path, typer.Option(help="The folder to make.")],
+) -> None:
+    """Turn a GGUF file (llama.cpp's format) into an ordinary model folder, its weights dequantized.
+
+    Every --model takes a GGUF file, too, and turns it into a folder in the cache when it first sees it.
+    """
+    from oppu_core.modeling.base_files import gguf_file
+    from oppu_core.modeling.gguf_files import import_gguf
+
+    with interruptible():
+        import_gguf(gguf_file(file), out)
+    Console().print(f"Base: {out}", highlight=False)
+
+
 @app.callback(invoke_without_command=True)
 def oppu(
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,

@@ -23,7 +23,7 @@ from peft import (
 from peft.tuners.tuners_utils import BaseTunerLayer
 
 from oppu_core.errors import ModelError
-from oppu_core.modeling.base import projection_names, shared_projections
+from oppu_core.modeling.base_files import projection_names, shared_projections
 from oppu_core.modeling.families import ROLES, check_targets
 
 State = Mapping[str, torch.Tensor]

@@ -1,59 +1,21 @@
-"""Load a base: the model, its tokenizer's conventions, and a fingerprint of both.
-
-``tiny`` is the base that ships with this package. Knows nothing of users, tasks or adapters.
-"""
+"""Load a base: the model and its tokenizer's conventions. Knows nothing of users, tasks or adapters."""
 
 import dataclasses
-import hashlib
 import logging
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    BitsAndBytesConfig,
-    GenerationConfig,
-)
-from transformers.pytorch_utils import Conv1D
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
-from oppu_core.errors import ConfigError, DataError, ModelError, explained, reason
-from oppu_core.modeling.dtypes import Dtype, Quantize
+from oppu_core.errors import ConfigError, ModelError, explained, reason
+from oppu_core.modeling.base_files import BaseIdentity, base_folder, base_identity, hf_tokenizer
+from oppu_core.modeling.dtypes import Dtype, PromptFormat, Quantize
 from oppu_core.modeling.tokenizer import Tokenizer, special_ids
 from oppu_core.modeling.trial import Trial, try_out
-from oppu_core.storage.files import file_sha256, read_json
 
-TINY = "tiny"
-TINY_FOLDER = Path(__file__).parent / "tiny_base"
 transformers_logging.disable_progress_bar()  # a bar for loading weights would cut through ours
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it tells of every cast of every int8 product
-MAX_LENGTH = 2048  # tokens of prompt and answer together, as in the authors' code
-
-
-@dataclasses.dataclass(frozen=True)
-class BaseIdentity:
-    """What weights that are trained on a base depend on.
-
-    Attributes:
-        fingerprint: The sha256 over configuration, tokenizer and weights.
-        dtype: The type of its weights in memory; of what is computed with them where they are quantized.
-        context: How many tokens prompt and answer may have together.
-        quantize: How its weights were quantized on loading.
-    """
-
-    fingerprint: str
-    dtype: Dtype
-    context: int
-    quantize: Quantize | None = None
-
-    @property
-    def takes_merging(self) -> bool:
-        """Whether a LoRA can be added to its weights: to those of fewer bits it would be rounded away."""
-        return self.dtype == "float32" and self.quantize is None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,137 +78,12 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def base_folder(name: str) -> Path:
-    """The folder of a base: the shipped one, a local folder, or a snapshot from the Hugging Face hub.
-
-    Only safetensors are ever fetched or read; a pickled checkpoint could run code.
-
-    Raises:
-        ModelError: nothing usable is there.
-    """
-    folder = TINY_FOLDER if name == TINY else Path(name).expanduser()
-    if not folder.is_dir() and (folder.exists() or name.count("/") != 1 or name.startswith((".", "/", "~"))):
-        raise ModelError(
-            f"The base {name!r} is no folder. Use 'tiny', a local folder, or a hub id (org/name)."
-        )
-    if not folder.is_dir():
-        from huggingface_hub import snapshot_download
-
-        try:
-            patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
-            folder = Path(snapshot_download(name, allow_patterns=patterns))
-        except Exception as error:  # the hub client raises many kinds; all mean the same to the user
-            raise ModelError(
-                f"The base {name!r} is no folder here, and could not be fetched from the hub: {error}"
-            ) from error
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"{folder} has no config.json; it is no Hugging Face model folder.")
-    if not any(folder.glob("*.safetensors")):
-        raise ModelError(f"{folder} has no *.safetensors; pickled weights are never loaded. Convert them.")
-    if (folder / "adapter_config.json").exists():  # transformers would put it on the base, silently
-        raise ModelError(
-            f"{folder} has an adapter beside the base's weights (adapter_config.json). Move it away or, if "
-            "it belongs to the base, merge it."
-        )
-    return folder
-
-
-def _read_config(folder: Path) -> Mapping[str, Any]:
-    try:
-        config = read_json(folder / "config.json")
-    except DataError as error:
-        raise ModelError(f"The base in {folder} cannot be loaded: {error}") from error
-    if not isinstance(config, dict):
-        raise ModelError(f"{folder / 'config.json'} is no model configuration.")
-    if "auto_map" in config:
-        raise ModelError(f"The base in {folder} brings code of its own (auto_map), which is never run.")
-    return config
-
-
-def base_skeleton(folder: Path) -> Any:
-    """A base without its weights (on torch's meta device): its modules, from ``config.json`` alone.
-
-    Raises:
-        ModelError: the configuration is none of a causal language model.
-    """
-    _read_config(folder)
-    try:
-        config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
-        with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    except Exception as error:  # transformers raises many kinds for a broken configuration
-        raise ModelError(f"The base in {folder} cannot be loaded: {type(error).__name__}: {error}") from error
-
-
-def projection_names(model: Any) -> list[str]:
-    """The full names of a model's linear maps, also of those that carry an adapter already."""
-    return [
-        name.removesuffix(".base_layer")
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear | Conv1D)
-    ]
-
-
-def shared_projections(model: Any) -> dict[str, str]:
-    """The linear maps whose weights another module holds as well, and which: a head that is tied to the
-    embedding, or layers that share their weights."""
-    holders: dict[int, set[str]] = {}
-    for name, module in model.named_modules():
-        if isinstance(weight := getattr(module, "weight", None), torch.nn.Parameter):
-            holders.setdefault(id(weight), set()).add(name.removesuffix(".base_layer"))
-    linear = set(projection_names(model))
-    return {
-        name: min(names - {name})
-        for names in holders.values()
-        if len(names) > 1
-        for name in sorted(names & linear)
-    }
-
-
-def base_identity(folder: Path, dtype: Dtype, quantize: Quantize | None = None) -> BaseIdentity:
-    """What a model folder's answers depend on, from its files alone.
-
-    Raises:
-        ModelError: the configuration cannot be read.
-    """
-    digest = hashlib.sha256()
-    for file in sorted(folder.iterdir()):
-        if (
-            file.suffix in {".safetensors", ".json", ".model", ".txt"}
-            and file.name != "generation_config.json"
-        ):
-            digest.update(f"{file.name} {file_sha256(file)}\n".encode())
-    return BaseIdentity(digest.hexdigest(), dtype, _context(_read_config(folder)), quantize)
-
-
-def _context(config: Mapping[str, Any]) -> int:
-    """How many tokens a prompt and its answer may have together."""
-    lengths = (config.get(key) for key in ("max_position_embeddings", "n_positions", "n_ctx"))
-    return min([MAX_LENGTH, *(length for length in lengths if isinstance(length, int))])
-
-
-def base_tokenizer(name: str) -> Tokenizer:
-    """A base's text to ids and back, without its weights.
-
-    Raises:
-        ModelError: see :func:`load_base`.
-    """
-    folder = base_folder(name)
-    return Tokenizer(_hf_tokenizer(folder), _context(_read_config(folder)))
-
-
-def _hf_tokenizer(folder: Path) -> Any:
-    try:
-        return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
-    except Exception as error:  # transformers raises many kinds for a broken folder
-        raise ModelError(
-            f"The base in {folder} has no tokenizer that can be loaded; "
-            "it needs the model's own tokenizer.json and tokenizer_config.json beside the weights."
-        ) from error
-
-
 def load_base(
-    name: str, dtype: Dtype = "float32", device: str = "auto", quantize: Quantize | None = None
+    name: str,
+    dtype: Dtype = "float32",
+    device: str = "auto",
+    quantize: Quantize | None = None,
+    prompt_format: PromptFormat = "plain",
 ) -> Base:
     """Load a base for training adapters and answering.
 
@@ -256,14 +93,15 @@ def load_base(
         device: ``auto``, ``cpu``, ``cuda`` …
         quantize: Hold its linear maps in 4 bits (QLoRA's NF4) or 8 bits (LLM.int8), computing in `dtype`.
             8 bits look for outliers in the whole batch, so that answers can depend on what shares it.
+        prompt_format: ``chat`` puts prompts into its chat template.
 
     Raises:
         ModelError: it cannot be loaded or asked, or its tokenizer does not fit.
     """
     target = pick_device(device)
     folder = base_folder(name)
-    identity = base_identity(folder, dtype, quantize)
-    hf = _hf_tokenizer(folder)
+    identity = base_identity(folder, dtype, quantize, prompt_format)
+    hf = hf_tokenizer(folder)
     options: dict[str, Any] = {}
     if quantize:
         options = {"quantization_config": _quantization(quantize, dtype), "device_map": {"": target}}
@@ -297,6 +135,8 @@ def load_base(
         model = model.eval().requires_grad_(False)
         embedding = model.get_input_embeddings()
         tokenizer = Tokenizer(hf, identity.context, getattr(embedding, "num_embeddings", None))
+        if prompt_format == "chat":
+            tokenizer = tokenizer.chatting()
         trial = try_out(model, _plain_ids(hf, embedding), tokenizer.pad_id, identity.context)
     return Base(
         name,

@@ -3,9 +3,12 @@
 A template is a small program in a base's folder. Knows nothing of users or tasks.
 """
 
+import dataclasses
 import datetime
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from oppu_core.errors import ModelError
 
 # How models open and close their thoughts.
 THOUGHTS = (
@@ -63,6 +66,52 @@ def render_chat(
             if text.rstrip().endswith(opening):
                 return f"{text.rstrip()}\n\n{closing}\n\n"
     return text
+
+
+@dataclasses.dataclass(frozen=True)
+class ChatTurn:
+    """What a chat template puts around a person's message and the model's answer.
+
+    Attributes:
+        before: In front of the message.
+        after: Between the message and where the model begins to write.
+        lead: Between that place and the answer, e.g. a space; mostly nothing.
+        end: Behind the answer; begins with what closes the turn.
+    """
+
+    before: str
+    after: str
+    lead: str
+    end: str
+
+
+def chat_turn(tokenizer: Any) -> ChatTurn:
+    """The frame of a question and its answer in a tokenizer's chat template.
+
+    Raises:
+        ModelError: there is no template, or it cannot be used for a question and an answer.
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        raise ModelError(
+            "The base has no chat template (chat_template.jinja); use --prompt-format plain, or a chat model."
+        )
+    asked, said = "USER-MESSAGE", "ASSISTANT-ANSWER"
+    question = {"role": "user", "content": asked}
+    answer = {"role": "assistant", "content": said}
+    try:
+        open_text = render_chat(tokenizer, [question])
+        whole = render_chat(tokenizer, [question, answer], add_generation_prompt=False)
+    except Exception as error:  # a template is a program
+        raise ModelError(f"The model's chat template cannot be used: {error}") from error
+    before, found, after = open_text.partition(asked)
+    if not found:
+        raise ModelError("The model's chat template leaves out the person's message.")
+    shown, found, end = whole.partition(said)
+    if not found:
+        raise ModelError("The model's chat template leaves out the model's answer.")
+    # Where the template writes more in front of an answer that is asked for (a closed thought), that stands.
+    lead = shown.removeprefix(open_text) if shown.startswith(open_text) else ""
+    return ChatTurn(before, after, lead, end)
 
 
 def decode_marked(tokenizer: Any, ids: Sequence[int]) -> str:

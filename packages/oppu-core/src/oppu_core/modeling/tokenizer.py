@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from oppu_core.errors import ModelError
+from oppu_core.modeling.chat import ChatTurn, chat_turn
 
 CACHED_TEXTS = 4096  # the ids of this many texts of 2,048 tokens take 32 MiB
 
@@ -41,6 +42,7 @@ class Tokenizer:
         self._lead = "" if pieces and pieces[0].startswith("▁") else " "
         self._until: tuple[str, ...] = ("\n",)
         self._chat = False
+        self._turn: ChatTurn | None = None
 
         def ids(text: str, special: bool, chat: bool = False) -> "array.array[int]":
             with warnings.catch_warnings():
@@ -93,14 +95,41 @@ class Tokenizer:
         vars(other).pop("stop_ids", None)
         return other
 
+    def chatting(self) -> "Tokenizer":
+        """The same for prompts that are messages to a chat model, and answers that close its turn.
+
+        Raises:
+            ModelError: see :func:`~oppu_core.modeling.chat.chat_turn`.
+        """
+        other = copy.copy(self)
+        other._turn = chat_turn(self.hf)
+        for cached in ("stop_ids", "_end_id"):
+            vars(other).pop(cached, None)
+        return other
+
     def prompt_ids(self, text: str) -> list[int]:
-        """Token ids of a prompt, with the special tokens that this tokenizer puts in front."""
+        """Token ids of a prompt, with the special tokens that this tokenizer or the chat template puts
+        around it; what looks like one in `text` is its characters."""
+        if self._turn and not self._chat:
+            before, after = self._turn.before, self._turn.after
+            if not any(token.content in text for token in self.hf.added_tokens_decoder.values()):
+                return self._ids(before + text + after, special=False, chat=True).tolist()
+            parts = ((before, True), (text, False), (after, True))
+            return [index for part, chat in parts for index in self._ids(part, special=False, chat=chat)]
         ids = self._ids(text, special=not self._chat, chat=self._chat).tolist()
         return ids[:-1] if ids and ids[-1] == self.eos_id else ids
 
     def answer_ids(self, text: str) -> list[int]:
-        """Token ids of an answer as it continues a prompt, closed by the end-of-text token."""
-        return [*self._ids(self._lead + text, special=False), self.eos_id]
+        """Token ids of an answer as it continues a prompt, closed by the end of text or of the turn."""
+        lead = self._turn.lead if self._turn else self._lead
+        return [*self._ids(lead + text, special=False), self._end_id]
+
+    @functools.cached_property
+    def _end_id(self) -> int:
+        """What closes an answer: the first special token that the chat template has behind it, or the end of
+        text."""
+        ids = self._ids(self._turn.end, special=False, chat=True) if self._turn else []
+        return next((index for index in ids if index in special_ids(self.hf)), self.eos_id)
 
     def answer_text(self, ids: list[int]) -> str:
         """The answer in generated ids: up to a newline or the end of text, stripped."""
@@ -110,11 +139,11 @@ class Tokenizer:
 
     @functools.cached_property
     def stop_ids(self) -> list[int]:
-        """The ids that end an answer: end of text and every token with a newline in it."""
+        """The ids that end an answer: end of text or of the turn, and every token with a newline in it."""
         size = len(self.hf)
         texts = self.hf.batch_decode([[index] for index in range(size)])
         ends = (index for index, text in enumerate(texts) if any(end in text for end in self._until))
-        return sorted({self.eos_id, *ends})
+        return sorted({self.eos_id, self._end_id, *ends})
 
 
 def special_ids(hf: Any) -> set[int]:

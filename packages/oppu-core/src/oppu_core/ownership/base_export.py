@@ -9,7 +9,8 @@ from pathlib import Path
 
 from oppu_core.errors import ConfigError, DataError
 from oppu_core.modeling.adapters import merge
-from oppu_core.modeling.base import Base, base_folder
+from oppu_core.modeling.base import Base
+from oppu_core.modeling.base_files import base_folder
 from oppu_core.ownership.adapters import open_store
 from oppu_core.ownership.bundle import CARD_FILE, MANIFEST_FILE, is_litter
 from oppu_core.ownership.card import base_card

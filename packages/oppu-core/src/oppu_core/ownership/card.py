@@ -7,7 +7,7 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from oppu_core.modeling.base import TINY
+from oppu_core.modeling.base_files import TINY
 from oppu_core.runs.run import Run
 from oppu_core.runs.variants import Variant
 

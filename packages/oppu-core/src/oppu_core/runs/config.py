@@ -8,8 +8,14 @@ from typing import Any, get_type_hints
 
 from oppu_core.data.dataset import Dataset
 from oppu_core.errors import ConfigError
-from oppu_core.modeling.base import base_folder, base_skeleton, projection_names, shared_projections
-from oppu_core.modeling.dtypes import Dtype, Quantize
+from oppu_core.modeling.base_files import (
+    TINY,
+    base_folder,
+    base_skeleton,
+    projection_names,
+    shared_projections,
+)
+from oppu_core.modeling.dtypes import Dtype, PromptFormat, Quantize
 from oppu_core.modeling.families import check_targets
 from oppu_core.prompting.methods import Examples
 from oppu_core.runs.options import RunOptions
@@ -40,6 +46,7 @@ class RunConfig:
         profiles: Files with profile texts; a task that they do not name has computed ones.
         examples: What of the others task LoRAs are trained on.
         constrain: Whether tasks with labels answer with these alone.
+        prompt_format: Whether prompts stand in the base's chat template.
     """
 
     data: Mapping[str, str]
@@ -55,10 +62,13 @@ class RunConfig:
     profiles: tuple[str, ...] = ()
     examples: Examples = "queries"
     constrain: bool = False
+    prompt_format: PromptFormat = "plain"
 
     def to_json(self) -> dict[str, Any]:
         """The form in ``run.json``."""
         plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        if self.prompt_format == "plain":  # as before there was another: results of such runs stay theirs
+            del plain["prompt_format"]
         return plain
 
     @classmethod
@@ -116,10 +126,11 @@ def resolve_config(options: RunOptions) -> RunConfig:
     for config in (*task_lora.values(), *personal.values()):
         if config.method != "prompt_tuning":
             check_targets(config.targets, projections, shared_projections(skeleton))
-    named = folder != Path(options.model).expanduser()
+    local = Path(options.model).expanduser()
+    named = options.model == TINY or not local.exists()
     return RunConfig(
         data={dataset.task.name: str(dataset.path.resolve()) for dataset in datasets},
-        model=options.model if named else str(folder.resolve()),
+        model=options.model if named else str(local.resolve()),
         methods=tuple(names),
         task_lora=task_lora,
         personal=personal,
@@ -131,6 +142,7 @@ def resolve_config(options: RunOptions) -> RunConfig:
         profiles=tuple(str(Path(path).resolve()) for path in options.profiles),
         examples=options.examples,
         constrain=options.constrain,
+        prompt_format="chat" if options.prompt_format == "chat" else "plain",
     )
 
 

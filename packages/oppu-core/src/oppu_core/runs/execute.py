@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.markup import escape
 
-from oppu_core.modeling.base import base_tokenizer
+from oppu_core.modeling.base_files import base_tokenizer
 from oppu_core.runs.cautions import scoring_warnings, tokenizer_warnings, version_warnings
 from oppu_core.runs.jobs import JOBS, Job, VariantJobs, quiet
 from oppu_core.runs.options import Compute
@@ -75,8 +75,15 @@ def _warn(variant: Variant, reporter: ProgressReporter) -> None:
     """Warn in advance about problems that no training can fix."""
     task = variant.task
     warnings = scoring_warnings(task, variant.users)
+    config = variant.run.config
+    tokenizer = base_tokenizer(config.model, config.prompt_format)
     if task.labels:
-        warnings += tokenizer_warnings(task, base_tokenizer(variant.run.config.model))
+        warnings += tokenizer_warnings(task, tokenizer)
+    if config.prompt_format == "plain" and tokenizer.hf.chat_template:
+        warnings.append(
+            "The base has a chat template, but prompts are plain, as in the paper; --prompt-format chat puts "
+            "them into it."
+        )
     for warning in warnings:
         reporter.console.print(f"[yellow]{task.name}: {escape(warning)}[/]", highlight=False, soft_wrap=True)
         reporter.event("warning", task=task.name, text=warning)

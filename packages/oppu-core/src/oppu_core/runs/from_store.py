@@ -1,14 +1,12 @@
 """Reconstructing a run from a store and a dataset, without a run folder."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from oppu_core.data.dataset import Dataset
 from oppu_core.errors import ConfigError, StoreError
-from oppu_core.modeling.base import base_folder, base_identity
-from oppu_core.modeling.dtypes import Dtype, Quantize
+from oppu_core.modeling.base_files import BaseIdentity
 from oppu_core.prompting.methods import Method
 from oppu_core.runs.config import RunConfig
 from oppu_core.runs.run import Run, profile_hashes
@@ -22,8 +20,7 @@ def run_from_store(
     dataset: Dataset,
     method: Method,
     *,
-    dtype: Dtype = "float32",
-    quantize: Quantize | None = None,
+    identity: BaseIdentity,
     profiles: Sequence[Path] = (),
     seed: int = 0,
 ) -> Run:
@@ -34,8 +31,7 @@ def run_from_store(
         store: The store.
         dataset: Its others trained the task base, its test users the adapters.
         method: How to answer; decides what has to be in the store.
-        dtype: As in training.
-        quantize: As in training.
+        identity: Of the base in the type, quantization and form of prompts that they were trained with.
         profiles: Files of profile texts, where there were any.
         seed: Of random retrieval.
 
@@ -45,21 +41,21 @@ def run_from_store(
     """
     if not is_store(store):
         raise StoreError(f"{store} is no store of weights (it has no manifest.sqlite).")
-    identity = base_identity(base_folder(model), dtype, quantize)
     opened = Store(store)
     entries = [entry for entry in opened.entries() if entry.status == "ok"]
     opened.close()
     wanted = {
-        "base": dataclasses.asdict(identity),
+        "base": identity.to_json(),
         "task": dataset.task.fingerprint,
         "variant": method.variant,
         "data": dataset.content("others"),
     }
     task_lora = _only(
         [entry for entry in entries if entry.kind == "task_lora" and _agrees(entry.identity, wanted)],
-        f"The store {store} has no task LoRA of the base {model} ({dtype}, "
-        f"{quantize or 'not quantized'}), {dataset.task.name} and the variant {method.variant} that was "
-        f"trained on the others of {dataset.path}. Train one: `oppu run --model {model} --data "
+        f"The store {store} has no task LoRA of the base {model} ({identity.dtype}, "
+        f"{identity.quantize or 'not quantized'}{', in its chat template' if identity.chat else ''}), "
+        f"{dataset.task.name} and the variant {method.variant} that was trained on the others of "
+        f"{dataset.path}. Train one: `oppu run --model {model} --data "
         f"{dataset.path} --methods {method.name} --store {store} --run …`.",
     )
     adapters = {
@@ -85,16 +81,17 @@ def run_from_store(
             methods=(method.name,),
             task_lora={task: TrainConfig.from_json(task_lora.identity["training"])},
             personal={task: TrainConfig.from_json(training)},
-            dtype=dtype,
+            dtype=identity.dtype,
             seed=seed,
             users=None,
             sample=False,
-            quantize=quantize,
+            quantize=identity.quantize,
+            prompt_format="chat" if identity.chat else "plain",
             profiles=tuple(map(str, profiles)),
             examples=task_lora.identity["examples"],
         ),
         {
-            "base": dataclasses.asdict(identity),
+            "base": identity.to_json(),
             "data": {task: dataset.fingerprint},
             "profiles": profile_hashes(profiles),
         },

@@ -122,7 +122,9 @@ class VariantJobs:
             ModelError: it is gone, or has changed.
         """
         config = self._run.config
-        base = load_base(config.model, config.dtype, self._compute.device, config.quantize)
+        base = load_base(
+            config.model, config.dtype, self._compute.device, config.quantize, config.prompt_format
+        )
         if base.identity != self._run.base_identity():
             raise ModelError(
                 f"The base {base.name!r} is no longer the one that {self._run.path} was started with. "

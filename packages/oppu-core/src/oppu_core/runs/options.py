@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from oppu_core.errors import ConfigError
-from oppu_core.modeling.dtypes import Dtype, Quantize
+from oppu_core.modeling.dtypes import Dtype, PromptFormatOption, Quantize
 from oppu_core.prompting.methods import DEFAULT_METHODS, METHODS, Examples, parse_method
 from oppu_core.training.config import Peft, Preset
 
@@ -123,6 +123,7 @@ class RunOptions:
         profiles: Files with profile texts.
         examples: What of the others task LoRAs are trained on.
         constrain: Let tasks with labels answer with these alone.
+        prompt_format: Put prompts into the base's chat template; ``auto`` does not, as in the paper.
     """
 
     data: Sequence[Path] = option(
@@ -130,7 +131,10 @@ class RunOptions:
     )
     model: str = option(
         Annotated[
-            str, typer.Option("--model", help="The base: 'tiny' (shipped), a folder, or a Hugging Face id.")
+            str,
+            typer.Option(
+                "--model", help="The base: 'tiny' (shipped), a folder, a GGUF file, or a Hugging Face id."
+            ),
         ],
         "tiny",
     )
@@ -216,6 +220,16 @@ class RunOptions:
             typer.Option("--constrain", help="Let tasks with a set of labels answer with these alone."),
         ],
         False,
+    )
+    prompt_format: PromptFormatOption = option(
+        Annotated[
+            PromptFormatOption,
+            typer.Option(
+                help="How the base is asked: plain text, or in its chat template. auto is plain, as in the "
+                "paper, and says so where the base has a template."
+            ),
+        ],
+        "auto",
     )
 
     @property

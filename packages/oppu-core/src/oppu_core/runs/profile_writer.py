@@ -5,7 +5,6 @@ never shown. A model's reasoning is switched off if its chat template can do tha
 depends on the model, the seed and the user, and on the batch only by rounding.
 """
 
-import dataclasses
 import itertools
 import random
 from collections.abc import Iterator, Sequence
@@ -19,7 +18,8 @@ from oppu_core.data.dataset import Dataset
 from oppu_core.data.schema import shown
 from oppu_core.data.types import Split, User
 from oppu_core.errors import ConfigError, ModelError
-from oppu_core.modeling.base import Base, base_folder
+from oppu_core.modeling.base import Base
+from oppu_core.modeling.base_files import base_folder
 from oppu_core.modeling.chat import THOUGHTS, decode_marked, render_chat, without_thoughts
 from oppu_core.runs.progress import ProgressReporter
 from oppu_core.runs.start import differences
@@ -136,7 +136,7 @@ class Writer:
             self._stop_ids = _chat_stop_ids(base)
             chat = content_id([*self._frame, self._stop_ids, THOUGHTS])
         self.settings: dict[str, Any] = {
-            "model": dataclasses.asdict(base.identity),
+            "model": base.identity.to_json(),
             "chat_template": chat,
             "instruction": task.profile_prompt,
             "seed": seed,

@@ -15,7 +15,7 @@ from typing import Any
 from oppu_core.data.dataset import MANIFEST, Dataset
 from oppu_core.data.types import User
 from oppu_core.errors import ConfigError, DataError
-from oppu_core.modeling.base import BaseIdentity
+from oppu_core.modeling.base_files import BaseIdentity
 from oppu_core.prompting.profile_files import Profiles, read_profiles
 from oppu_core.runs.config import RunConfig
 from oppu_core.runs.predictions import QueryId, read_answers

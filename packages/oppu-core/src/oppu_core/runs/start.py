@@ -1,6 +1,5 @@
 """Starting a run, or continuing one with the same configuration."""
 
-import dataclasses
 import importlib.metadata
 import itertools
 import platform
@@ -11,7 +10,7 @@ from typing import Any
 from oppu_core.data.dataset import Dataset
 from oppu_core.data.schema import shown
 from oppu_core.errors import ConfigError, DataError
-from oppu_core.modeling.base import base_folder, base_identity
+from oppu_core.modeling.base_files import base_folder, base_identity
 from oppu_core.prompting.methods import parse_method
 from oppu_core.prompting.profile_files import check_covered, read_profiles
 from oppu_core.runs.config import RunConfig, resolve_config
@@ -43,7 +42,9 @@ def start_run(path: str | Path, asked: RunOptions | RunConfig, store: Path | Non
                 f"The dataset {dataset.path} ({task}) has no test queries; there is nothing to answer."
             )
     provenance = {
-        "base": dataclasses.asdict(base_identity(base_folder(config.model), config.dtype, config.quantize)),
+        "base": base_identity(
+            base_folder(config.model), config.dtype, config.quantize, config.prompt_format
+        ).to_json(),
         "data": {task: dataset.fingerprint for task, dataset in datasets.items()},
         "profiles": _check_profiles(config, datasets),
         "versions": versions(),

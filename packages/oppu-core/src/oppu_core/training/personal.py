@@ -12,7 +12,7 @@ from typing import Any
 from oppu_core.data.types import User
 from oppu_core.errors import TrainingError
 from oppu_core.modeling.adapters import adapter_config_json
-from oppu_core.modeling.base import BaseIdentity
+from oppu_core.modeling.base_files import BaseIdentity
 from oppu_core.modeling.packing import TokenizedExample
 from oppu_core.storage.files import content_id
 from oppu_core.storage.store import Key, Store, adapter_key

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from oppu_core.data.dataset import Dataset
 from oppu_core.errors import TrainingError
 from oppu_core.modeling.adapters import adapter_config_json, merge, stack
-from oppu_core.modeling.base import Base, BaseIdentity
+from oppu_core.modeling.base import Base
+from oppu_core.modeling.base_files import BaseIdentity
 from oppu_core.modeling.packing import tokenize
 from oppu_core.prompting.builder import Example, PromptBuilder
 from oppu_core.prompting.methods import Examples, variant_method
@@ -34,7 +35,7 @@ def key_of(
     """
     return task_lora_key(
         {
-            "base": dataclasses.asdict(base),
+            "base": base.to_json(),
             "task": dataset.task.fingerprint,
             "variant": variant,
             "training": dataclasses.asdict(config),

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from oppu_core.errors import StoreError
-from oppu_core.modeling.base import base_tokenizer
+from oppu_core.modeling.base_files import base_tokenizer
 from oppu_core.modeling.tokenizer import Tokenizer
 from oppu_core.prompting.methods import Method
 from oppu_core.runs.jobs import VariantJobs
@@ -89,7 +89,7 @@ def answer_weights_of(
             f"{run.path} has no task base of the variant {method.variant} ({where}). {_advice(run, method)}"
         )
     store.load(variant.task_lora)  # refuses damaged weights: answering never trains
-    fixed = [dataclasses.asdict(run.base_identity()), base, run.config.constrain]
+    fixed = [run.base_identity().to_json(), base, run.config.constrain]
     weights: dict[str | None, str] = {None: content_id(fixed)}
     failed: dict[str, str] = {}
     missing: list[str] = []
@@ -107,7 +107,7 @@ def answer_weights_of(
             f"{len(named)} of {len(source.users)} test users have no adapter ({where}): "
             f"{', '.join(map(repr, named[:5]))}{' …' if len(named) > 5 else ''}. {_advice(run, method)}"
         )
-    tokenizer = base_tokenizer(run.config.model)
+    tokenizer = base_tokenizer(run.config.model, run.config.prompt_format)
     counter = tokenizer.leaving(variant.personal_config.prefix if method.personal else 0)
     return AnswerWeights(jobs, method, counter, weights, failed)
 

@@ -19,9 +19,10 @@ from lm_eval.api.model import LM
 from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import simple_parse_args_string
 from oppu_core.errors import ConfigError, ModelError
-from oppu_core.modeling.base import Base, base_tokenizer
+from oppu_core.modeling.base import Base
+from oppu_core.modeling.base_files import base_folder, base_identity, base_tokenizer
 from oppu_core.modeling.chat import render_chat
-from oppu_core.modeling.dtypes import Dtype, Quantize
+from oppu_core.modeling.dtypes import Dtype, PromptFormat, Quantize
 from oppu_core.modeling.generation import Sampling
 from oppu_core.prompting.builder import PromptBuilder
 from oppu_core.prompting.methods import Method, parse_method
@@ -53,6 +54,7 @@ class OppuLM(LM):
         batch_size: Prompts at a time; ``auto`` takes fewer when memory runs out.
         max_batch_size: The most that ``auto`` takes.
         quantize: With `pretrained`: ``nf4`` or ``int8``; a run has its own.
+        prompt_format: With `pretrained`: ``chat`` for adapters that were trained so; a run has its own.
 
     Raises:
         OppuError: an argument is wrong, or there is no such run.
@@ -72,6 +74,7 @@ class OppuLM(LM):
         batch_size: int | str = "auto",
         max_batch_size: int | None = None,
         quantize: Quantize | None = None,
+        prompt_format: PromptFormat | None = None,
         **unknown: Any,
     ) -> None:
         """Check the arguments; weights are loaded on demand."""
@@ -79,7 +82,7 @@ class OppuLM(LM):
         if unknown:
             raise ConfigError(
                 f"--model oppu has no argument {', '.join(map(repr, unknown))}. It has run, method; or "
-                "pretrained, store, method, data, dtype, quantize; and device, batch_size."
+                "pretrained, store, method, data, dtype, quantize, prompt_format; and device, batch_size."
             )
         self._method = parse_method(str(method)) if method is not None else None
         if (run is None) == (pretrained is None) or (store is None) == (run is None):
@@ -91,13 +94,19 @@ class OppuLM(LM):
         self._base_name = str(pretrained) if self._run is None else self._run.config.model
         self._store_path = Path(str(store))
         self._dtype, self._quantize = None if dtype == "auto" else dtype, quantize
-        for name, value, kinds in (("dtype", self._dtype, Dtype), ("quantize", quantize, Quantize)):
+        self._prompt_format = prompt_format
+        for name, value, kinds in (
+            ("dtype", self._dtype, Dtype),
+            ("quantize", quantize, Quantize),
+            ("prompt_format", prompt_format, PromptFormat),
+        ):
             if value is not None and value not in get_args(kinds):
                 raise ConfigError(f"{name}={value}: it is one of {', '.join(get_args(kinds))}.")
             if self._run is not None and value not in (None, getattr(self._run.config, name)):
                 raise ConfigError(
                     f"{name}={value}: the adapters of {run} were trained on its base in "
-                    f"{self._run.config.dtype}, {self._run.config.quantize or 'not quantized'}; leave it out."
+                    f"{self._run.config.dtype}, {self._run.config.quantize or 'not quantized'}, with "
+                    f"{self._run.config.prompt_format} prompts; leave it out."
                 )
         self._batch_size, self._auto = _batch_size(batch_size, max_batch_size)
         # The harness passes cuda:0 if no device was given.
@@ -155,8 +164,12 @@ class OppuLM(LM):
                 self._store_path,
                 source.dataset,
                 method,
-                dtype=self._dtype or "float32",
-                quantize=self._quantize,
+                identity=base_identity(
+                    base_folder(self._base_name),
+                    self._dtype or "float32",
+                    self._quantize,
+                    self._prompt_format or "plain",
+                ),
                 profiles=source.profile_files,
                 seed=source.seed,
             )
@@ -338,7 +351,7 @@ class OppuLM(LM):
         standings = self._standings.values()
         return {
             "oppu": {
-                "base": [dataclasses.asdict(one.variant.run.base_identity()) for one in standings][:1],
+                "base": [one.variant.run.base_identity().to_json() for one in standings][:1],
                 "weights": content_id([sorted(one.weights.values()) for one in standings]),
             }
         }

@@ -16,7 +16,7 @@ from typing import Any
 from oppu_core.data.dataset import MANIFEST, Dataset
 from oppu_core.data.types import User
 from oppu_core.errors import ConfigError, DataError, did_you_mean
-from oppu_core.modeling.base import MAX_LENGTH
+from oppu_core.modeling.base_files import MAX_LENGTH
 from oppu_core.modeling.tokenizer import Tokenizer
 from oppu_core.prompting.builder import TokenCounter
 from oppu_core.prompting.methods import Method

@@ -5,7 +5,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-from oppu_core.modeling.base import base_tokenizer
+from oppu_core.modeling.base_files import base_tokenizer
 from oppu_core.modeling.tokenizer import Tokenizer
 from oppu_core.prompting.builder import PromptBuilder
 from oppu_core.prompting.methods import parse_method
@@ -48,7 +48,7 @@ class Cases(Plain):
         run = done["four"].run
         cases: dict[str, list[Case]] = {}
         counts: dict[str, Counts] = {}
-        tokenizer = base_tokenizer(run.config.model)
+        tokenizer = base_tokenizer(run.config.model, run.config.prompt_format)
         for task in context.tasks:
             dataset = run.dataset(task)
             profiles = run.profiles(dataset)

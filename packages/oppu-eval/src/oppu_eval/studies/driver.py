@@ -9,7 +9,7 @@ from typing import Any
 
 from oppu_core.data.sample import Planted
 from oppu_core.errors import ConfigError, DataError
-from oppu_core.modeling.base import base_tokenizer
+from oppu_core.modeling.base_files import base_tokenizer
 from oppu_core.runs.config import RunConfig, resolve_config
 from oppu_core.runs.execute import execute_visibly
 from oppu_core.runs.options import Compute, RunOptions
@@ -56,7 +56,7 @@ def carry_out(study: Study, context: StudyContext, compute: Compute) -> Path:
         for run, jobs in runs:
             if "answers" in jobs:
                 borrow(run, context)
-        tokenizer = base_tokenizer(context.config.model)
+        tokenizer = base_tokenizer(context.config.model, context.config.prompt_format)
         seconds = expected_seconds(runs, tokenizer, context.device, study.own_tokens(context, done))
     console.print(_expected(seconds))
     start = time.monotonic()

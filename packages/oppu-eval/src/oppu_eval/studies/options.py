@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from oppu_core.modeling.dtypes import Dtype, Quantize
+from oppu_core.modeling.dtypes import Dtype, PromptFormatOption, Quantize
 from oppu_core.runs.options import PlantOption, RunOptions, option, same
 from oppu_core.training.config import Preset
 
@@ -74,6 +74,7 @@ class StudyOptions:
     quantize: Quantize | None = same(RunOptions, "quantize")
     profiles: Sequence[Path] = same(RunOptions, "profiles")
     constrain: bool = same(RunOptions, "constrain")
+    prompt_format: PromptFormatOption = same(RunOptions, "prompt_format")
     seed: int = same(RunOptions, "seed")
 
     @property

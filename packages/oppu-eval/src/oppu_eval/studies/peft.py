@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
-from oppu_core.modeling.base import base_folder, base_skeleton
+from oppu_core.modeling.base_files import base_folder, base_skeleton
 from oppu_core.runs.variants import find_variant
 from oppu_core.storage.store import WEIGHTS_FILE, Store
 from oppu_core.tasks.task import Task

@@ -132,7 +132,8 @@ def _tfidf(texts: Sequence[str]) -> tuple[Features, str]:
 def _load_encoder(encoder: str, device: str) -> tuple[Any, Any]:
     """Load an encoder and its tokenizer. Pickled weights and a model's own code are never loaded."""
     import torch
-    from oppu_core.modeling.base import base_folder, pick_device
+    from oppu_core.modeling.base import pick_device
+    from oppu_core.modeling.base_files import base_folder
     from oppu_core.storage.files import read_json
     from transformers import AutoModel, AutoTokenizer
     from transformers.utils import logging

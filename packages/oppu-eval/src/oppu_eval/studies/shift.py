@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, ClassVar
 from oppu_core.data.dataset import Dataset
 from oppu_core.data.types import User
 from oppu_core.errors import ConfigError
-from oppu_core.modeling.base import base_folder, base_skeleton, load_base
+from oppu_core.modeling.base import load_base
+from oppu_core.modeling.base_files import base_folder, base_skeleton
 from oppu_core.training.config import resolve_preset
 
 from oppu_eval.reporting.paper import paper_shift
