@@ -124,7 +124,8 @@ def test_the_steps_one_by_one_are_the_run(oppu, movies: Dataset, headlines: Data
     assert (whole / "results.json").read_bytes() == (steps / "results.json").read_bytes()
     rows = json.loads((whole / "results.json").read_text())["rows"]
     found = {(row["task"], row["method"]) for row in rows}
-    both = {"global_majority", "user_majority", "oracle", "non_personalized", "oppu_k0"}
+    simple = {"global_majority", "user_majority", "user_classifier", "copy_label", "oracle"}
+    both = simple | {"non_personalized", "oppu_k0"}
     assert {method for task, method in found if task == "lamp_2m"} == both
     assert {method for task, method in found if task == "lamp_4"} == {
         "copy_input",

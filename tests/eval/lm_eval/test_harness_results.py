@@ -216,7 +216,7 @@ def test_beside_a_run(
     results, path, left_out = report_harness(run, [tmp_path / "out"], True, resamples=RESAMPLES)
     rows = rows_of(results)
     assert list(rows) == [
-        "global_majority", "user_majority", "non_personalized", "oppu_k0",
+        "global_majority", "user_majority", "user_classifier", "copy_label", "non_personalized", "oppu_k0",
         "non_personalized (gpt2)", "rag_k1 (gpt2)", "oppu_k0 (gpt2)",
     ]  # fmt: skip
     for name in ("non_personalized", "oppu_k0"):  # the same answers, so the same numbers

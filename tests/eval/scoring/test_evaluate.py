@@ -57,10 +57,11 @@ def test_rows_come_in_the_order_of_the_paper_with_references_first(
 ) -> None:
     result = run(tagging, users, others, predictions)
     assert list(dict.fromkeys(row.method for row in result.rows)) == [
-        "global_majority", "user_majority", "non_personalized", "rag_k1", "oppu_k0", "oppu_rag_k1", "my_idea",
+        "global_majority", "user_majority", "user_classifier", "copy_label",
+        "non_personalized", "rag_k1", "oppu_k0", "oppu_rag_k1", "my_idea",
     ]  # fmt: skip
     assert [row.metric for row in result.rows[:2]] == ["accuracy", "macro_f1"]
-    assert [row.reference for row in result.rows[::2]] == [True, True] + [False] * 5
+    assert [row.reference for row in result.rows[::2]] == [True] * 4 + [False] * 5
     plain = ["non_personalized", "random_k1", "rag_k1", "rag_k2", "rag_k4", "recent_k2", "pag_k0"]
     personal = ["oppu_k0", "oppu_rag_k1", "oppu_rag_k4", "oppu_rag_k10", "oppu_recent_k2", "oppu_pag_k0"]
     table1 = [*plain, *personal, "other"]
@@ -166,6 +167,37 @@ def test_user_majority_sees_the_visible_history_only_and_breaks_ties_by_last_use
     )
     user = dataclasses.replace(user, queries=queries)
     assert rows_of(run(tagging, [user], others, {}))["user_majority", "accuracy"].value == 1.0
+
+
+def test_a_classifier_and_the_most_alike_item_see_the_visible_history_only(
+    tagging: Task, make_user: MakeUser, others: list[User]
+) -> None:
+    texts = {"comedy": "two clowns laugh", "action": "a car chase", "romance": "a wedding in spring"}
+    user = make_user("u", ["x"] * 4, ["comedy", "action", "romance", "action"])
+    items = tuple(
+        dataclasses.replace(item, fields={**item.fields, "description": texts[item.fields["tag"]]})
+        for item in user.history
+    )
+    asked = [(0, "wedding", "violence"), (2, "a wedding", "action"), (3, "the wedding", "romance"),
+             (4, "clowns at a wedding in spring", "romance")]  # fmt: skip
+    queries = tuple(
+        dataclasses.replace(
+            query, history_len=length, gold=expected, fields={**query.fields, "description": text}
+        )
+        for query, (length, text, expected) in zip(user.queries, asked, strict=True)
+    )
+    user = dataclasses.replace(user, history=items, queries=queries)
+    rows = rows_of(run(tagging, [user], others, {}))
+    # Of "a wedding" the words that the first two items know stand in the second alone.
+    assert rows["copy_label", "accuracy"].value == 1.0
+    # "a" is no word to it: with two items it takes either label, equally likely.
+    assert rows["user_classifier", "accuracy"].value == 1.0
+    silent = dataclasses.replace(items[0], fields={**items[0].fields, "description": "?"})
+    mute = dataclasses.replace(
+        user, history=(silent,), queries=(dataclasses.replace(queries[1], history_len=1),)
+    )
+    majority = rows_of(run(tagging, [mute], others, {}))["user_classifier", "accuracy"]
+    assert majority.value == 0.0, "a history without words: its most frequent answer"
 
 
 def test_oracle_stands_only_where_every_scored_query_has_one(

@@ -65,7 +65,7 @@ def _comparison_panel(axes: Any, one: TaskResults, slots: int) -> None:
     for position, row in enumerate(rows):
         y = -position
         colour = MUTED if row.reference else ACCENT if row.method.startswith("oppu_") else INK
-        if row.method in ("oracle", "user_majority", "global_majority"):
+        if row.method in ("oracle", "user_majority", "user_classifier", "global_majority"):
             axes.axvline(row.value, color=GRID, linewidth=0.8, linestyle=(0, (3, 3)), zorder=0)
         if row.ci95 is not None:
             width = 1.2 if row.reference else 2.2

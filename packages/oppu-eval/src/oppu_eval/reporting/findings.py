@@ -31,14 +31,13 @@ def finding(one: TaskResults) -> str:
     without = (
         "without personalization" if split_model(pair[1])[0] == NON_PERSONALIZED else "without the adapter"
     )
-    sentence = say.format(topic, show(row.value), show(base.value), without)
+    ahead, behind = ("", "") if row.other_queries else _references(rows, row, show)
+    sentence = ahead + say.format(topic, show(row.value), show(base.value), without)
     sentence += f" ({_difference(row, one.kind)}). "
     sentence += _verdict(row.delta_same_prompt_ci95)
     if row.users != base.users:
         sentence += " The difference is taken over the users whom both have answered."
-    if row.other_queries:  # references are on the whole
-        return sentence
-    return sentence + _references(rows, row, show)
+    return sentence + behind
 
 
 def _formats(kind: str) -> Callable[[float], str]:
@@ -71,23 +70,28 @@ def _verdict(interval: tuple[float, float] | None) -> str:
     return "The interval includes zero: this run does not show that the adapters help."
 
 
-def _references(rows: Mapping[str, ScoreRow], row: ScoreRow, show: Callable[[float], str]) -> str:
-    """How far simple rules get, said first where they get further than the adapters."""
+def _references(rows: Mapping[str, ScoreRow], row: ScoreRow, show: Callable[[float], str]) -> tuple[str, str]:
+    """How far simple rules get: what stands first, as they do as well as the adapters or better, and what
+    stands last."""
     phrases = {
         "user_majority": "Always repeating the user’s most frequent answer",
+        "user_classifier": "A word counter trained on the user’s own history",
+        "copy_label": "Copying the answer of the user’s most similar item",
         "copy_input": "Copying the input",
         "copy_retrieved": "Copying the user’s most similar text",
         "oracle": "The best possible answer",
     }
     sign = 1 if row.higher_is_better else -1
-    text = ""
+    first = last = ""
     for method, phrase in phrases.items():
         if method not in rows:
             continue
         value = rows[method].value
-        ahead = sign * (value - row.value) >= 0 and method != "oracle"
-        text += f" {phrase} {'does as well or better' if ahead else 'reaches'}: {show(value)}."
-    return text.replace("reaches: ", "reaches ")
+        if method != "oracle" and sign * (value - row.value) >= 0:
+            first += f"{phrase} does as well as personal adapters or better: {show(value)}. "
+        else:
+            last += f" {phrase} reaches {show(value)}."
+    return first, last
 
 
 def describe_method(method: str) -> str:
@@ -98,6 +102,8 @@ def describe_method(method: str) -> str:
     fixed = {
         "global_majority": "Reference: always the answer that other people give most often.",
         "user_majority": "Reference: always the answer that this user has given most often.",
+        "user_classifier": "Reference: naive Bayes on the words of this user’s history; no language model.",
+        "copy_label": "Reference: the user’s own answer to the past item most like the question.",
         "copy_input": "Reference: the input text itself, returned as the answer.",
         "copy_retrieved": "Reference: what the user wrote in the past item most like the question.",
         "oracle": "Reference: the best answer that can be known; the sample data were made with it.",
