@@ -181,10 +181,8 @@ def test_a_classifier_and_the_most_alike_item_see_the_visible_history_only(
     asked = [(0, "wedding", "violence"), (2, "a wedding", "action"), (3, "the wedding", "romance"),
              (4, "clowns at a wedding in spring", "romance")]  # fmt: skip
     queries = tuple(
-        dataclasses.replace(
-            query, history_len=length, gold=expected, fields={**query.fields, "description": text}
-        )
-        for query, (length, text, expected) in zip(user.queries, asked, strict=True)
+        dataclasses.replace(query, history_len=seen, gold=gold, fields={**query.fields, "description": text})
+        for query, (seen, text, gold) in zip(user.queries, asked, strict=True)
     )
     user = dataclasses.replace(user, history=items, queries=queries)
     rows = rows_of(run(tagging, [user], others, {}))
@@ -193,9 +191,8 @@ def test_a_classifier_and_the_most_alike_item_see_the_visible_history_only(
     # "a" is no word to it: with two items it takes either label, equally likely.
     assert rows["user_classifier", "accuracy"].value == 1.0
     silent = dataclasses.replace(items[0], fields={**items[0].fields, "description": "?"})
-    mute = dataclasses.replace(
-        user, history=(silent,), queries=(dataclasses.replace(queries[1], history_len=1),)
-    )
+    query = dataclasses.replace(queries[1], history_len=1)
+    mute = dataclasses.replace(user, history=(silent,), queries=(query,))
     majority = rows_of(run(tagging, [mute], others, {}))["user_classifier", "accuracy"]
     assert majority.value == 0.0, "a history without words: its most frequent answer"
 
