@@ -2,6 +2,8 @@
 
 ``run=runs/movies`` is all that it needs: base, task LoRAs, adapters, data and prompts are those of the run.
 A batch mixes users, and an answer does not depend on who else is in it.
+
+One module, though long: the harness wants one class that reads arguments, prepares tasks and answers.
 """
 
 import dataclasses
