@@ -18,6 +18,9 @@ transformers_logging.disable_progress_bar()  # a bar for loading weights would c
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it tells of every cast of every int8 product
 
 
+_trials: dict[tuple[object, ...], Trial] = {}  # a run loads its base for every task base: one trial will do
+
+
 @dataclasses.dataclass(frozen=True)
 class Base:
     """A loaded base.
@@ -137,7 +140,10 @@ def load_base(
         tokenizer = Tokenizer(hf, identity.context, getattr(embedding, "num_embeddings", None))
         if prompt_format == "chat":
             tokenizer = tokenizer.chatting()
-        trial = try_out(model, _plain_ids(hf, embedding), tokenizer.pad_id, identity.context)
+        key = (try_out, identity, target)
+        if key not in _trials:
+            _trials[key] = try_out(model, _plain_ids(hf, embedding), tokenizer.pad_id, identity.context)
+        trial = _trials[key]
     return Base(
         name,
         model,
