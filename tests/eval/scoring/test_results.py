@@ -40,7 +40,7 @@ def test_what_is_written_comes_back_the_same(tagging: Task, make_user: MakeUser)
     assert again == results
     assert again.to_json() == results.to_json()
     assert again.tasks["lamp_2m"].set_aside == {"oppu_k0": ["u1"]}
-    assert [type(row.ci95) for row in again.rows] == [tuple] * 8
+    assert [type(row.ci95) for row in again.rows] == [tuple] * 12
 
 
 def test_notes_and_other_queries_are_not_written(tagging: Task, make_user: MakeUser) -> None:
@@ -74,7 +74,7 @@ Damage = Callable[[Any], Any]
     [
         (lambda v: v.pop("rows"), "'rows': Field required"),
         (lambda v: v.pop("provenance"), "'provenance': Field required"),
-        (lambda v: v["rows"].append(5), r"'rows\.8': "),
+        (lambda v: v["rows"].append(5), r"'rows\.12': "),
         (lambda v: v["rows"][3].update(value=None), r"'rows\.3\.value': Input should be a valid number"),
         (lambda v: v["rows"][0].update(ci95=[0.1]), r"'rows\.0\.ci95\.1': Field required"),
         (lambda v: v["rows"][2].pop("reference"), r"'rows\.2\.reference': Field required"),
