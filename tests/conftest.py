@@ -9,8 +9,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is loaded, here and in w
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-# Folders whose tests load models or what takes seconds to import (gradio, the harness); fixtures that load, train
-# or serve a model.
+# Folders whose tests load models, gradio or the harness, and fixtures that load, train or serve a model.
 SLOW_FOLDERS = {"modeling", "training", "demo", "lm_eval"}
 SLOW_FIXTURES = {"toy_folder", "family_folder", "tiny", "encoder", "run", "finished"}
 
