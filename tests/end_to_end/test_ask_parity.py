@@ -1,18 +1,22 @@
 """`oppu ask`, the page and the harness answer a run's own query as the run did, however it was asked to."""
 
 import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
 from harness_runs import answers, ask, replace_adapters
 from oppu_core.data.dataset import Dataset
+from oppu_core.errors import ModelError
 from oppu_core.modeling.base_files import TINY_FOLDER
+from oppu_core.ownership.card import adapter_card, base_card
 from oppu_core.runs.asking import ask as ask_run
 from oppu_core.runs.config import resolve_config
 from oppu_core.runs.execute import execute
 from oppu_core.runs.options import Compute, RunOptions
 from oppu_core.runs.run import Run
 from oppu_core.runs.start import start_run
+from oppu_core.runs.variants import find_variant
 from oppu_demo.engine import Engine
 from small_world import QUICK
 
@@ -93,3 +97,23 @@ def test_a_harness_that_renders_the_template_itself_gives_them_too(runs: dict[st
     asking = {"run": str(run.path), "method": "oppu_k0"}
     results = ask(asking, [TASK], batch_size=64, apply_chat_template=True)
     assert answers(results, TASK) == run.predictions(TASK, "oppu_k0")
+
+
+def test_what_leaves_a_chat_run_says_how_its_base_is_asked(runs: dict[str, Run]) -> None:
+    for name, said in (("chat", True), ("greedy", False)):
+        variant = find_variant(runs[name], TASK, "base", personal=True)
+        facts = {"facts": {"adapter": {}, "task_lora": {}}}
+        for card in (base_card(runs[name], variant), adapter_card(runs[name], variant, facts, ())):
+            assert ("chat template" in card) == said
+
+
+def test_another_chat_template_is_said_to_be_another(runs: dict[str, Run]) -> None:
+    run = runs["chat"]
+    (user,) = run.test_users(run.dataset(TASK))
+    template = Path(run.config.model) / "chat_template.jinja"
+    template.write_text(TEMPLATE.replace("assistant: ", "bot: "))
+    try:
+        with pytest.raises(ModelError, match=r"The chat template of the base .* Put it back"):
+            ask_run(run, user.user_id, "A ship.", TASK, "cpu")
+    finally:
+        template.write_text(TEMPLATE)

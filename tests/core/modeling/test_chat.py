@@ -84,7 +84,7 @@ def test_a_base_asked_in_chat_is_trained_and_answers_in_chat(chat_base: Callable
 @pytest.mark.parametrize(
     ("template", "message"),
     [
-        ("{{ raise_exception('no roles') }}", "chat template cannot be used: no roles"),
+        ("{{ raise_exception('no roles') }}", r"chat template \(.*chat\) cannot be used: no roles"),
         ("{{ bos_token }}assistant:", "leaves out the person's message"),
         ("{{ messages[0].content }}", "leaves out the model's answer"),
     ],

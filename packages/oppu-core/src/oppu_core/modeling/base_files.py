@@ -71,6 +71,8 @@ def base_folder(name: str) -> Path:
     Raises:
         ModelError: nothing usable is there.
     """
+    if not name.strip():
+        raise ModelError("The base has no name. Use 'tiny', a folder, a GGUF file, or a hub id (org/name).")
     folder = TINY_FOLDER if name == TINY else Path(name).expanduser()
     local = name.startswith((".", "/", "~"))
     if is_gguf(name) and not folder.is_dir():

@@ -24,6 +24,7 @@ THOUGHTS = (
     ("<|channel>", "<channel|>"),
 )
 CHANNEL, FINAL = "<|channel|>", "<|channel|>final"  # in OpenAI's format every part names its channel
+_ASKED = "USER-MESSAGE"
 _MARKS = {CHANNEL, *(mark for pair in THOUGHTS for mark in pair)}
 
 DATE = datetime.datetime(2024, 7, 26, 12)  # the default of Llama's templates
@@ -85,6 +86,30 @@ class ChatTurn:
     end: str
 
 
+def chat_frame(tokenizer: Any) -> tuple[str, str]:
+    """What the chat template puts before and behind a person's message.
+
+    Raises:
+        ModelError: it cannot be used, or leaves the message out.
+    """
+    before, found, after = _rendered(tokenizer, [{"role": "user", "content": _ASKED}]).partition(_ASKED)
+    if not found:
+        raise ModelError("The model's chat template leaves out the person's message.")
+    return before, after
+
+
+def _rendered(
+    tokenizer: Any, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool = True
+) -> str:
+    try:
+        return render_chat(tokenizer, messages, add_generation_prompt)
+    except Exception as error:  # a template is a program
+        line = f", line {error.lineno}" if hasattr(error, "lineno") else ""
+        raise ModelError(
+            f"The model's chat template ({tokenizer.name_or_path}{line}) cannot be used: {error}"
+        ) from error
+
+
 def chat_turn(tokenizer: Any) -> ChatTurn:
     """The frame of a question and its answer in a tokenizer's chat template.
 
@@ -93,19 +118,14 @@ def chat_turn(tokenizer: Any) -> ChatTurn:
     """
     if not getattr(tokenizer, "chat_template", None):
         raise ModelError(
-            "The base has no chat template (chat_template.jinja); use --prompt-format plain, or a chat model."
+            f"The base {tokenizer.name_or_path} has no chat template (chat_template.jinja), which prompts in "
+            "chat form need: take a chat model, or --prompt-format plain."
         )
-    asked, said = "USER-MESSAGE", "ASSISTANT-ANSWER"
-    question = {"role": "user", "content": asked}
-    answer = {"role": "assistant", "content": said}
-    try:
-        open_text = render_chat(tokenizer, [question])
-        whole = render_chat(tokenizer, [question, answer], add_generation_prompt=False)
-    except Exception as error:  # a template is a program
-        raise ModelError(f"The model's chat template cannot be used: {error}") from error
-    before, found, after = open_text.partition(asked)
-    if not found:
-        raise ModelError("The model's chat template leaves out the person's message.")
+    before, after = chat_frame(tokenizer)
+    open_text, said = f"{before}{_ASKED}{after}", "ASSISTANT-ANSWER"
+    whole = _rendered(
+        tokenizer, [{"role": "user", "content": _ASKED}, {"role": "assistant", "content": said}], False
+    )
     shown, found, end = whole.partition(said)
     if not found:
         raise ModelError("The model's chat template leaves out the model's answer.")

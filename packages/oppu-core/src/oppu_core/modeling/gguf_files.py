@@ -17,6 +17,7 @@ from oppu_core.errors import ConfigError, ModelError, reason
 from oppu_core.storage.files import file_sha256, new_dir
 
 SUFFIX = ".gguf"
+_UNREADABLE = "It is damaged, cut off, or of an architecture that transformers does not read from GGUF."
 _FORMAT = 1  # of what is written below; another one is another place in the cache
 
 
@@ -76,7 +77,7 @@ def import_gguf(file: Path, out: Path) -> None:
             **where, dtype=torch.float32, output_loading_info=True
         )
     except Exception as error:  # the loaders raise many kinds
-        raise ModelError(f"{file} cannot be read as a GGUF model: {reason(error)}") from error
+        raise ModelError(f"{file} cannot be read as a GGUF model: {reason(error, _UNREADABLE)}") from error
     finally:
         transformers_logging.set_verbosity(verbosity)
         transformers_logging.disable_progress_bar()

@@ -55,7 +55,7 @@ def adapter_card(run: Run, work: Variant, facts: Mapping[str, Any], scores: Sequ
         **({"User": facts["user_id"]} if named else {}),
         "Base": f"{_base_title(run)}, {base.quantize or base.dtype}, sha256 {base.fingerprint[:16]}…",
         "Task": f"{task.title} (`{task.name}`)",
-        "Prompts": f"variant `{work.name}`",
+        "Prompts": f"variant `{work.name}`{', in the chat template of the base' if base.chat else ''}",
         "Adapter": " on ".join(filter(None, [method, ", ".join(work.personal_config.targets)])),
         "Trained on": f"{counted.get('examples', '?')} history items of one user",
         "Task LoRA trained on": f"{facts['facts']['task_lora'].get('examples', '?')} examples of other users",
@@ -75,6 +75,7 @@ def adapter_card(run: Run, work: Variant, facts: Mapping[str, Any], scores: Sequ
         trained_in=run.config.quantize or run.config.dtype,
         method=method,
         instruction=task.instruction,
+        chat=base.chat is not None,
         named=named,
     )
 
@@ -91,6 +92,7 @@ def base_card(run: Run, work: Variant) -> str:
         dtype=run.base_identity().dtype,
         task=task.name,
         variant=work.name,
+        chat=run.base_identity().chat is not None,
     )
 
 

@@ -125,10 +125,13 @@ class VariantJobs:
         base = load_base(
             config.model, config.dtype, self._compute.device, config.quantize, config.prompt_format
         )
-        if base.identity != self._run.base_identity():
+        if base.identity != (started := self._run.base_identity()):
+            what = "base"
+            if dataclasses.replace(base.identity, chat=started.chat) == started:
+                what = "chat template of the base"
             raise ModelError(
-                f"The base {base.name!r} is no longer the one that {self._run.path} was started with. "
-                "Start a new run."
+                f"The {what} {base.name!r} is no longer the one that {self._run.path} was started with. "
+                "Put it back, or start a new run."
             )
         return base
 

@@ -20,7 +20,7 @@ from oppu_core.data.types import Split, User
 from oppu_core.errors import ConfigError, ModelError
 from oppu_core.modeling.base import Base
 from oppu_core.modeling.base_files import base_folder
-from oppu_core.modeling.chat import THOUGHTS, decode_marked, render_chat, without_thoughts
+from oppu_core.modeling.chat import THOUGHTS, chat_frame, decode_marked, without_thoughts
 from oppu_core.runs.progress import ProgressReporter
 from oppu_core.runs.start import differences
 from oppu_core.storage.files import (
@@ -132,7 +132,7 @@ class Writer:
         self._stop_ids = base.tokenizer.stop_ids
         chat = None
         if getattr(base.tokenizer.hf, "chat_template", None):
-            self._frame = _chat_frame(base.tokenizer.hf)
+            self._frame = chat_frame(base.tokenizer.hf)
             self._stop_ids = _chat_stop_ids(base)
             chat = content_id([*self._frame, self._stop_ids, THOUGHTS])
         self.settings: dict[str, Any] = {
@@ -242,19 +242,6 @@ class Writer:
 
 def _first_words(text: str, count: int) -> str:
     return " ".join(text.split()[:count])
-
-
-def _chat_frame(tokenizer: Any) -> tuple[str, str]:
-    """What the chat template puts before and after a user's message."""
-    mark = "USER-MESSAGE"
-    try:
-        text = render_chat(tokenizer, [{"role": "user", "content": mark}])
-    except Exception as error:  # a template is a program
-        raise ModelError(f"The model's chat template cannot be used: {error}") from error
-    before, found, after = text.partition(mark)
-    if not found:
-        raise ModelError("The model's chat template leaves out the person's message.")
-    return before, after
 
 
 def _chat_stop_ids(base: Base) -> list[int]:

@@ -75,7 +75,7 @@ def _references(rows: Mapping[str, ScoreRow], row: ScoreRow, show: Callable[[flo
     stands last."""
     phrases = {
         "user_majority": "Always repeating the user’s most frequent answer",
-        "user_classifier": "A word counter trained on the user’s own history",
+        "user_classifier": "Naive Bayes on the words of the user’s own history",
         "copy_label": "Copying the answer of the user’s most similar item",
         "copy_input": "Copying the input",
         "copy_retrieved": "Copying the user’s most similar text",

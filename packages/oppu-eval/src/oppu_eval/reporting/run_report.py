@@ -50,6 +50,7 @@ def write_report(
         "run": run.path.name,
         "base": run.config.model,
         "data": {task: run.dataset(task).source for task in run.config.data},
+        **({"prompts": "in the base's chat template"} if run.config.prompt_format == "chat" else {}),
         "answers": "sampled as in the paper" if run.config.sample else "greedy",
         "seed": run.config.seed,
         "training of task bases": _training(run, "task_lora"),

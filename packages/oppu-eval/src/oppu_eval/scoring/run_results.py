@@ -97,9 +97,8 @@ def known_results(run: Run) -> Results | None:
     """
     if not results_path(run).exists():
         return None
-    values = read_json(results_path(run))
     try:
-        results = Results.from_json(values)
+        results = Results.from_json(read_json(results_path(run)))
     except DataError as error:
         raise DataError(_no_results(run, f" ({error})")) from error
     same = results.provenance.get("config") == run.config.to_json()
