@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from oppu_core.data.dataset import Dataset
+from oppu_core.modeling.trial import Trial
 from small_world import QUICK
 
 IN_TRAINING = """
@@ -88,7 +89,7 @@ def test_training_users_that_fails_names_the_stage(
     """Also in the way of bases that cannot be packed; nobody is set aside for it."""
     from oppu_core.storage.store import Store
 
-    monkeypatch.setattr("oppu_core.modeling.trial._packed", _broken)
+    monkeypatch.setattr("oppu_core.modeling.base.try_out", lambda *_: Trial("for a test"))
     arguments = [*options(movies, tmp_path)[:5], "--methods", "oppu_k0", *QUICK]
     assert oppu("base", "train", *arguments[1:]).returncode == 0
     monkeypatch.setattr("oppu_core.training.loop.target_loss", _broken)
