@@ -4,6 +4,7 @@ A folder is what everything else here works on (configuration, tokenizer, export
 seconds where dequantizing takes minutes. Needs the package ``gguf`` (extra ``gguf``).
 """
 
+import functools
 import importlib.util
 import re
 from pathlib import Path
@@ -35,13 +36,24 @@ def gguf_folder(file: Path) -> Path:
     Raises:
         ModelError: see :func:`import_gguf`.
     """
+    from filelock import FileLock
     from huggingface_hub import cached_assets_path
 
-    parent = cached_assets_path("oppu", "gguf", f"v{_FORMAT}")
-    folder = parent / file_sha256(file)
+    status = file.stat()
+    digest = _sha256(file, status.st_size, status.st_mtime_ns)
+    folder = cached_assets_path("oppu", "gguf", f"v{_FORMAT}") / digest
     if not folder.is_dir():
-        import_gguf(file, folder)
+        # Another process may be making it; see `locked` for the fallback.
+        with FileLock(folder.with_suffix(".lock"), fallback_to_soft=False):
+            if not folder.is_dir():
+                import_gguf(file, folder)
     return folder
+
+
+@functools.cache
+def _sha256(file: Path, size: int, changed: int) -> str:
+    """The hash of gigabytes, once: a command asks for its base's folder many times."""
+    return file_sha256(file)
 
 
 def import_gguf(file: Path, out: Path) -> None:
