@@ -1,10 +1,12 @@
 """What a run may be asked for besides the paper's: recency, given profiles, examples from histories."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from oppu_core.data.dataset import Dataset
+from oppu_core.modeling.base_files import TINY_FOLDER
 from small_world import QUICK
 
 
@@ -133,3 +135,16 @@ def test_losses_are_reported_without_user_ids(
     for one in logged[steps:]:
         assert set(one) == {"lamp_2m base/adapters", "adapter"} and one["adapter"] in folders
     assert "test-0" not in str(logged)
+
+
+def test_a_chat_template_that_is_not_used_is_mentioned_once(
+    oppu, movies: Dataset, headlines: Dataset, tmp_path: Path
+) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(TINY_FOLDER, base)
+    (base / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    data = ["--data", movies.path, "--data", headlines.path]
+    asked = ["run", "--run", tmp_path / "run", *data, "--methods", "non_personalized", "--users", "1", *QUICK]
+    result = oppu(*asked, "--model", base)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.count("The base has a chat template, but prompts are plain") == 1

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from oppu_core.modeling.base_files import base_tokenizer
+from oppu_core.modeling.tokenizer import Tokenizer
 from oppu_core.runs.cautions import scoring_warnings, tokenizer_warnings, version_warnings
 from oppu_core.runs.jobs import JOBS, Job, VariantJobs, quiet
 from oppu_core.runs.options import Compute
@@ -38,7 +39,14 @@ def execute(
     """
     reporter = reporter or quiet()
     with contextlib.closing(Store(run.store_path)) as store:
-        for warning in version_warnings(run.provenance.get("versions", {}), versions()):
+        tokenizer = base_tokenizer(run.config.model, run.config.prompt_format)
+        warnings = version_warnings(run.provenance.get("versions", {}), versions())
+        if run.config.prompt_format == "plain" and tokenizer.hf.chat_template:
+            warnings.append(
+                "The base has a chat template, but prompts are plain, as in the paper; --prompt-format chat "
+                "puts them into it."
+            )
+        for warning in warnings:
             reporter.console.print(f"[yellow]{escape(warning)}[/]", highlight=False, soft_wrap=True)
             reporter.event("warning", text=warning)
         warned: set[str] = set()
@@ -46,7 +54,7 @@ def execute(
             task = variant.task.name
             if task not in warned:
                 warned.add(task)
-                _warn(variant, reporter)
+                _warn(variant, tokenizer, reporter)
             VariantJobs(variant, store, compute, reporter).do(jobs)
             if "answers" in jobs and not run.profiles_path(task).exists():
                 rows = [
@@ -71,19 +79,12 @@ def execute_visibly(
         execute(run, jobs, compute, ProgressReporter(Console(stderr=True), run.log_path, tracker))
 
 
-def _warn(variant: Variant, reporter: ProgressReporter) -> None:
+def _warn(variant: Variant, tokenizer: Tokenizer, reporter: ProgressReporter) -> None:
     """Warn in advance about problems that no training can fix."""
     task = variant.task
     warnings = scoring_warnings(task, variant.users)
-    config = variant.run.config
-    tokenizer = base_tokenizer(config.model, config.prompt_format)
     if task.labels:
         warnings += tokenizer_warnings(task, tokenizer)
-    if config.prompt_format == "plain" and tokenizer.hf.chat_template:
-        warnings.append(
-            "The base has a chat template, but prompts are plain, as in the paper; --prompt-format chat puts "
-            "them into it."
-        )
     for warning in warnings:
         reporter.console.print(f"[yellow]{task.name}: {escape(warning)}[/]", highlight=False, soft_wrap=True)
         reporter.event("warning", task=task.name, text=warning)
