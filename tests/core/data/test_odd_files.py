@@ -29,7 +29,7 @@ from typer.testing import CliRunner
 
 RATINGS = get_task("lamp_3")
 COLUMNS = ["user_id", "time", "text", "score"]
-ROWS = [
+ROWS: list[dict[str, Any]] = [
     {
         "user_id": f"u{n % 3}",
         "time": f"2024-05-{n + 1:02d}",
@@ -366,7 +366,7 @@ def test_nan_is_a_missing_number_in_a_list_too(tmp_path: Path) -> None:
         record.value == {"a": None, "b": [None, None], "c": "5"} == decode(b'{"a":NaN,"b":[NaN,NaN],"c":5}')
     )
     path = tmp_path / "e.jsonl"
-    path.write_text(lines([*ROWS, {**ROWS[0], "score": float("nan")}]))  # type: ignore[dict-item]
+    path.write_text(lines([*ROWS, {**ROWS[0], "score": float("nan")}]))
     assert sum(map(len, content_of(imported(path)).values())) == len(ROWS)
     assert rejected(path) == ["event: score must be text, but is missing"]
 

@@ -112,7 +112,7 @@ class Tokenizer:
         around it; what looks like one in `text` is its characters."""
         if self._turn and not self._chat:
             before, after = self._turn.before, self._turn.after
-            if not any(token.content in text for token in self.hf.added_tokens_decoder.values()):
+            if not any(token in text for token in self._special_texts):
                 return self._ids(before + text + after, special=False, chat=True).tolist()
             parts = ((before, True), (text, False), (after, True))
             return [index for part, chat in parts for index in self._ids(part, special=False, chat=chat)]
@@ -125,11 +125,18 @@ class Tokenizer:
         return [*self._ids(lead + text, special=False), self._end_id]
 
     @functools.cached_property
+    def _special_texts(self) -> list[str]:
+        return [token.content for token in self.hf.added_tokens_decoder.values() if token.special]
+
+    @functools.cached_property
     def _end_id(self) -> int:
         """What closes an answer: the first special token that the chat template has behind it, or the end of
         text."""
-        ids = self._ids(self._turn.end, special=False, chat=True) if self._turn else []
-        return next((index for index in ids if index in special_ids(self.hf)), self.eos_id)
+        if self._turn is None:
+            return self.eos_id
+        special = special_ids(self.hf)
+        ids = self._ids(self._turn.end, special=False, chat=True)
+        return next((index for index in ids if index in special), self.eos_id)
 
     def answer_text(self, ids: list[int]) -> str:
         """The answer in generated ids: up to a newline or the end of text, stripped."""
