@@ -178,15 +178,15 @@ class Engine:
             profile = self.profile(task, user) if method.profile else ""
             prompt = builder.query_prompt(method, user, query, profile)
         states = None
-        if method.personal:
-            own = adapters[method.variant] if adapters is not None else self._adapter(
-                task, method.variant, user.user_id
-            )  # fmt: skip
-            states = [own]
+        if method.adapter:
+            if adapters is None:
+                states = [self._adapter(task, name, user.user_id)]
+            else:
+                states = [adapters[method.variant] if method.personal else self._load(task, name, user)]
         rules = self._rules[task]
         with self._turns.turn(), explained(f"The answer of {name}", ModelError):
             start = time.perf_counter()
-            base = self._stand(stage, personal=method.personal)
+            base = self._stand(stage, adapted=bool(method.adapter))
             if private:
                 base = dataclasses.replace(base, tokenizer=base.tokenizer.forgetful())
             ((text,),) = generate_answers(base, [[prompt.text]], states, rules)
@@ -230,7 +230,7 @@ class Engine:
 
     def _train(self, stage: _Stage, user: User, on_step: Callable[[Progress], None]) -> Outcome:
         task, config = stage.variant.task.name, stage.variant.personal_config
-        method = Method(0, None, profile=False, personal=True)
+        method = parse_method("oppu_k0")
         builder = dataclasses.replace(
             self._builder(task, method, private=True), profile_of=lambda one: self._fresh_profile(task, one)
         )
@@ -240,20 +240,20 @@ class Engine:
             on_step(progress)
             if trainer.together:  # else the model holds half-trained weights
                 self._turns.pass_on()
-                self._stand(stage, personal=True)
+                self._stand(stage, adapted=True)
 
         with self._turns.turn(), explained("The training", TrainingError):
-            trainer = Trainer(self._stand(stage, personal=True), config, self._fresh)
+            trainer = Trainer(self._stand(stage, adapted=True), config, self._fresh)
             ((_, outcome),) = trainer.train([rows], step)
             return outcome
 
-    def _stand(self, stage: _Stage, personal: bool) -> Base:
+    def _stand(self, stage: _Stage, adapted: bool) -> Base:
         """Put a variant's task LoRA beside the base; only within a turn."""
         place = stage.variant.task.name, stage.variant.name
         if self._standing != place:
             load_state(self._task_model, stage.task_lora, TASK)
             self._standing = place
-        if personal:
+        if adapted:
             return dataclasses.replace(self._base, model=self._model)
         load_state(self._model, self._fresh)  # does not change answers; removes the previous user's adapter
         return dataclasses.replace(self._base, model=self._model.get_base_model())
@@ -265,7 +265,7 @@ class Engine:
             tokenizer = tokenizer.forgetful()
             retrievers = {**builder.retrievers, "bm25": BM25Retriever(self.tasks[task])}
             builder = dataclasses.replace(builder, retrievers=retrievers)
-        taken = self._first[task].personal_config.prefix if method.personal else 0
+        taken = self._first[task].personal_config.prefix if method.adapter else 0
         return dataclasses.replace(builder, counter=tokenizer.leaving(taken))
 
     def _fresh_profile(self, task: str, user: User) -> str:
@@ -274,6 +274,10 @@ class Engine:
     def _variant(self, task: str, variant: str) -> Variant:
         return self._stages[task, variant].variant
 
-    def _read_adapter(self, task: str, variant: str, user_id: str) -> State:
+    def _read_adapter(self, task: str, name: str, user_id: str) -> State:
+        return self._load(task, name, self._users[task][user_id])
+
+    def _load(self, task: str, name: str, user: User) -> State:
+        method = self._methods[name]
         with contextlib.closing(Store(self.run.store_path)) as store:
-            return load_adapter(store, self._variant(task, variant), self._users[task][user_id])
+            return load_adapter(store, self._variant(task, method.variant), method, user)

@@ -28,14 +28,17 @@ class Column:
     problem: str = ""
 
 
+_ADAPTERS = {"own": "OPPU", "pooled": "One adapter for all", "stranger": "A stranger’s adapter"}
+
+
 def default_methods(methods: Sequence[str]) -> list[str]:
     """The five methods shown first: plain, retrieval, profile, adapter, adapter with retrieval or profile."""
     parsed = {name: parse_method(name) for name in methods}
     kinds = [
-        [name for name, m in parsed.items() if not m.personal and m.variant == "base"],
-        [name for name, m in parsed.items() if not m.personal and m.k and not m.profile
+        [name for name, m in parsed.items() if not m.adapter and m.variant == "base"],
+        [name for name, m in parsed.items() if not m.adapter and m.k and not m.profile
          and m.retriever != "random"],
-        [name for name, m in parsed.items() if not m.personal and m.profile],
+        [name for name, m in parsed.items() if not m.adapter and m.profile],
         [name for name, m in parsed.items() if m.personal and m.variant == "base"],
         [name for name, m in parsed.items() if m.personal and m.variant != "base"],
     ]  # fmt: skip
@@ -46,7 +49,7 @@ def default_methods(methods: Sequence[str]) -> list[str]:
 def title_of(method: str) -> str:
     """A method's name for people."""
     parsed = parse_method(method)
-    parts = ["OPPU"] if parsed.personal else []
+    parts = [_ADAPTERS[parsed.adapter]] if parsed.adapter else []
     if parsed.profile:
         parts.append("profile")
     if parsed.retriever == "random":
@@ -55,11 +58,11 @@ def title_of(method: str) -> str:
         kind = "latest" if parsed.retriever == "recent" else "similar"
         parts.append(f"{parsed.k} {kind} item{'s' * (parsed.k > 1)}")
     short = {"profile": "PAG: profile"}
-    if not parsed.personal and parsed.retriever == "bm25" and not parsed.profile:
+    if not parsed.adapter and parsed.retriever == "bm25" and not parsed.profile:
         return f"RAG: {parts[0]}"
-    if not parsed.personal and parts == ["profile"]:
+    if not parsed.adapter and parts == ["profile"]:
         return short["profile"]
-    if not parsed.personal and parsed.profile:
+    if not parsed.adapter and parsed.profile:
         return "PAG: " + " + ".join(parts)
     return " + ".join(parts) or "Not personalized"
 
@@ -72,8 +75,9 @@ def tagline_of(method: str) -> str:
     if parsed.profile:
         seen.append("a text about them")
     prompt = f"sees {' and '.join(seen)}" if seen else ""
-    if parsed.personal:
-        return f"Has learnt from their past{', and ' + prompt if prompt else ''}."
+    if parsed.adapter:
+        past = {"own": "their past", "pooled": "everybody’s past", "stranger": "somebody else’s past"}
+        return f"Has learnt from {past[parsed.adapter]}{', and ' + prompt if prompt else ''}."
     return f"{prompt[:1].upper()}{prompt[1:]}." if prompt else "Knows nothing of the person."
 
 
@@ -89,7 +93,9 @@ def compare_view(
         gold: The user's own answer, if known.
         reveal: Whether to show it and compare the answers with it.
     """
-    plain = next((c.answered.text for c in columns if c.answered and not _personal(c.method)), None)
+    plain = next(
+        (c.answered.text for c in columns if c.answered and not parse_method(c.method).adapter), None
+    )
     shown = gold if reveal else None
     cards = [_card(task, column, plain, shown) for column in columns]
     return render("compare.html.j2", task=task, question=question, cards=cards, gold=gold, reveal=reveal)

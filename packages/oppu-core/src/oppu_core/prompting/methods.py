@@ -8,8 +8,12 @@ from typing import Literal
 from oppu_core.errors import ConfigError
 
 PROMPT_METHODS = "non_personalized, random_kN, rag_kN, recent_kN, pag_kN"
-METHODS = f"{PROMPT_METHODS}, oppu_k0, oppu_rag_kN, oppu_recent_kN, oppu_pag_kN"
+METHODS = (
+    f"{PROMPT_METHODS}, oppu_k0, oppu_rag_kN, oppu_recent_kN, oppu_pag_kN, and as controls pooled_… and "
+    "stranger_… in place of oppu_…"
+)
 Retrieval = Literal["bm25", "recent", "random"]
+Whose = Literal["own", "pooled", "stranger"]
 
 # Which of the others' data a task LoRA learns from: queries, as in the paper, or histories as well.
 Examples = Literal["queries", "queries+history"]
@@ -23,9 +27,11 @@ DEFAULT_METHODS = (
     "oppu_pag_k0",
 )
 
-_NAME = re.compile(r"(oppu_)?(rag|recent|pag|random)_k(0|[1-9][0-9]{0,3})")
+_NAME = re.compile(r"(?:(oppu|pooled|stranger)_)?(rag|recent|pag|random)_k(0|[1-9][0-9]{0,3})")
 _RETRIEVERS: Mapping[str, Retrieval] = {"random": "random", "rag": "bm25", "recent": "recent", "pag": "bm25"}
 _KINDS = ("base", "random", "rag", "recent", "pag")  # as in the paper's Table 1
+_WHOSE: Mapping[str, Whose] = {"oppu": "own", "pooled": "pooled", "stranger": "stranger"}
+_PREFIXES = {whose: prefix for prefix, whose in _WHOSE.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,13 +42,19 @@ class Method:
         k: Number of retrieved items in the prompt.
         retriever: How they are chosen: the user's own by BM25 or the most recent, others' at random, or None.
         profile: Whether the user's profile is in the prompt.
-        personal: Whether the user's own adapter answers.
+        adapter: Whose adapter answers: the user's ``own``, one ``pooled`` over all test users' histories,
+            that of a ``stranger`` (another test user, drawn by the seed), or None.
     """
 
     k: int
     retriever: Retrieval | None
     profile: bool
-    personal: bool
+    adapter: Whose | None
+
+    @property
+    def personal(self) -> bool:
+        """Whether the user's own adapter answers."""
+        return self.adapter == "own"
 
     @property
     def kind(self) -> str:
@@ -54,9 +66,10 @@ class Method:
     @property
     def name(self) -> str:
         """The method's name, as :func:`parse_method` reads it."""
+        prefix = f"{_PREFIXES[self.adapter]}_" if self.adapter else ""
         if self.kind == "base":
-            return "oppu_k0" if self.personal else "non_personalized"
-        return f"{'oppu_' * self.personal}{self.kind}_k{self.k}"
+            return f"{prefix}k0" if prefix else "non_personalized"
+        return f"{prefix}{self.kind}_k{self.k}"
 
     @property
     def variant(self) -> str:
@@ -69,13 +82,14 @@ class Method:
 
     @property
     def order(self) -> tuple[int, int]:
-        """Sorts methods as the paper's Table 1 does."""
-        return len(_KINDS) * self.personal + _KINDS.index(self.kind), self.k
+        """Sorts methods as the paper's Table 1 does; controls stand last."""
+        place = [None, *_WHOSE.values()].index(self.adapter)
+        return len(_KINDS) * place + _KINDS.index(self.kind), self.k
 
     @property
     def without_adapter(self) -> "Method":
         """The same prompt, answered by the task base alone."""
-        return dataclasses.replace(self, personal=False)
+        return dataclasses.replace(self, adapter=None)
 
 
 def parse_method(name: str) -> Method:
@@ -84,12 +98,14 @@ def parse_method(name: str) -> Method:
     Raises:
         ConfigError: it is none of them.
     """
-    if name in ("non_personalized", "oppu_k0"):
-        return Method(0, None, profile=False, personal=name == "oppu_k0")
+    if name == "non_personalized":
+        return Method(0, None, profile=False, adapter=None)
+    if whose := _WHOSE.get(name.removesuffix("_k0")) if name.endswith("_k0") else None:
+        return Method(0, None, profile=False, adapter=whose)
     if match := _NAME.fullmatch(name):
-        personal, kind, k = bool(match[1]), match[2], int(match[3])
-        if kind == "pag" or (k and not (kind == "random" and personal)):
-            return Method(k, _RETRIEVERS[kind] if k else None, profile=kind == "pag", personal=personal)
+        whose, kind, k = _WHOSE.get(match[1]), match[2], int(match[3])
+        if kind == "pag" or (k and not (kind == "random" and whose)):
+            return Method(k, _RETRIEVERS[kind] if k else None, profile=kind == "pag", adapter=whose)
     raise ConfigError(
         f"There is no method {name!r}. Methods: {METHODS}, with N items in the prompt (N from 1; pag also 0)."
     )

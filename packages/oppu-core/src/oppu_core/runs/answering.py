@@ -51,16 +51,18 @@ def answer_rules(config: RunConfig, task: Task, tokenizer: Tokenizer) -> AnswerR
     )
 
 
-def load_adapter(store: Store, variant: Variant, user: User) -> State:
-    """The adapter that answers a user's queries.
+def load_adapter(store: Store, variant: Variant, method: Method, user: User) -> State:
+    """The adapter by which a method answers a user's queries.
 
     Raises:
-        StoreError: the user has none, because training failed or has not been done.
+        StoreError: there is none, because training failed or has not been done.
+        ConfigError: a stranger's is wanted, and there is no other user.
     """
-    key = variant.key_of(user)
+    key = variant.adapter_key(method, user)
     if (reason := store.failure(key)) is not None:
         raise StoreError(
-            f"User {user.user_id!r} has no adapter ({variant.title}); training failed: {reason}."
+            f"User {user.user_id!r} has no adapter ({variant.title}, {method.name}); training failed: "
+            f"{reason}."
         )
     return store.load(key)
 
@@ -147,19 +149,19 @@ def answer(
     """Answer the users' queries, one unit at a time.
 
     Args:
-        base: The task base of the method's variant, for a personal method with an adapter attached.
-        method: Decides the prompts, and whether the users' adapters answer.
+        base: The task base of the method's variant, with an adapter attached if the method has one.
+        method: Decides the prompts, and whether adapters answer.
         users: The users whose queries to answer.
         builder: Makes the prompts.
         rules: How to answer.
         done: Queries that are answered already; a unit is skipped if all of its queries are.
-        adapter_of: Loads a user's weights, for personal methods.
+        adapter_of: Loads the adapter that answers a user, for methods with one.
         batch_size: Prompts per batch.
     """
     # By the lengths of queries, not prompts: prompts are made unit by unit.
     asked = [(user, query) for user in users for query in user.queries]
     lengths = [len(" ".join(query.fields.values())) for _, query in asked]
-    owners = [user.user_id for user, _ in asked] if method.personal else None
+    owners = [user.user_id for user, _ in asked] if method.adapter else None
     for indices in plan_units(lengths, owners, batch_size):
         unit = [[asked[index] for index in group] for group in indices]
         if all((user.user_id, query.id) in done for group in unit for user, query in group):
@@ -170,7 +172,7 @@ def answer(
             for group in unit
         ]  # fmt: skip
         states = None
-        if method.personal:
+        if method.adapter:
             assert adapter_of is not None
             states = [adapter_of(group[0][0]) for group in unit]
         written = generate_answers(base, texts, states, rules)

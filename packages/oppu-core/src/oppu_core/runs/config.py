@@ -19,6 +19,7 @@ from oppu_core.modeling.dtypes import Dtype, PromptFormat, Quantize
 from oppu_core.modeling.families import check_targets
 from oppu_core.prompting.methods import Examples
 from oppu_core.runs.options import RunOptions
+from oppu_core.runs.preset_files import read_preset
 from oppu_core.training.config import (
     ONLY_OF,
     TrainConfig,
@@ -111,9 +112,10 @@ def resolve_config(options: RunOptions) -> RunConfig:
         )
     folder = base_folder(options.model)
     skeleton = base_skeleton(folder)
-    chosen = resolve_preset(options.preset, skeleton.num_parameters())
+    preset, given = read_preset(options.preset, options.peft)
+    chosen = resolve_preset(preset, skeleton.num_parameters())
     projections = projection_names(skeleton)
-    seed, overrides = options.seed, options.settings
+    seed, overrides = options.seed, [*given, *options.settings]
     task_lora = {
         task: _override("task_lora", task_config(task, chosen, seed, projections), overrides)
         for task in tasks

@@ -10,6 +10,7 @@ from oppu_core.modeling.base_files import BaseIdentity
 from oppu_core.prompting.methods import Method
 from oppu_core.runs.config import RunConfig
 from oppu_core.runs.run import Run, profile_hashes
+from oppu_core.storage.files import content_id
 from oppu_core.storage.store import Entry, Store, is_store
 from oppu_core.training.config import TrainConfig
 
@@ -58,13 +59,14 @@ def run_from_store(
         f"{dataset.path}. Train one: `oppu run --model {model} --data "
         f"{dataset.path} --methods {method.name} --store {store} --run …`.",
     )
+    kind = "pooled" if method.adapter == "pooled" else "adapter"
     adapters = {
-        entry.config_id: entry
+        content_id(entry.identity["config"]): entry
         for entry in entries
-        if entry.kind == "adapter" and entry.identity["config"]["task_lora"] == task_lora.config_id
+        if entry.kind == kind and entry.identity["config"]["task_lora"] == task_lora.config_id
     }
     training = task_lora.identity["training"]
-    if method.personal:
+    if method.adapter:
         adapter = _only(
             list(adapters.values()),
             f"The store {store} has no adapters on its task LoRA {task_lora.folder}. Train some: "

@@ -13,6 +13,7 @@ from rich.markup import escape
 
 from oppu_core.data.types import Query, User
 from oppu_core.errors import ModelError, StoreError, TrainingError, explained
+from oppu_core.modeling.adapters import State
 from oppu_core.modeling.base import Base, load_base
 from oppu_core.modeling.packing import tokenize
 from oppu_core.prompting.builder import PromptBuilder
@@ -26,6 +27,7 @@ from oppu_core.storage.store import Store
 from oppu_core.training import personal, task_base
 from oppu_core.training.loop import Progress
 from oppu_core.training.plan import CohortPlan
+from oppu_core.training.pooled import train_pooled
 from oppu_core.training.trainer import Trainer
 
 Job = Literal["bases", "personal", "answers"]
@@ -69,25 +71,33 @@ class VariantJobs:
         # Before training, stored weights are checked: damaged ones are trained again.
         there = self.store.intact if "personal" in jobs else self.store.has
         untrained = [u for u in self._users if not there(variant.key_of(u))] if variant.personal else []
-        train_personal = "personal" in jobs and bool(untrained)
+        no_pooled = variant.pooled and not there(variant.pooled_key)
+        train_personal = "personal" in jobs and (bool(untrained) or no_pooled)
         train_base = "bases" in jobs and not self.store.intact(variant.task_lora)
         if not (open_methods or train_personal or train_base):
             return
         missing = [user for user in untrained if self.store.failure(variant.key_of(user)) is None]
-        if missing and "personal" not in jobs and any(method.personal for method in open_methods):
+        personal_methods = any(method.adapter in ("own", "stranger") for method in open_methods)
+        if missing and "personal" not in jobs and personal_methods:
             raise StoreError(
                 f"{len(missing)} test users have no adapter for {variant.title}: "
                 f"{', '.join(repr(user.user_id) for user in missing[:5])}{' …' if len(missing) > 5 else ''}. "
                 f"Run `oppu personal train --run {self._run.path}` first."
             )
+        pooled_methods = any(method.adapter == "pooled" for method in open_methods)
+        if no_pooled and "personal" not in jobs and pooled_methods and not self._pooled_failed():
+            raise StoreError(
+                f"There is no pooled adapter for {variant.title}. Run `oppu personal train --run "
+                f"{self._run.path}` first."
+            )
         base, builder = self.task_base()
         for method in open_methods:
-            if not method.personal:
+            if not method.adapter:
                 self._answer(base, method, builder)
-        if train_personal or any(method.personal for method in open_methods):
+        if train_personal or any(method.adapter for method in open_methods):
             base, builder = self.with_adapter(base, builder, train=train_personal)
         for method in open_methods:
-            if method.personal:
+            if method.adapter:
                 self._answer(base, method, builder)
 
     def ask(self, user: User, query: Query) -> dict[str, str]:
@@ -101,16 +111,21 @@ class VariantJobs:
         base, builder = self.task_base()
         asking = dataclasses.replace(user, queries=(query,))
         profile = variant.profiles(user)  # of the user as in training, without the new query
-        adapter = load_adapter(self.store, variant, user) if variant.personal else {}
+        adapters = {
+            method.name: load_adapter(self.store, variant, method, user)
+            for method in variant.methods
+            if method.adapter
+        }
         rules = answer_rules(self._run.config, variant.task, base.tokenizer)
         answers = {}
-        for personal_turn in (False, True):
-            methods = [method for method in variant.methods if method.personal == personal_turn]
-            if personal_turn and methods:
+        for adapter_turn in (False, True):
+            methods = [method for method in variant.methods if bool(method.adapter) == adapter_turn]
+            if adapter_turn and methods:
                 base, builder = self.with_adapter(base, builder)
             builder = dataclasses.replace(builder, profile_of=lambda _: profile)
             for method in methods:
-                unit = answer(base, method, [asking], builder, rules, adapter_of=lambda _: adapter)
+                adapter_of = _always(adapters.get(method.name, {}))
+                unit = answer(base, method, [asking], builder, rules, adapter_of=adapter_of)
                 with explained(f"Answering by {method.name}", ModelError):
                     answers[method.name] = next(unit)[0].answer
         return answers
@@ -166,14 +181,16 @@ class VariantJobs:
         Args:
             base: The task base.
             builder: Its prompt builder.
-            train: Whether to train the users' adapters that the store does not have.
+            train: Whether to train the adapters that the store does not have.
         """
         config = self.variant.personal_config
         builder = dataclasses.replace(builder, counter=base.tokenizer.leaving(config.prefix))
         with explained(f"Training the adapters of {self.variant.title}", TrainingError):
             trainer = Trainer.of(base, config)
-            if train:
+            if train and self.variant.personal:
                 self._train(trainer, builder)
+            if train and self.variant.pooled and not self.store.intact(self.variant.pooled_key):
+                self._train_pooled(trainer, builder)
         return trainer.base, builder
 
     def _train(self, trainer: Trainer, builder: PromptBuilder) -> None:
@@ -205,14 +222,32 @@ class VariantJobs:
                 CohortPlan(self._run.plan_path(variant.task.name), variant.name, self._compute.users_at_once),
             )
 
+    def _train_pooled(self, trainer: Trainer, builder: PromptBuilder) -> None:
+        variant, reporter, tokenizer = self.variant, self._reporter, trainer.base.tokenizer
+        rows = [
+            row
+            for user in self._users
+            for row in tokenize(builder.history_examples(variant.name, user), tokenizer)
+        ]
+        with reporter.stage(f"{variant.title} pooled adapter", 100, "%") as stage:
+            reason = train_pooled(trainer, variant.pooled_key, rows, self.store, _on_step(stage, 100))
+        if reason:
+            reporter.console.print(
+                f"[yellow]{variant.title} has no pooled adapter: {escape(reason)}.[/]", soft_wrap=True
+            )
+        reporter.event("pooled", variant=variant.title, folder=variant.pooled_key.folder, reason=reason)
+
+    def _pooled_failed(self) -> bool:
+        return self.store.failure(self.variant.pooled_key) is not None
+
     def _unanswered(self, method: Method) -> bool:
         done = self._run.predictions(self.variant.task.name, method.name)
         return any((user.user_id, query.id) not in done for user in self._users for query in user.queries)
 
     def _answer(self, base: Base, method: Method, builder: PromptBuilder) -> None:
-        task, key_of = self.variant.task, self.variant.key_of
+        task, key_of = self.variant.task, self.variant.adapter_key
         journal = Journal(self._run.predictions_path(task.name, method.name))
-        users = [u for u in self._users if not method.personal or self.store.has(key_of(u))]
+        users = [u for u in self._users if not method.adapter or self.store.has(key_of(method, u))]
         order = [(user.user_id, query.id) for user in users for query in user.queries]
         wanted = set(order)
         answers = {key: value for key, value in journal.read().items() if key in wanted}
@@ -229,7 +264,7 @@ class VariantJobs:
                 builder,
                 answer_rules(self._run.config, task, base.tokenizer),
                 done=set(answers),
-                adapter_of=lambda user: load_adapter(self.store, self.variant, user),
+                adapter_of=lambda user: load_adapter(self.store, self.variant, method, user),
                 batch_size=self._compute.batch_size,
             ):
                 journal.add(unit)
@@ -237,6 +272,10 @@ class VariantJobs:
                 stage.advance(len(new.keys() - answers.keys()))
                 answers.update(new)
         journal.finish(answers, order)
+
+
+def _always(state: State) -> Callable[[User], State]:
+    return lambda user: state
 
 
 def _on_step(

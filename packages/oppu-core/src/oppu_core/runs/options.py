@@ -6,7 +6,7 @@ Light to import: the command line needs it before it knows whether a model is ne
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
@@ -111,7 +111,7 @@ class RunOptions:
         data: Dataset folders, each of a different task.
         model: ``tiny``, a folder or a hub id.
         methods: Names of methods, as a sequence or separated by commas.
-        preset: Training settings to start from.
+        preset: Training settings to start from: a name, or a file (:mod:`oppu_core.runs.preset_files`).
         settings: ``personal.epochs=3``, ``task_lora.learning_rate=1e-4`` …
         dtype: The type of the base's weights.
         seed: The seed of everything.
@@ -141,11 +141,13 @@ class RunOptions:
     methods: str | Sequence[str] = option(
         Annotated[str | None, typer.Option("--methods", help=METHODS_HELP)], DEFAULT_METHODS
     )
-    preset: Preset = option(
+    preset: str = option(
         Annotated[
-            Preset,
+            str,
             typer.Option(
-                help="Training settings: the paper's, or measured ones for small bases; auto goes by size."
+                metavar=f"[{'|'.join(get_args(Preset))}|FILE]",
+                help="Training settings: the paper's, or measured ones for small bases; auto goes by size. "
+                "Or a file of `oppu study recipe`, which finds them for a base.",
             ),
         ],
         "auto",

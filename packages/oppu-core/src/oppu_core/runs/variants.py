@@ -3,6 +3,7 @@
 Everything here is known without loading a base; :mod:`oppu_core.runs.jobs` does the work.
 """
 
+import bisect
 import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
@@ -15,9 +16,10 @@ from oppu_core.prompting.methods import Method, parse_method, variant_method
 from oppu_core.prompting.profile_files import Profiles
 from oppu_core.prompting.retrieval import BM25Retriever, RandomRetriever, RecentRetriever, Retriever
 from oppu_core.runs.run import Run
+from oppu_core.storage.files import content_id
 from oppu_core.storage.store import Key
 from oppu_core.tasks.task import Task
-from oppu_core.training import personal, task_base
+from oppu_core.training import personal, pooled, task_base
 from oppu_core.training.config import TrainConfig
 
 
@@ -57,8 +59,13 @@ class Variant:
 
     @property
     def personal(self) -> bool:
-        """Whether any of these methods uses personal adapters."""
-        return any(method.personal for method in self.methods)
+        """Whether any of these methods uses personal adapters, be they a stranger's."""
+        return any(method.adapter in ("own", "stranger") for method in self.methods)
+
+    @property
+    def pooled(self) -> bool:
+        """Whether any of these methods uses the pooled adapter."""
+        return any(method.adapter == "pooled" for method in self.methods)
 
     @property
     def task_config(self) -> TrainConfig:
@@ -86,6 +93,46 @@ class Variant:
         """The key of a user's adapter."""
         profile = self.profiles(user) if variant_method(self.name).profile else ""
         return personal.key_of(self.task_lora, self.task, self.personal_config, user, profile)
+
+    @functools.cached_property
+    def pooled_key(self) -> Key:
+        """The key of the adapter on all test users' histories."""
+        return pooled.key_of([self.key_of(user) for user in self.users])
+
+    def adapter_key(self, method: Method, user: User) -> Key:
+        """The key of the adapter by which a method answers a user.
+
+        Raises:
+            ConfigError: a stranger's is wanted, and there is no other user.
+        """
+        if method.adapter == "pooled":
+            return self.pooled_key
+        return self.key_of(self.stranger_to(user) if method.adapter == "stranger" else user)
+
+    def stranger_to(self, user: User) -> User:
+        """Another test user: in a round of all, in an order drawn by the seed, the next one.
+
+        So every user's adapter answers for one other user, and without one user the others keep theirs.
+
+        Raises:
+            ConfigError: there is no other test user.
+        """
+        places, round_of_users = self._round
+        after = round_of_users[bisect.bisect_right(places, self._place(user)) % len(round_of_users)]
+        if after.user_id == user.user_id:
+            raise ConfigError(
+                f"{self.title}: a stranger's adapter needs at least two test users, and there is one. Leave "
+                "out the methods stranger_…."
+            )
+        return after
+
+    def _place(self, user: User) -> str:
+        return content_id([self.run.config.seed, "stranger", user.user_id])
+
+    @functools.cached_property
+    def _round(self) -> tuple[list[str], list[User]]:
+        order = sorted(self.users, key=self._place)
+        return [self._place(user) for user in order], order
 
     def prompt_builder(self, tokenizer: TokenCounter) -> PromptBuilder:
         """The builder of its prompts."""

@@ -8,6 +8,7 @@ Layout::
 
     manifest.sqlite
     task_loras/<id>/                          adapter_config.json, adapter_model.safetensors
+    pooled/<id>/                              likewise
     adapters/<config id>/<aa>/<key>/          likewise; <key> is a hash, never the user's id
 
 """
@@ -51,7 +52,7 @@ class Key:
     """Identifies an entry, and says where it is stored.
 
     Attributes:
-        kind: ``task_lora`` or ``adapter``.
+        kind: ``task_lora``, ``adapter`` or ``pooled``.
         folder: Its path below the store, in POSIX form.
         config_id: Shared by entries that differ only in the user.
         identity: Everything that the weights depend on.
@@ -83,6 +84,13 @@ def adapter_key(config: Mapping[str, Any], user_id: str, history: str) -> Key:
     key = content_id([user_id, history])[:32]
     identity = {"config": dict(config), "user_id": user_id, "history": history}
     return Key("adapter", f"adapters/{config_id}/{key[:2]}/{key}", config_id, identity, user_id)
+
+
+def pooled_key(config: Mapping[str, Any], histories: Mapping[str, str]) -> Key:
+    """The key of an adapter on several users' histories, {user id: hash of the history}."""
+    identity = {"config": dict(config), "histories": dict(histories)}
+    entry_id = content_id(identity)[:24]
+    return Key("pooled", f"pooled/{entry_id}", entry_id, identity)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,7 +214,8 @@ class Store:
     def unlisted(self) -> list[str]:
         """Folders of weights that are not in the manifest, left by killed writers."""
         listed = {entry.folder for entry in self.entries()}
-        weights = (*self.path.glob("task_loras/*"), *self.path.glob("adapters/*/*/*"))
+        places = ("task_loras/*", "pooled/*", "adapters/*/*/*")
+        weights = (path for place in places for path in self.path.glob(place))
         folders = (path.relative_to(self.path).as_posix() for path in weights)
         return sorted(folder for folder in folders if folder not in listed and "/.tmp-" not in folder)
 

@@ -164,6 +164,34 @@ def cases(
     return Cases(cases)
 
 
+@command("recipe", " --data data/movies --model FOLDER")
+def recipe(
+    held_out: Annotated[
+        int, typer.Option("--held-out", min=2, help="Compare settings on so many users of the others.")
+    ] = 24,
+    others: Annotated[
+        int, typer.Option(min=1, help="Train task bases on at most so many of the rest of the others.")
+    ] = 400,
+    rates: Annotated[
+        str, typer.Option(metavar="R,R,…", help="Learning rates of personal adapters.")
+    ] = "1e-4,3e-4,1e-3,3e-3",
+    task_rates: Annotated[
+        str, typer.Option("--task-rates", metavar="R,R,…", help="Learning rates of task LoRAs.")
+    ] = "1e-4,3e-4,1e-3",
+) -> "Study":
+    """Not in the paper: find training settings for a base on users of the others, as a file for --preset."""
+    from oppu_eval.studies.recipe import Recipe
+
+    return Recipe(held_out, others, _numbers("--rates", rates), _numbers("--task-rates", task_rates))
+
+
+def _numbers(name: str, text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise ConfigError(f"{name} {text!r} is not understood; write e.g. 1e-4,1e-3.") from error
+
+
 @command("all")
 def all_studies() -> "list[Study]":
     """All nine, one after another, each with its defaults."""

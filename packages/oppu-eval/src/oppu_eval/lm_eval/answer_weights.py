@@ -53,7 +53,7 @@ class AnswerWeights:
 
     def request(self, user_id: str, chat: bool) -> dict[str, Any]:
         """What a user's request says of the weights that answer it."""
-        user = user_id if self.method.personal else None
+        user = user_id if self.method.adapter else None
         about = {**dict(zip(KEY, self.key, strict=True)), "user": user, "weights": self.weights[user]}
         return {**about, "chat": True} if chat else about
 
@@ -93,8 +93,8 @@ def answer_weights_of(
     weights: dict[str | None, str] = {None: content_id(fixed)}
     failed: dict[str, str] = {}
     missing: list[str] = []
-    for user in source.users if method.personal else ():
-        key = variant.key_of(user)
+    for user in source.users if method.adapter else ():
+        key = variant.adapter_key(method, user)
         if (digest := store.digest(key)) is not None:
             weights[user.user_id] = content_id([*fixed, user.user_id, digest])
         elif (reason := store.failure(key)) is not None:
@@ -108,7 +108,7 @@ def answer_weights_of(
             f"{', '.join(map(repr, named[:5]))}{' …' if len(named) > 5 else ''}. {_advice(run, method)}"
         )
     tokenizer = base_tokenizer(run.config.model, run.config.prompt_format)
-    counter = tokenizer.leaving(variant.personal_config.prefix if method.personal else 0)
+    counter = tokenizer.leaving(variant.personal_config.prefix if method.adapter else 0)
     return AnswerWeights(jobs, method, counter, weights, failed)
 
 

@@ -198,7 +198,9 @@ class OppuLM(LM):
             work.setdefault(key, []).append(index)
         with tqdm(total=len(requests), desc="Answering", disable=disable_tqdm) as bar:
             # Grouped by task base; methods without adapters first.
-            order = sorted(work, key=lambda k: (k[:2], (m := self._standings[k].method).variant, m.personal))
+            order = sorted(
+                work, key=lambda k: (k[:2], (m := self._standings[k].method).variant, bool(m.adapter))
+            )
             opened: tuple[Key, Base, PromptBuilder] | None = None
             for key in order:
                 answer_weights = self._standings[key]
@@ -206,7 +208,7 @@ class OppuLM(LM):
                 if opened is None or opened[0] != stage:
                     opened = None  # free its memory before the next is loaded
                     opened = stage, *answer_weights.jobs.task_base()
-                if answer_weights.method.personal:
+                if answer_weights.method.adapter:
                     opened = stage, *answer_weights.jobs.with_adapter(opened[1], opened[2])
                 for index, text in self._answer(answer_weights, opened[1], requests, work[key]):
                     answers[index] = text
@@ -289,17 +291,17 @@ class OppuLM(LM):
         size: int,
     ) -> Iterator[tuple[list[int], list[str]]]:
         """(indices, answers), as many at a time as the batch size allows."""
-        variant, personal = answer_weights.variant, answer_weights.method.personal
+        variant, method = answer_weights.variant, answer_weights.method
         users = {user.user_id: user for user in variant.users}
-        owners = [requests[index].args[1][REQUEST]["user"] for index in indices] if personal else None
+        owners = [requests[index].args[1][REQUEST]["user"] for index in indices] if method.adapter else None
         lengths = [len(requests[index].args[0]) for index in indices]
         for unit in plan_units(lengths, owners, size):
             groups = [[indices[place] for place in group] for group in unit]
             states = None
-            if personal:
+            if method.adapter:
                 whose = [requests[group[0]].args[1][REQUEST]["user"] for group in groups]
                 store = answer_weights.jobs.store
-                states = [load_adapter(store, variant, users[user_id]) for user_id in whose]
+                states = [load_adapter(store, variant, method, users[user_id]) for user_id in whose]
             written = generate_answers(
                 generation.base,
                 [[requests[index].args[0] for index in group] for group in groups],

@@ -151,9 +151,9 @@ class LampTask(ConfigurableTask):
             StoreError: adapters are missing.
         """
         model = getattr(arguments.get("rank"), "model", None)
-        if self.method.personal and model is None:
+        if self.method.adapter and model is None:
             raise ConfigError(
-                f"The method {self.method.name} answers with every user's own adapter, and this model has "
+                f"The method {self.method.name} answers through adapters, and this model has "
                 f"none. Use --model oppu --model_args run=…, or a prompt method: {PROMPT_METHODS}."
             )
         self._check_chosen(arguments)

@@ -37,7 +37,7 @@ def draw_figures(results: Results) -> dict[str, str]:
 def personal_pair(one: TaskResults) -> tuple[str, str] | None:
     """The first OPPU method of a task that was compared with its own prompt, and that prompt's method."""
     for method, row in one.primary_rows().items():
-        baseline = same_prompt(method)
+        baseline = same_prompt(method) if method.startswith("oppu_") else None
         if baseline is not None and row.delta_same_prompt is not None:
             return method, baseline
     return None

@@ -115,8 +115,13 @@ def describe_method(method: str) -> str:
         parsed = parse_method(method)
     except ConfigError:
         return "A method of this run."
-    adapter = " A small personal part, trained on this user’s history alone, is added to the model."
-    return describe_prompt(parsed) + (adapter if parsed.personal else "")
+    adapter = {
+        None: "",
+        "own": " A small personal part, trained on this user’s history alone, is added to the model.",
+        "pooled": " Control: one part, trained on the histories of all test users together, is added.",
+        "stranger": " Control: the part that was trained on another user’s history is added.",
+    }
+    return describe_prompt(parsed) + adapter[parsed.adapter]
 
 
 def describe_prompt(method: Method) -> str:

@@ -107,9 +107,9 @@ def _check(
         return
     asked = set(dataset.user_ids("test")[: run.config.users])
     answered = {user for user, _ in answers}
-    personal = parse_method(method).personal and run.predictions_path(task, method).exists()
+    adapted = parse_method(method).adapter and run.predictions_path(task, method).exists()
     # Answering leaves out whom no adapter could be trained for, and nobody else.
-    failed = dict.fromkeys(u for u, _ in missing if personal and u in asked and u not in answered)
+    failed = dict.fromkeys(u for u, _ in missing if adapted and u in asked and u not in answered)
     advice = []
     if any(user not in asked for user, _ in missing):
         advice.append(

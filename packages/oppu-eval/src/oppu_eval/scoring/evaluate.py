@@ -26,13 +26,13 @@ Statistics = dict[str, Array]  # user id -> [S]
 
 
 def same_prompt(method: str) -> str | None:
-    """The method with the same prompt and no personal adapter; None where `method` has no adapter."""
+    """The method with the same prompt and no adapter; None where `method` has no adapter."""
     name, model = split_model(method)
     try:
         parsed = parse_method(name)
     except ConfigError:  # predictions of another origin may have names of their own
         return None
-    return parsed.without_adapter.name + model if parsed.personal else None
+    return parsed.without_adapter.name + model if parsed.adapter else None
 
 
 def split_model(method: str) -> tuple[str, str]:

@@ -65,7 +65,7 @@ def _evaluate_task(run: Run, task: str, everything: Predictions) -> TaskResults:
     asked = {user.user_id for user in users if user.queries}
     for name, answers in everything.items():
         lost = asked - {user_id for user_id, _ in answers}
-        if lost and not parse_method(name).personal:
+        if lost and not parse_method(name).adapter:
             raise DataError(
                 f"{run.predictions_path(task, name)} lacks the answers of {len(lost)} users, e.g. "
                 f"{min(lost)!r}. Run `oppu answer --run {run.path}`."

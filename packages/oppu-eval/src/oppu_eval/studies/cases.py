@@ -87,5 +87,5 @@ def _builder(run: Run, task: str, tokenizer: Tokenizer, method: str) -> PromptBu
     """The builder of a method's prompts; for a personal method it leaves room for the adapter's tokens."""
     parsed = parse_method(method)
     dataset = run.dataset(task)
-    counter = tokenizer.leaving(run.config.personal[task].prefix) if parsed.personal else tokenizer
+    counter = tokenizer.leaving(run.config.personal[task].prefix) if parsed.adapter else tokenizer
     return prompt_builder(dataset, counter, run.profiles(dataset), [parsed], run.config.seed)

@@ -17,13 +17,14 @@ from rich.console import Console
 from oppu_eval.studies.context import Done, StudyContext, Work
 from oppu_eval.studies.cost_lines import result
 from oppu_eval.studies.result import Result
+from oppu_eval.studies.study import Plain
 from oppu_eval.studies.training_times import ITEMS, SIZES, WORDS, Point, data_words, measure
 
 _TOKENS_A_WORD, _INSTRUCTION = 1.6, 90  # roughly, for the expected time
 
 
 @dataclasses.dataclass(frozen=True)
-class Cost:
+class Cost(Plain):
     """Measured trainings of one user.
 
     Attributes:

@@ -62,6 +62,11 @@ def carry_out(study: Study, context: StudyContext, compute: Compute) -> Path:
     start = time.monotonic()
     for run, jobs in runs:
         execute_visibly(run, jobs, compute)
+    while new := [work for work in study.more(context, done) if work.label not in done]:
+        for work in new:
+            done[work.label] = Done(work, _start(work, context))
+            borrow(done[work.label].run, context)
+            execute_visibly(done[work.label].run, work.jobs, compute)
     result = study.conclude(context, done)
     folder = context.folder / study.name
     facts = facts_of(provenance(list(done.values())), context.config.seed, options_of(study))

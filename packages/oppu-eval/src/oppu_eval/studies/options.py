@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 from oppu_core.modeling.dtypes import Dtype, PromptFormatOption, Quantize
 from oppu_core.runs.options import PlantOption, RunOptions, option, same
-from oppu_core.training.config import Preset
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,7 +67,7 @@ class StudyOptions:
         None,
     )
     store: Path | None = same(RunOptions, "store")
-    preset: Preset = same(RunOptions, "preset")
+    preset: str = same(RunOptions, "preset")
     settings: Sequence[str] = same(RunOptions, "settings")
     dtype: Dtype = same(RunOptions, "dtype")
     quantize: Quantize | None = same(RunOptions, "quantize")

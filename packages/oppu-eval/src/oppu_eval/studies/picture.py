@@ -79,12 +79,12 @@ def look(method: str) -> dict[str, Any]:
     """A method's colour, line and marker."""
     parsed = parse_method(method)
     marker = "^" if parsed.profile else "D" if parsed.retriever == "random" else "s" if parsed.k else "o"
-    colour = ACCENT if parsed.personal else INK if parsed.k or parsed.profile else MUTED
+    colour = ACCENT if parsed.adapter else INK if parsed.k or parsed.profile else MUTED
     return {
         "color": colour,
         "marker": marker,
-        "linestyle": "-" if parsed.personal else (0, (4, 2)),
-        "markerfacecolor": colour if parsed.personal else PAPER,
+        "linestyle": "-" if parsed.adapter else (0, (4, 2)),
+        "markerfacecolor": colour if parsed.adapter else PAPER,
         "markeredgecolor": colour,
     }
 

@@ -64,7 +64,7 @@ class Result:
         pictures: At least one picture.
         notes: What readers have to know to read the table correctly.
         details: JSON values only for ``study.json`` (matrices, fits).
-        pages: Further pages: {file name: HTML}.
+        pages: Further files: {name: text}, such as HTML pages.
     """
 
     findings: Sequence[str]

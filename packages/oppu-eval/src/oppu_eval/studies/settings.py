@@ -41,7 +41,7 @@ def setting_rows(
     rows = []
     for (setting, method), scored in cells.items():
         parsed = parse_method(method)
-        same = whole is not None and not (parsed.personal or parsed.profile or parsed.k)
+        same = whole is not None and not (parsed.adapter or parsed.profile or parsed.k)
         prompt = cells.get((setting, same_prompt(method) or ""))
         other = cells.get((reference, method)) if reference not in (None, setting) and not same else None
         rows.append(

@@ -58,7 +58,7 @@ class Similarity(Plain):
     def __post_init__(self) -> None:
         """Refuse a method without adapters."""
         if not parse_method(self.method).personal:
-            raise ConfigError(f"--method {self.method} has no adapter; choose one like oppu_k0.")
+            raise ConfigError(f"--method {self.method} has no adapter of each user; choose one like oppu_k0.")
 
     def works(self, context: StudyContext) -> Sequence[Work]:
         """The adapters; nothing is answered."""

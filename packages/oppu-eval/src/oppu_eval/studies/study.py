@@ -27,8 +27,11 @@ class Study(Protocol):
     def works(self, context: StudyContext) -> Sequence[Work]:
         """The runs that it needs; derived datasets are made here."""
 
+    def more(self, context: StudyContext, done: Mapping[str, Done]) -> Sequence[Work]:
+        """Further runs, which depend on the results of finished ones; asked again until there are none."""
+
     def own_tokens(self, context: StudyContext, done: Mapping[str, Done]) -> float:
-        """The approximate number of tokens that it trains on besides its runs."""
+        """The approximate number of tokens that it trains on besides its first runs."""
 
     def conclude(self, context: StudyContext, done: Mapping[str, Done]) -> Result:
         """The result; `done` are its finished runs by label."""
@@ -44,7 +47,11 @@ def options_of(study: Study) -> dict[str, Any]:
 
 
 class Plain:
-    """Base class of studies that train nothing besides their runs."""
+    """Base class of studies that train nothing besides the runs that they name at once."""
+
+    def more(self, context: StudyContext, done: Mapping[str, Done]) -> Sequence[Work]:
+        """No further runs."""
+        return ()
 
     def own_tokens(self, context: StudyContext, done: Mapping[str, Done]) -> float:
         """No tokens."""

@@ -16,6 +16,7 @@ from oppu_core.errors import ConfigError, DataError, did_you_mean
 from oppu_core.ownership.forget.pending import Pending, id_hash, read_forgotten, read_pending
 from oppu_core.ownership.forget.workspace import Workspace, distinct, full_name
 from oppu_core.ownership.traces import KeptFolder, NamedKeeper, Trace, counted, in_lines
+from oppu_core.prompting.methods import parse_method
 from oppu_core.runs.run import Run
 from oppu_core.storage.files import remove, strays_below, strays_of
 from oppu_core.storage.store import Store
@@ -151,8 +152,12 @@ def _in_run(space: Workspace, run: Run, pending: Pending, of_user: About) -> Ite
         if [full_name(run.path), task] in pending.answers and files:
             what = "answers of all users, made by what has learned from this one"
             predictions.append(Trace(folder, what, partial(remove, *files)))
-        else:
-            predictions += in_lines(files, of_user)
+            continue
+        known = any([name, of_task] == [full_name(run.path), task] for name, of_task, _ in pending.runs)
+        if mixed := [file for file in files if known and _by_other_adapters(file)]:
+            what = "answers of all users, by adapters that may have learned from this one"
+            predictions.append(Trace(folder, what, partial(remove, *mixed)))
+        predictions += in_lines([file for file in files if file not in mixed], of_user)
     stands = any(name == full_name(run.path) for name, *_ in pending.runs)
     involved = stands or any(trace.personal for trace in predictions)
     for keeper in space.keepers:
@@ -161,6 +166,14 @@ def _in_run(space: Workspace, run: Run, pending: Pending, of_user: About) -> Ite
     for task in run.config.data:
         yield from in_lines([run.profiles_path(task), run.plan_path(task)], of_user)
     yield from in_lines([run.log_path], lambda row: of_user(row) or quoted in str(row.get("reason", "")))
+
+
+def _by_other_adapters(file: Path) -> bool:
+    """Whether a prediction file (or its journal) is of a method that answers by adapters of other users."""
+    name = file.name.removeprefix(".").partition(".")[0]
+    with contextlib.suppress(ConfigError):
+        return parse_method(name).adapter in ("pooled", "stranger")
+    return False
 
 
 def _in_store(
@@ -185,6 +198,11 @@ def _in_store(
             f", {counted(failed, 'failed training')}" if failed else ""
         )
         traces.append(Trace(path, what, partial(take_out, [entry.folder for entry in own])))
+    if pools := [entry for entry in entries if theirs & set(entry.identity.get("histories", ()))]:
+        what = (
+            counted(len(pools), "pooled adapter") + " on the histories of several users, this one among them"
+        )
+        traces.append(Trace(path, what, partial(take_out, [entry.folder for entry in pools])))
     ids = {lora for store_name, lora in pending.task_loras if store_name == full_name(path)}
     bases = [entry for entry in entries if entry.kind == "task_lora" and entry.config_id in ids]
     on = {
