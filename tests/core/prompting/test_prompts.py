@@ -90,6 +90,10 @@ VARIANTS = {
     "pag_k12": "pag_k12",
     "oppu_pag_k0": "pag_k0",
     "oppu_pag_k1": "pag_k1",
+    "pooled_k0": "base",
+    "pooled_rag_k4": "rag_k4",
+    "stranger_k0": "base",
+    "stranger_pag_k1": "pag_k1",
 }
 
 
@@ -99,12 +103,14 @@ def test_a_methods_name_says_everything(name: str, variant: str) -> None:
     assert method.name == name
     assert method.variant == variant
     assert method.personal == name.startswith("oppu")
+    prefix = name.partition("_")[0]
+    assert method.adapter == {"oppu": "own", "pooled": "pooled", "stranger": "stranger"}.get(prefix)
     assert method.profile == ("pag" in name)
     assert method.k == int(name.rpartition("_k")[2] if "_k" in name else 0)
     named = next((kind for kind in ("random", "recent") if kind in name), "bm25")
     assert method.retriever == (named if method.k else None)
     assert method.without_adapter == parse_method(method.without_adapter.name)
-    assert not method.without_adapter.personal
+    assert method.without_adapter.adapter is None
     assert method.without_adapter.variant == variant
     assert variant_method(variant).variant == variant
     assert variant_method(variant).retriever != "random", "training retrieves from the user's own items"
@@ -143,6 +149,9 @@ def test_default_methods_are_methods() -> None:
         "oppu_rag",
         "oppu_rag_k0",
         "oppu_non_personalized",
+        "pooled",
+        "pooled_k1",
+        "stranger_random_k1",
         "oppu_oppu_k0",
         "base",
         "rag_k1_k1",
@@ -569,7 +578,7 @@ def test_when_nothing_fits_the_error_says_so() -> None:
         builder_of(Letters(100)).prompt(parse_method("rag_k1"), {"description": "x"}, HISTORY, 3, "", "key")
     with pytest.raises(DataError, match="answer of 1002 tokens"):
         builder_of(Letters(900)).prompt(
-            Method(0, None, False, False), {"description": "x"}, (), 0, "", "k", "y" * 1000
+            Method(0, None, False, None), {"description": "x"}, (), 0, "", "k", "y" * 1000
         )
 
 
