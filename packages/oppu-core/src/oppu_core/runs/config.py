@@ -112,19 +112,21 @@ def resolve_config(options: RunOptions) -> RunConfig:
         )
     folder = base_folder(options.model)
     skeleton = base_skeleton(folder)
-    preset, given = read_preset(options.preset, options.peft)
+    preset, file_settings = read_preset(options.preset, options.peft)
     chosen = resolve_preset(preset, skeleton.num_parameters())
     projections = projection_names(skeleton)
-    seed, overrides = options.seed, [*given, *options.settings]
-    task_lora = {
-        task: _override("task_lora", task_config(task, chosen, seed, projections), overrides)
-        for task in tasks
-    }
+    seed = options.seed
+
+    def override(kind: str, config: TrainConfig) -> TrainConfig:
+        config = _override(kind, config, file_settings, f"--preset {options.preset}: ")
+        return check_training(kind, _override(kind, config, options.settings, "--set "))
+
+    task_lora = {task: override("task_lora", task_config(task, chosen, seed, projections)) for task in tasks}
     personal = {}
     for task in (dataset.task for dataset in datasets):
         text = task.output_field is None
         settings = personal_config(task.name, chosen, seed, projections, options.peft, text_history=text)
-        personal[task.name] = _override("personal", settings, overrides)
+        personal[task.name] = override("personal", settings)
     for config in (*task_lora.values(), *personal.values()):
         if config.method != "prompt_tuning":
             check_targets(config.targets, projections, shared_projections(skeleton))
@@ -148,8 +150,8 @@ def resolve_config(options: RunOptions) -> RunConfig:
     )
 
 
-def _override(kind: str, config: TrainConfig, overrides: Sequence[str]) -> TrainConfig:
-    """Apply ``kind.field=value`` settings to a training configuration."""
+def _override(kind: str, config: TrainConfig, overrides: Sequence[str], source: str) -> TrainConfig:
+    """Apply ``kind.field=value`` settings to a training configuration; errors begin with their source."""
     types = get_type_hints(TrainConfig)
     fields = [name for name in types if name not in ("seed", "method")]
     for text in overrides:
@@ -157,7 +159,7 @@ def _override(kind: str, config: TrainConfig, overrides: Sequence[str]) -> Train
         target, _, field = name.strip().partition(".")
         if not separator or target not in ("task_lora", "personal") or field not in fields:
             raise ConfigError(
-                f"--set {text!r} is not understood. Write --set personal.epochs=3 or "
+                f"{source}{text!r} is not understood. Write --set personal.epochs=3 or "
                 f"--set task_lora.learning_rate=1e-4; fields: {', '.join(fields)}."
             )
         if target != kind:
@@ -171,13 +173,13 @@ def _override(kind: str, config: TrainConfig, overrides: Sequence[str]) -> Train
             else:
                 new = types[field](value)
         except (ValueError, KeyError) as error:
-            raise ConfigError(f"--set {text!r}: {value!r} is no {types[field].__name__}.") from error
+            raise ConfigError(f"{source}{text!r}: {value!r} is no {types[field].__name__}.") from error
         if ONLY_OF.get(field, config.method) != config.method:
             raise ConfigError(
-                f"--set {text!r}: {config.method} has no {field}; it is a setting of {ONLY_OF[field]}."
+                f"{source}{text!r}: {config.method} has no {field}; it is a setting of {ONLY_OF[field]}."
             )
         config = dataclasses.replace(config, **{field: new})
-    return check_training(kind, config)
+    return config
 
 
 def check_training(kind: str, config: TrainConfig) -> TrainConfig:

@@ -19,13 +19,13 @@ from oppu_core.errors import ConfigError
 from oppu_core.runs.config import RunConfig
 from oppu_core.runs.jobs import JOBS, Job
 from oppu_core.runs.predictions import QueryId
-from oppu_core.runs.run import Run
+from oppu_core.runs.run import Run, open_run
 from oppu_core.storage.files import content_id
 from oppu_core.tasks.task import Task
 from oppu_core.tasks.task_files import get_task
 from oppu_core.training.config import Peft
 
-from oppu_eval.files import STUDY_DATA
+from oppu_eval.files import STUDY_DATA, STUDY_RUNS
 from oppu_eval.scoring.metrics import Metric
 from oppu_eval.studies.scoring import Scored, score
 
@@ -123,6 +123,15 @@ class StudyContext:
                 personal=by_task(config.personal),
             )
         return Work(label, config, jobs)
+
+    def earlier(self, work: Work) -> "Done | None":
+        """The run of a work, if an earlier call has finished its answers."""
+        folder = self.folder / STUDY_RUNS / work.folder
+        if not (folder / "run.json").exists():
+            return None
+        run = open_run(folder)
+        files = [run.predictions_path(task, name) for task in run.config.data for name in run.config.methods]
+        return Done(work, run) if all(file.exists() for file in files) else None
 
     def derive(
         self,

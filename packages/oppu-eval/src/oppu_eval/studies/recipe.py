@@ -12,26 +12,29 @@ Schulman, Thinking Machines Lab, 2025) recommends them; the paper's settings are
 
 import dataclasses
 import functools
-import re
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from oppu_core.data.dataset import Dataset
-from oppu_core.data.types import User
-from oppu_core.errors import ConfigError, DataError
-from oppu_core.modeling.base_files import base_folder, base_skeleton, projection_names
-from oppu_core.modeling.families import default_targets
-from oppu_core.runs.config import RunConfig
+from oppu_core.errors import ConfigError
 from oppu_core.runs.preset_files import preset_text
-from oppu_core.storage.files import content_id
-from oppu_core.training.config import PERSONAL_ROLES, TASK_ROLES, TrainConfig, personal_config
+from oppu_core.training.config import TrainConfig
 from scipy.stats import rankdata
 
 from oppu_eval.scoring.metrics import metrics_for
 from oppu_eval.studies.context import Done, StudyContext, Work
 from oppu_eval.studies.picture import Panel, Series, draw_settings
+from oppu_eval.studies.recipe_candidates import (
+    Candidate,
+    kept_aside,
+    neighbours,
+    personal_settings,
+    places,
+    split_others,
+    title_of,
+)
 from oppu_eval.studies.result import Column, Picture, Result, Table
 from oppu_eval.studies.scoring import COUNT_COLUMNS, VALUE_COLUMNS, Scored, difference, difference_columns
 from oppu_eval.studies.settings import told
@@ -42,29 +45,6 @@ PRESET_FILE = "preset.toml"
 EPOCHS, BATCH_SIZE, RANK = 3, 4, 8  # where the search starts: the paper's, for movie tagging
 _NEIGHBOURS, _TOKENS_A_WORD, _INSTRUCTION = 8, 1.6, 90  # roughly, for the expected time
 _SHARE = 3  # of the users in the first round, and of the candidates that go on to all users
-
-
-@dataclasses.dataclass(frozen=True)
-class Candidate:
-    """Settings to compare; `title` is for people, `label` identifies the run.
-
-    Attributes:
-        kind: ``task_lora`` or ``personal``.
-        title: What is special about it.
-        changes: Fields of :class:`TrainConfig`; None takes the paper's settings as they are.
-        users: The number of users on whom it is compared.
-    """
-
-    kind: str
-    title: str
-    changes: Mapping[str, Any] | None
-    users: int
-
-    @property
-    def label(self) -> str:
-        """Its name among the study's runs."""
-        changes = None if self.changes is None else dict(self.changes)
-        return f"recipe-{content_id([self.kind, changes, self.users])[:10]}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,18 +73,27 @@ class Recipe(Plain):
 
     def works(self, context: StudyContext) -> Sequence[Work]:
         """The task bases with each rate, without adapters."""
-        if not self.rates or not self.task_rates or min(*self.rates, *self.task_rates) <= 0:
+        given = (*self.rates, *self.task_rates)
+        if not self.rates or not self.task_rates or not all(0 < rate < math.inf for rate in given):
             raise ConfigError("--rates and --task-rates need numbers above 0, e.g. 1e-4,1e-3.")
         return [self._work(context, one, {}) for one in self._task_rates(context)]
 
     def own_tokens(self, context: StudyContext, done: Mapping[str, Done]) -> float:
-        """Roughly the tokens of all personal candidates."""
+        """Roughly the tokens of all personal candidates; none if all are there from an earlier call."""
+        known = dict(done)
+        while new := [work for work in self.more(context, known) if work.label not in known]:
+            found = {work.label: context.earlier(work) for work in new}
+            if None in found.values():
+                break
+            known |= {label: one for label, one in found.items() if one}
+        else:
+            return 0.0
         tokens = 0.0
         for task in context.tasks:
-            for user in _kept_aside(context, task, self.held_out):
+            for user in kept_aside(context.dataset(task), self.held_out):
                 words = (len(" ".join(item.fields.values()).split()) for item in user.training_history)
                 tokens += sum(_INSTRUCTION + _TOKENS_A_WORD * count for count in words)
-        grid = len(self.rates) * len(_places(context.config.model))
+        grid = len(self.rates) * len(places(context.config.model))
         return tokens * EPOCHS * (2 * grid / _SHARE + _NEIGHBOURS)
 
     def more(self, context: StudyContext, done: Mapping[str, Done]) -> Sequence[Work]:
@@ -127,7 +116,7 @@ class Recipe(Plain):
         if not _finished(finals, done):
             return
         start = next(one for one in self._ordered(context, done, finals) if one.changes is not None)
-        near = list(_neighbours(start))
+        near = list(neighbours(start))
         yield near
         if not _finished(near, done):
             return
@@ -137,7 +126,7 @@ class Recipe(Plain):
         for one in reversed(changed):  # the best one's change last, where two are of one field
             merged |= {k: v for k, v in (one.changes or {}).items() if v != (start.changes or {})[k]}
         if len(changed) > 1:
-            yield [dataclasses.replace(start, title=_title(start, merged), changes=merged)]
+            yield [dataclasses.replace(start, title=title_of(start, merged), changes=merged)]
 
     def _task_rates(self, context: StudyContext) -> list[Candidate]:
         users = self._everybody(context)
@@ -156,20 +145,20 @@ class Recipe(Plain):
                 {"learning_rate": rate, "targets": targets, **same},
                 users,
             )
-            for place, targets in _places(context.config.model).items()
+            for place, targets in places(context.config.model).items()
             for rate in self.rates
         ]
 
     def _everybody(self, context: StudyContext) -> int:
-        return min(len(_kept_aside(context, task, self.held_out)) for task in context.tasks)
+        return min(len(kept_aside(context.dataset(task), self.held_out)) for task in context.tasks)
 
     def _work(self, context: StudyContext, one: Candidate, task_lora: Mapping[str, Any]) -> Work:
         """A candidate's run; personal ones stand on the best task LoRA."""
-        config = context.config
+        config = context.resolve("lora")
         if one.kind == "task_lora":
             task_lora = one.changes or {}
         else:
-            config = dataclasses.replace(config, personal=_personal(config, one))
+            config = dataclasses.replace(config, personal=personal_settings(config, one))
         loras = {task: dataclasses.replace(c, **task_lora) for task, c in config.task_lora.items()}
         methods = [PLAIN if one.kind == "task_lora" else OWN]
         work = context.work(
@@ -182,7 +171,7 @@ class Recipe(Plain):
         for task in context.tasks:
             dataset = context.dataset(task)
             how = {"kept aside": self.held_out, "others": self.others}
-            users = functools.partial(_users, context, task, self.held_out, self.others)
+            users = functools.partial(split_others, dataset, self.held_out, self.others)
             data[task] = context.derive(f"{task}-recipe", dataset, how, dataset.task, users)
         return data
 
@@ -228,15 +217,8 @@ class Recipe(Plain):
                 )  # fmt: skip
             findings.append(_finding(task, winner, _score(done, winner, task, context), plain, seed))
             panels.append(self._panel(context, done, task))
-        settings = {
-            "task_lora": {
-                **dataclasses.asdict(_first(context.config.task_lora)),
-                **(tasks_best.changes or {}),
-            },
-            "personal": dataclasses.asdict(_first(_personal(context.config, winner))),
-        }
-        kept = ("targets", "learning_rate", "epochs", "batch_size", "rank", "alpha")
-        settings = {kind: {name: values[name] for name in kept} for kind, values in settings.items()}
+        config = done[winner.label].run.config
+        settings = {"task_lora": _common(config.task_lora), "personal": _common(config.personal)}
         data = ", ".join(f"{task} ({context.dataset(task).fingerprint[:8]})" for task in context.tasks)
         comment = (
             f"oppu study recipe: the base {Path(context.config.model).name} ({context.config.dtype}),\n"
@@ -275,7 +257,7 @@ class Recipe(Plain):
         about, seed = context.dataset(task).task, context.config.seed
         metric, grid = metrics_for(about)[0], self._grid(context)
         series = []
-        for place, targets in _places(context.config.model).items():
+        for place, targets in places(context.config.model).items():
             mine = [one for one in grid if (one.changes or {})["targets"] == targets]
             scores = [_score(done, one, task, context) for one in mine]
             rows = [scored.row(seed) if scored else None for scored in scores]
@@ -290,80 +272,6 @@ class Recipe(Plain):
         )
 
 
-def _kept_aside(context: StudyContext, task: str, held_out: int) -> tuple[User, ...]:
-    dataset = context.dataset(task)
-    return _longest(dataset.path, dataset.fingerprint, held_out)
-
-
-@functools.lru_cache(maxsize=16)
-def _longest(folder: Path, fingerprint: str, held_out: int) -> tuple[User, ...]:
-    """The others with the longest histories that have a gold answer, in a random but fixed order.
-
-    Raises:
-        DataError: there are fewer than two.
-    """
-    dataset = Dataset.open(folder)
-    able = [
-        user
-        for user in dataset.users("others")
-        if user.training_history and any(query.gold is not None for query in user.queries)
-    ]
-    if len(able) < 2:
-        raise DataError(
-            f"{folder} ({dataset.task.name}) has {len(able)} others with a history and a gold answer; to "
-            "compare settings at least two are needed."
-        )
-    able.sort(key=lambda user: (-len(user.training_history), _draw(user)))
-    return tuple(sorted(able[:held_out], key=_draw))
-
-
-def _users(context: StudyContext, task: str, held_out: int, others: int) -> Iterator[User]:
-    aside = _kept_aside(context, task, held_out)
-    known = {user.user_id for user in aside}
-    rest = (user for user in context.dataset(task).users("others") if user.user_id not in known)
-    yield from sorted(rest, key=_draw)[:others]
-    yield from (dataclasses.replace(user, split="test") for user in aside)
-
-
-def _draw(user: User) -> str:
-    return content_id(["recipe", user.user_id])
-
-
-def _places(model: str) -> dict[str, tuple[str, ...]]:
-    """Sets of projections to adapt."""
-    projections = projection_names(base_skeleton(base_folder(model)))
-    layers = (name for name in projections if re.search(r"\.\d+\.", name))
-    return {
-        "query and value": default_targets(PERSONAL_ROLES["lora"], projections),
-        "attention": default_targets(TASK_ROLES, projections),
-        "all linear": tuple(dict.fromkeys(name.rpartition(".")[2] for name in layers)),
-    }
-
-
-def _personal(config: RunConfig, one: Candidate) -> dict[str, TrainConfig]:
-    """A candidate's settings by task."""
-    if one.changes is not None:
-        return {task: dataclasses.replace(c, **one.changes) for task, c in config.personal.items()}
-    projections = projection_names(base_skeleton(base_folder(config.model)))
-    return {task: personal_config(task, "paper", config.seed, projections) for task in config.personal}
-
-
-def _neighbours(start: Candidate) -> Iterator[Candidate]:
-    """The same settings with more or fewer epochs, larger or smaller batches, a higher or lower rank."""
-    now = dict(start.changes or {})
-    for field in ("epochs", "batch_size", "rank"):
-        for value in (now[field] * 2, now[field] // 2):
-            if value >= 1:
-                changes = {**now, field: value}
-                yield dataclasses.replace(start, title=_title(start, changes), changes=changes)
-
-
-def _title(start: Candidate, changes: Mapping[str, Any]) -> str:
-    words = {"epochs": "epochs", "batch_size": "batches of", "rank": "rank"}
-    new = [f"{words[k]} {v}" for k, v in changes.items() if k in words and v != (start.changes or {})[k]]
-    return ", ".join([start.title, *new])
-
-
 def _finished(some: Sequence[Candidate], done: Mapping[str, Done]) -> bool:
     return all(one.label in done for one in some)
 
@@ -374,8 +282,12 @@ def _score(done: Mapping[str, Done], one: Candidate, task: str, context: StudyCo
     return done[one.label].score(task, method, metric, one.label)
 
 
-def _first(configs: Mapping[str, TrainConfig]) -> TrainConfig:
-    return next(iter(configs.values()))
+def _common(configs: Mapping[str, TrainConfig]) -> dict[str, Any]:
+    """The settings of a preset, as far as all tasks have the same."""
+    first = next(iter(configs.values()))
+    names = ("targets", "learning_rate", "epochs", "batch_size", "rank", "alpha")
+    same = (name for name in names if len({getattr(one, name) for one in configs.values()}) == 1)
+    return {name: getattr(first, name) for name in same}
 
 
 def _finding(task: str, winner: Candidate, own: Scored | None, plain: Scored | None, seed: int) -> str:
