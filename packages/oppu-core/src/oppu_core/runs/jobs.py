@@ -4,7 +4,7 @@ Everything that uses one task base is done while it is loaded.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +16,7 @@ from oppu_core.errors import ModelError, StoreError, TrainingError, explained
 from oppu_core.modeling.base import Base, load_base
 from oppu_core.modeling.packing import tokenize
 from oppu_core.prompting.builder import PromptBuilder
-from oppu_core.prompting.methods import Method
+from oppu_core.prompting.methods import Method, variant_method
 from oppu_core.runs.answering import answer, answer_rules, load_adapter
 from oppu_core.runs.options import Compute
 from oppu_core.runs.predictions import Journal
@@ -143,7 +143,7 @@ class VariantJobs:
             reporter.console.print(f"[yellow]{escape(base.caution)}[/]")
             way = "packed" if base.supports_packing else "padded" if base.supports_padding else "alone"
             reporter.event(way, variant=variant.title, reason=base.caution)
-        builder = variant.prompt_builder(base.tokenizer)
+        builder = variant.prompt_builder(base.tokenizer, self._compute.device)
         arguments = (base, variant.task_lora, variant.dataset, builder, variant.task_config, self.store)
         with explained(f"Making the task base of {variant.title}", TrainingError):
             if self.store.intact(variant.task_lora):
@@ -153,10 +153,22 @@ class VariantJobs:
                     on_step = _on_step(
                         stage, 100, lambda step: reporter.report(f"{variant.title}/task LoRA", step.loss)
                     )
-                    result = task_base.train_task_lora(*arguments, on_step)
+                    result = task_base.train_task_lora(*arguments, on_step, self._others())
         entry = next(self.store.entries(variant.task_lora.config_id))
         reporter.event("task_lora", variant=variant.title, folder=entry.folder, **entry.facts)
         return result, builder
+
+    def _others(self) -> Iterator[User]:
+        """The others; with a bar where their histories have to be encoded."""
+        dataset = self.variant.dataset
+        if variant_method(self.variant.name).retriever != "dense":
+            yield from dataset.users("others")
+            return
+        count = dataset.counts["others"]["users"]
+        with self._reporter.stage(f"{self.variant.title} encoding", count, "users") as stage:
+            for user in dataset.users("others"):
+                yield user
+                stage.advance()
 
     def with_adapter(
         self, base: Base, builder: PromptBuilder, train: bool = False
