@@ -13,8 +13,9 @@ from rich.markup import escape
 
 from oppu_core.data.types import Query, User
 from oppu_core.errors import ModelError, StoreError, TrainingError, explained
-from oppu_core.modeling.base import Base, load_base
+from oppu_core.modeling.base import Base, load_base, pick_device
 from oppu_core.modeling.packing import tokenize
+from oppu_core.modeling.precision import slow_dtype
 from oppu_core.prompting.builder import PromptBuilder
 from oppu_core.prompting.methods import Method, variant_method
 from oppu_core.runs.answering import answer, answer_rules, load_adapter
@@ -122,6 +123,7 @@ class VariantJobs:
             ModelError: it is gone, or has changed.
         """
         config = self._run.config
+        self._reporter.warn(slow_dtype(config.dtype, pick_device(self._compute.device)))
         base = load_base(
             config.model, config.dtype, self._compute.device, config.quantize, config.prompt_format
         )
