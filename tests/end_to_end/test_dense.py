@@ -1,5 +1,6 @@
 """Methods that retrieve by a sentence encoder, on every way to an answer, and what hangs on the encoder."""
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -62,6 +63,8 @@ def test_asking_and_the_page_give_the_run_s_answers(run: Run) -> None:
         said = predicted(run, user, query)
         found = {name: engine.answer(TASK, name, user, query).text for name in METHODS}
         assert found == said
+        stranger = dataclasses.replace(user, user_id="somebody on the page")  # nothing of theirs is kept
+        assert engine.answer(TASK, "dense_k1", stranger, query).text == said["dense_k1"]
         if query.history_len == len(user.history):
             assert ask(run, user.user_id, query.fields["description"], TASK, "cpu") == said
 
