@@ -14,7 +14,7 @@ from oppu_core.modeling.base_files import projection_names
 from oppu_core.modeling.families import default_targets
 from oppu_core.modeling.packing import TokenizedExample
 from oppu_core.training.config import TrainConfig
-from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
+from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
 
 INSTRUCTION, ITEM_TOKENS, ANSWER_TOKENS = 70, (15, 60), (2, 4)
 BATCH_SIZE = 16
@@ -69,6 +69,21 @@ SHAPES = {
         ),
         "bfloat16",
         32,
+    ),
+    # The size of Qwen3-0.6B.
+    "qwen3-0.6b": Shape(
+        Qwen3Config(
+            hidden_size=1024,
+            intermediate_size=3072,
+            num_hidden_layers=28,
+            num_attention_heads=16,
+            num_key_value_heads=8,
+            head_dim=128,
+            vocab_size=151_936,
+            tie_word_embeddings=True,
+        ),
+        "bfloat16",
+        4,
     ),
     # The size of Qwen2-1.5B.
     "1.5b": Shape(

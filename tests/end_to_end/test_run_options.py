@@ -148,3 +148,18 @@ def test_a_chat_template_that_is_not_used_is_mentioned_once(
     result = oppu(*asked, "--model", base)
     assert result.returncode == 0, result.stderr
     assert result.stderr.count("The base has a chat template, but prompts are plain") == 1
+
+
+def test_a_processor_without_units_for_a_type_is_told_of_once(
+    oppu, movies: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True}, raising=False)
+    options = ["--data", movies.path, "--methods", "non_personalized,rag_k1", "--users", "1", *QUICK]
+    for dtype, times in (("bfloat16", 1), ("float32", 0)):
+        run = tmp_path / dtype
+        result = oppu("run", "--run", run, *options, "--dtype", dtype, "--device", "cpu")
+        assert result.returncode == 0, result.stderr
+        said = "This processor has no units for bfloat16"
+        assert result.stderr.count(said) == (run / "log.jsonl").read_text().count(said) == times

@@ -61,6 +61,7 @@ def builder_of(
 ) -> PromptBuilder:
     retrievers = {
         "bm25": BM25Retriever(task),
+        "dense": BM25Retriever(task),  # stands in
         "recent": RecentRetriever(),
         "random": RandomRetriever(OTHERS, 0),
     }
@@ -85,6 +86,8 @@ VARIANTS = {
     "recent_k1": "recent_k1",
     "recent_k12": "recent_k12",
     "oppu_recent_k4": "recent_k4",
+    "dense_k1": "dense_k1",
+    "oppu_dense_k4": "dense_k4",
     "pag_k0": "pag_k0",
     "pag_k1": "pag_k1",
     "pag_k12": "pag_k12",
@@ -107,7 +110,7 @@ def test_a_methods_name_says_everything(name: str, variant: str) -> None:
     assert method.adapter == {"oppu": "own", "pooled": "pooled", "stranger": "stranger"}.get(prefix)
     assert method.profile == ("pag" in name)
     assert method.k == int(name.rpartition("_k")[2] if "_k" in name else 0)
-    named = next((kind for kind in ("random", "recent") if kind in name), "bm25")
+    named = next((kind for kind in ("random", "recent", "dense") if kind in name), "bm25")
     assert method.retriever == (named if method.k else None)
     assert method.without_adapter == parse_method(method.without_adapter.name)
     assert method.without_adapter.adapter is None
@@ -134,6 +137,8 @@ def test_default_methods_are_methods() -> None:
         "random_k0",
         "oppu_random_k1",
         "recent_k0",
+        "dense_k0",
+        "oppu_dense_k0",
         "oppu_recent_k0",
         "recent",
         "rag_k01",

@@ -233,8 +233,8 @@ def test_items_are_indexed_once_for_all_queries(monkeypatch: pytest.MonkeyPatch)
 
 def test_items_that_are_gone_lend_their_place_to_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short-lived tuples get the same memory, and so the same id, again and again."""
-    retriever, ids = BM25Retriever(TASK), set()
     monkeypatch.setattr(retrieval, "CACHED_ITEMS", 12)
+    retriever, ids = BM25Retriever(TASK), set()
     for turn in range(200):
         items = tuple([item(10 * turn + t, f"w{(turn + t) % 3}") for t in range(4)])
         ids.add(id(items))

@@ -62,7 +62,7 @@ def test_rows_come_in_the_order_of_the_paper_with_references_first(
     ]  # fmt: skip
     assert [row.metric for row in result.rows[:2]] == ["accuracy", "macro_f1"]
     assert [row.reference for row in result.rows[::2]] == [True] * 4 + [False] * 5
-    plain = ["non_personalized", "random_k1", "rag_k1", "rag_k2", "rag_k4", "recent_k2", "pag_k0"]
+    plain = ["non_personalized", "random_k1", "rag_k1", "rag_k2", "rag_k4", "dense_k1", "recent_k2", "pag_k0"]
     personal = ["oppu_k0", "oppu_rag_k1", "oppu_rag_k4", "oppu_rag_k10", "oppu_recent_k2", "oppu_pag_k0"]
     table1 = [*plain, *personal, "other"]
     assert sorted(set(table1), key=method_order) == table1

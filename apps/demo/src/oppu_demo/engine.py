@@ -20,7 +20,7 @@ from oppu_core.modeling.packing import tokenize
 from oppu_core.prompting.builder import Prompt, PromptBuilder
 from oppu_core.prompting.methods import Method, parse_method
 from oppu_core.prompting.profiles import compute_profile
-from oppu_core.prompting.retrieval import BM25Retriever
+from oppu_core.prompting.retrieval import BM25Retriever, DenseRetriever, Retriever
 from oppu_core.runs.answering import answer_rules, generate_answers, load_adapter
 from oppu_core.runs.jobs import VariantJobs
 from oppu_core.runs.options import Compute
@@ -70,7 +70,7 @@ class Engine:
     """
 
     def __init__(self, run: Run, device: str = "auto") -> None:
-        self.run = run
+        self.run, self._encoder = run, run.encoder(device)
         self._opened_with = self._description()
         self._turns = Turns()
         self._prompting = threading.Lock()  # retrievers and tokenizers have caches
@@ -112,6 +112,7 @@ class Engine:
                 variant.profiles,
                 list(self._methods.values()),
                 run.config.seed,
+                self._encoder,
             )
             for name, variant in self._first.items()
         }
@@ -263,8 +264,12 @@ class Engine:
         builder, tokenizer = self._builders[task], self._base.tokenizer
         if private:
             tokenizer = tokenizer.forgetful()
-            retrievers = {**builder.retrievers, "bm25": BM25Retriever(self.tasks[task])}
-            builder = dataclasses.replace(builder, retrievers=retrievers)
+            one = self.tasks[task]
+            fresh: dict[str, Retriever] = {
+                "bm25": BM25Retriever(one),
+                "dense": DenseRetriever(one, self._encoder),
+            }
+            builder = dataclasses.replace(builder, retrievers={**builder.retrievers, **fresh})
         taken = self._first[task].personal_config.prefix if method.adapter else 0
         return dataclasses.replace(builder, counter=tokenizer.leaving(taken))
 

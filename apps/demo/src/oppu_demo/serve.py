@@ -7,9 +7,11 @@ import time
 from pathlib import Path
 
 from oppu_core.errors import ConfigError
+from oppu_core.modeling.base import pick_device
+from oppu_core.modeling.precision import slow_dtype
+from oppu_core.runs.progress import ProgressReporter
 from oppu_core.runs.run import Run, open_run
 from rich.console import Console
-from rich.markup import escape
 
 from oppu_demo.app import build
 from oppu_demo.engine import Engine
@@ -43,9 +45,10 @@ def free_port(host: str, port: int | None) -> int:
 
 def _page(run: Run, device: str) -> Page:
     check_ready(run)
+    reporter = ProgressReporter(Console(stderr=True))
+    reporter.warn(slow_dtype(run.config.dtype, pick_device(device)))
     engine = Engine(run, device)
-    if engine.base.caution:
-        Console(stderr=True, highlight=False).print(f"[yellow]{escape(engine.base.caution)}[/]")
+    reporter.warn(engine.base.caution)
     return Page(engine)
 
 

@@ -55,7 +55,7 @@ def title_of(method: str) -> str:
     if parsed.retriever == "random":
         parts.append(f"{parsed.k} item{'s' * (parsed.k > 1)} of others")
     elif parsed.k:
-        kind = "latest" if parsed.retriever == "recent" else "similar"
+        kind = {"recent": "latest", "dense": "semantically similar"}.get(parsed.retriever or "", "similar")
         parts.append(f"{parsed.k} {kind} item{'s' * (parsed.k > 1)}")
     short = {"profile": "PAG: profile"}
     if not parsed.adapter and parsed.retriever == "bm25" and not parsed.profile:
@@ -70,7 +70,8 @@ def title_of(method: str) -> str:
 def tagline_of(method: str) -> str:
     """What a method knows of the person, in one line."""
     parsed = parse_method(method)
-    items = {"random": "some others’ item", "recent": "their latest item", "bm25": "their most similar item"}
+    items = {"random": "some others’ item", "recent": "their latest item", "bm25": "their most similar item",
+             "dense": "their semantically most similar item"}  # fmt: skip
     seen = [f"{items[parsed.retriever]}{'s' * (parsed.k > 1)}"] if parsed.retriever else []
     if parsed.profile:
         seen.append("a text about them")

@@ -199,18 +199,20 @@ def profiles(
     """
     from oppu_core.data.dataset import Dataset
     from oppu_core.data.types import SPLITS
-    from oppu_core.modeling.base import load_base
+    from oppu_core.modeling.base import load_base, pick_device
+    from oppu_core.modeling.precision import slow_dtype
     from oppu_core.runs.profile_writer import write_profiles
     from oppu_core.runs.progress import ProgressReporter
 
     with interruptible():
         dataset = Dataset.open(data)
-        base = load_base(model, dtype, device, quantize)
         reporter = ProgressReporter(Console(stderr=True))
+        reporter.warn(slow_dtype(dtype, pick_device(device)))
+        base = load_base(model, dtype, device, quantize)
         if not base.supports_padding:
-            reporter.console.print(
-                "[yellow]Slower, one profile at a time: in padded batches this base's texts would depend on "
-                "each other.[/]"
+            reporter.warn(
+                "Slower, one profile at a time: in padded batches this base's texts would depend on each "
+                "other."
             )
         write_profiles(
             dataset,

@@ -6,7 +6,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +140,8 @@ def _fetched(repository: str, file: str | None = None) -> Path:
     return _fetched(repository, files[0]).parent if files else folder
 
 
-def _read_config(folder: Path) -> Mapping[str, Any]:
+def read_config(folder: Path) -> Mapping[str, Any]:
+    """A model folder's ``config.json``; refused if it brings code of its own."""
     try:
         config = read_json(folder / "config.json")
     except DataError as error:
@@ -158,7 +159,7 @@ def base_skeleton(folder: Path) -> Any:
     Raises:
         ModelError: the configuration is none of a causal language model.
     """
-    _read_config(folder)
+    read_config(folder)
     try:
         config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
         with torch.device("meta"):
@@ -178,17 +179,23 @@ def base_identity(
     Raises:
         ModelError: the configuration cannot be read.
     """
+    fingerprint = files_sha256(folder, folder.iterdir())
+    chat = None
+    if prompt_format == "chat":
+        chat = content_id(dataclasses.asdict(chat_turn(hf_tokenizer(folder))))
+    return BaseIdentity(fingerprint, dtype, _context(read_config(folder)), quantize, chat)
+
+
+def files_sha256(folder: Path, files: Iterable[Path]) -> str:
+    """The hash of those of a model folder's files that its results depend on."""
     digest = hashlib.sha256()
-    for file in sorted(folder.iterdir()):
+    for file in sorted(files):
         if (
             file.suffix in {".safetensors", ".json", ".model", ".txt"}
             and file.name != "generation_config.json"
         ):
-            digest.update(f"{file.name} {file_sha256(file)}\n".encode())
-    chat = None
-    if prompt_format == "chat":
-        chat = content_id(dataclasses.asdict(chat_turn(hf_tokenizer(folder))))
-    return BaseIdentity(digest.hexdigest(), dtype, _context(_read_config(folder)), quantize, chat)
+            digest.update(f"{file.relative_to(folder).as_posix()} {file_sha256(file)}\n".encode())
+    return digest.hexdigest()
 
 
 def _context(config: Mapping[str, Any]) -> int:
@@ -204,7 +211,7 @@ def base_tokenizer(name: str, prompt_format: PromptFormat = "plain") -> Tokenize
         ModelError: see :func:`load_base`.
     """
     folder = base_folder(name)
-    tokenizer = Tokenizer(hf_tokenizer(folder), _context(_read_config(folder)))
+    tokenizer = Tokenizer(hf_tokenizer(folder), _context(read_config(folder)))
     return tokenizer.chatting() if prompt_format == "chat" else tokenizer
 
 

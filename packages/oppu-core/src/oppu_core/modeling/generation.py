@@ -12,10 +12,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from transformers import LogitsProcessor, LogitsProcessorList
 
 from oppu_core.modeling.adapters import State, soft_prompt
 from oppu_core.modeling.packed_model import PackedModel, prompts
 from oppu_core.modeling.packing import pack, pad_left
+from oppu_core.modeling.precision import check_finite
 from oppu_core.modeling.stacked_adapters import StackedAdapters, stack_states
 from oppu_core.modeling.tokenizer import Tokenizer
 
@@ -116,6 +118,18 @@ def answer_groups(
     ]
 
 
+class _Finite(LogitsProcessor):  # type: ignore[misc]  # transformers has no types here
+    """Lets logits pass, and refuses those that are not finite."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """See :func:`~oppu_core.modeling.precision.check_finite`."""
+        check_finite(self._model, scores.amax(-1))
+        return scores
+
+
 def generate(
     model: Any,
     tokenizer: Tokenizer,
@@ -178,6 +192,7 @@ def generate(
                 max_new_tokens=max(max_new_tokens, answers.longest) if answers else max_new_tokens,
                 eos_token_id=tokenizer.stop_ids,
                 pad_token_id=tokenizer.pad_id,
+                logits_processor=LogitsProcessorList([_Finite(model)]),
                 **settings,
             )
         for b, index in enumerate(batch):

@@ -21,6 +21,7 @@ from transformers import AttentionInterface
 
 from oppu_core.modeling.packed_attention import KERNELS, Reading
 from oppu_core.modeling.packing import Packed, TokenizedExample
+from oppu_core.modeling.precision import check_finite
 
 _NAME = "oppu_packed"
 _LOCK = threading.RLock()  # the model is changed meanwhile: one at a time per process
@@ -118,7 +119,10 @@ class PackedModel:
         with torch.inference_mode():
             logits_UBV = self._read(reading, soft_prompt_Uvd)
             for step in range(max_new_tokens):
-                next_UB = (allow(logits_UBV, written) if allow else logits_UBV).argmax(-1)
+                open_UBV = allow(logits_UBV, written) if allow else logits_UBV
+                next_UB = open_UBV.argmax(-1)
+                highest_UB = open_UBV.gather(-1, next_UB[..., None]).squeeze(-1)
+                check_finite(self._model, highest_UB.masked_fill(done_UB, 0))
                 tokens = next_UB.tolist()
                 for u, b in (~done_UB).nonzero().tolist():
                     written[u][b].append(tokens[u][b])

@@ -14,6 +14,7 @@ import torch
 from oppu_core.errors import ModelError
 from oppu_core.modeling.packed_model import PackedModel, prompts
 from oppu_core.modeling.packing import TokenizedExample, collate, pack, pad_left
+from oppu_core.modeling.precision import check_finite
 
 _NEW = 2  # tokens written after each prompt: one predicted from the prompt, one from the cache
 _SHARED, _OWN = 9, (6, 12)  # lengths of the beginning that two prompts share, and of the rest of each
@@ -53,6 +54,7 @@ def try_out(model: Any, ids: Sequence[int], pad_id: int, context: int) -> Trial:
         context: The most tokens that prompt and answer may have together.
 
     Raises:
+        ModelError: its logits are not finite.
         Exception: whatever the model raises if it cannot even answer one prompt at a time.
     """
     draw = torch.Generator().manual_seed(0)
@@ -69,6 +71,8 @@ def try_out(model: Any, ids: Sequence[int], pad_id: int, context: int) -> Trial:
     with torch.inference_mode():
         looks_ahead = _looks_ahead(model, shared, own[0][0])
         alone = [_generated(model, [row], written, pad_id)[0] for row in rows]
+        for logits_wV in alone:
+            check_finite(model, logits_wV.amax(-1))
         packing_problem = _fault(
             model, alone, "with its attention exchanged", lambda: _packed(model, rows, written)
         )

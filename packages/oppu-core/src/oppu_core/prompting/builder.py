@@ -63,7 +63,7 @@ class PromptBuilder:
     Attributes:
         task: The task.
         counter: Counts tokens.
-        retrievers: ``bm25``, ``recent`` and ``random``, as far as methods ask for them.
+        retrievers: ``bm25``, ``dense``, ``recent`` and ``random``, as far as methods ask for them.
         profile_of: A user's profile text; by default the computed one.
     """
 

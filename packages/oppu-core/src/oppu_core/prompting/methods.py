@@ -7,12 +7,12 @@ from typing import Literal
 
 from oppu_core.errors import ConfigError
 
-PROMPT_METHODS = "non_personalized, random_kN, rag_kN, recent_kN, pag_kN"
+PROMPT_METHODS = "non_personalized, random_kN, rag_kN, dense_kN, recent_kN, pag_kN"
 METHODS = (
-    f"{PROMPT_METHODS}, oppu_k0, oppu_rag_kN, oppu_recent_kN, oppu_pag_kN, and as controls pooled_… and "
-    "stranger_… in place of oppu_…"
+    f"{PROMPT_METHODS}, oppu_k0, oppu_rag_kN, oppu_dense_kN, oppu_recent_kN, oppu_pag_kN, and as controls "
+    "pooled_… and stranger_… in place of oppu_…"
 )
-Retrieval = Literal["bm25", "recent", "random"]
+Retrieval = Literal["bm25", "dense", "recent", "random"]
 Whose = Literal["own", "pooled", "stranger"]
 
 # Which of the others' data a task LoRA learns from: queries, as in the paper, or histories as well.
@@ -27,9 +27,15 @@ DEFAULT_METHODS = (
     "oppu_pag_k0",
 )
 
-_NAME = re.compile(r"(?:(oppu|pooled|stranger)_)?(rag|recent|pag|random)_k(0|[1-9][0-9]{0,3})")
-_RETRIEVERS: Mapping[str, Retrieval] = {"random": "random", "rag": "bm25", "recent": "recent", "pag": "bm25"}
-_KINDS = ("base", "random", "rag", "recent", "pag")  # as in the paper's Table 1
+_NAME = re.compile(r"(?:(oppu|pooled|stranger)_)?(rag|dense|recent|pag|random)_k(0|[1-9][0-9]{0,3})")
+_RETRIEVERS: Mapping[str, Retrieval] = {
+    "random": "random",
+    "rag": "bm25",
+    "dense": "dense",
+    "recent": "recent",
+    "pag": "bm25",
+}
+_KINDS = ("base", "random", "rag", "dense", "recent", "pag")  # as in the paper's Table 1
 _WHOSE: Mapping[str, Whose] = {"oppu": "own", "pooled": "pooled", "stranger": "stranger"}
 _PREFIXES = {whose: prefix for prefix, whose in _WHOSE.items()}
 
@@ -40,7 +46,8 @@ class Method:
 
     Attributes:
         k: Number of retrieved items in the prompt.
-        retriever: How they are chosen: the user's own by BM25 or the most recent, others' at random, or None.
+        retriever: How they are chosen: the user's own by BM25, by a sentence encoder or by
+            recency, others' at random, or None.
         profile: Whether the user's profile is in the prompt.
         adapter: Whose adapter answers: the user's ``own``, one ``pooled`` over all test users' histories,
             that of a ``stranger`` (another test user, drawn by the seed), or None.
@@ -58,7 +65,8 @@ class Method:
 
     @property
     def kind(self) -> str:
-        """What the prompt holds: ``base`` (the query alone), ``random``, ``rag``, ``recent`` or ``pag``."""
+        """What the prompt holds: ``base`` (the query alone), ``random``, ``rag``, ``dense``, ``recent`` or
+        ``pag``."""
         if self.profile:
             return "pag"
         return "rag" if self.retriever == "bm25" else self.retriever or "base"
@@ -73,7 +81,7 @@ class Method:
 
     @property
     def variant(self) -> str:
-        """The prompt construction whose task base answers: ``base``, ``rag_kN``, ``recent_kN``, ``pag_kN``.
+        """The prompt construction whose task base answers: ``base``, ``rag_kN``, ``dense_kN`` …
 
         ``random_kN`` uses the task base of ``rag_kN``; the paper does not say which one it used.
         """

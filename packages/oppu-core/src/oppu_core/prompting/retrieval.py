@@ -1,4 +1,5 @@
-"""Choosing past items for a prompt: the user's own most similar (BM25) or most recent, or others' at random.
+"""Choosing past items for a prompt: the user's own most similar (by BM25 or a sentence encoder) or most
+recent, or others' at random.
 
 Retrievers know nothing of prompts or models; they choose among the items they are given. The caller decides
 what a query or a training example may see: the items before a position.
@@ -7,7 +8,7 @@ what a query or a training example may see: the items before a position.
 import math
 import random
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -18,6 +19,10 @@ from oppu_core.texts import normal, script_words
 K1, B, EPSILON = 1.5, 0.75, 0.25  # as in rank_bm25.BM25Okapi
 FLOOR_BLOCK = 64  # positions whose floors are computed in one pass
 CACHED_ITEMS = 10_000  # an indexed item of 100 words takes about 3 kB
+CACHED_VECTORS = 100_000  # one of 384 numbers takes 1.5 kB, and its item's text as much
+DECIMALS = 5  # of a cosine; what shares a batch, threads and devices change the seventh
+
+Index = TypeVar("Index")
 
 
 class Retriever(Protocol):
@@ -129,30 +134,83 @@ class BM25Retriever:
     """The paper's retriever: the user's own items, with answers, that are most similar to the query.
 
     Texts are put on one line, so that words at line ends are split too.
-
-    The index of a tuple of items is cached; the least recently used ones are dropped when there are many.
     """
 
     def __init__(self, task: Task) -> None:
         self._task = task
-        # By identity, least recently used first. Keeping the items alive keeps their ids unique.
-        self._indexes: dict[int, tuple[tuple[HistoryItem, ...], BM25Index]] = {}
+        self._indexes = _Indexes(self._index, CACHED_ITEMS)
 
     def retrieve(
         self, query: str, items: tuple[HistoryItem, ...], before: int, k: int, key: str
     ) -> list[HistoryItem]:
         """See :class:`Retriever`."""
-        return [items[index] for index in top_k(self._index(items).scores(normal(query), before), k)]
+        return [items[index] for index in top_k(self._indexes.of(items).scores(normal(query), before), k)]
 
     def _index(self, items: tuple[HistoryItem, ...]) -> BM25Index:
-        kept = self._indexes.pop(id(items), None)
+        lines = _lines(self._task, items)
+        return BM25Index(lines, script_words) if self._task.words == "script" else BM25Index(lines)
+
+
+class TextEncoder(Protocol):
+    """The part of :class:`oppu_core.modeling.encoders.Encoder` that retrieval needs: unit vectors."""
+
+    def documents(self, texts: Sequence[str]) -> np.ndarray:
+        """The vectors [N, d] of texts to search in."""
+
+    def query(self, text: str) -> np.ndarray:
+        """The vector [d] of a text to search with."""
+
+
+class DenseRetriever:
+    """The user's own items whose vectors have the highest cosine with the query's, as with LaMP's Contriever.
+
+    Items are the lines that BM25 searches in; among equal cosines (to 5 decimals) the later item comes first.
+    The lines of a history are encoded once, together and each text once; a query alone: nobody else's texts
+    have a part in its vector.
+    """
+
+    def __init__(self, task: Task, encoder: TextEncoder) -> None:
+        self._task, self._encoder = task, encoder
+        self._indexes = _Indexes(self._index, CACHED_VECTORS)
+
+    def retrieve(
+        self, query: str, items: tuple[HistoryItem, ...], before: int, k: int, key: str
+    ) -> list[HistoryItem]:
+        """See :class:`Retriever`."""
+        if not before:
+            return []
+        vectors_Nd, places = self._indexes.of(items)
+        cosines = np.round(vectors_Nd @ self._encoder.query(normal(query)), DECIMALS)[places]
+        return [items[index] for index in top_k(cosines[:before], k)]
+
+    def _index(self, items: tuple[HistoryItem, ...]) -> tuple[np.ndarray, list[int]]:
+        """The vectors [N, d] of different lines, and each item's place among them."""
+        lines = _lines(self._task, items)
+        numbers = {line: number for number, line in enumerate(dict.fromkeys(lines))}
+        return self._encoder.documents(list(numbers)), [numbers[line] for line in lines]
+
+
+def _lines(task: Task, items: Iterable[HistoryItem]) -> list[str]:
+    return [normal(task.history_line(item.fields)) for item in items]
+
+
+class _Indexes(Generic[Index]):
+    """The index of each tuple of items, made on demand; the least recently used ones are dropped when there
+    are more than `room` items."""
+
+    def __init__(self, make: Callable[[tuple[HistoryItem, ...]], Index], room: int) -> None:
+        self._make, self._room = make, room
+        # By identity, least recently used first. Keeping the items alive keeps their ids unique.
+        self._kept: dict[int, tuple[tuple[HistoryItem, ...], Index]] = {}
+
+    def of(self, items: tuple[HistoryItem, ...]) -> Index:
+        kept = self._kept.pop(id(items), None)
         if kept is None:
-            lines = [normal(self._task.history_line(item.fields)) for item in items]
-            kept = items, BM25Index(lines, script_words) if self._task.words == "script" else BM25Index(lines)
-            room = CACHED_ITEMS - len(items)
-            while self._indexes and sum(len(old) for old, _ in self._indexes.values()) > room:
-                del self._indexes[next(iter(self._indexes))]
-        self._indexes[id(items)] = kept
+            kept = items, self._make(items)
+            room = self._room - len(items)
+            while self._kept and sum(len(old) for old, _ in self._kept.values()) > room:
+                del self._kept[next(iter(self._kept))]
+        self._kept[id(items)] = kept
         return kept[1]
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -17,8 +17,8 @@ from oppu_core.modeling.base_files import (
 )
 from oppu_core.modeling.dtypes import Dtype, PromptFormat, Quantize
 from oppu_core.modeling.families import check_targets
-from oppu_core.prompting.methods import Examples
-from oppu_core.runs.options import RunOptions
+from oppu_core.prompting.methods import Examples, parse_method
+from oppu_core.runs.options import ENCODER, RunOptions
 from oppu_core.runs.preset_files import read_preset
 from oppu_core.training.config import (
     ONLY_OF,
@@ -48,6 +48,7 @@ class RunConfig:
         examples: What of the others task LoRAs are trained on.
         constrain: Whether tasks with labels answer with these alone.
         prompt_format: Whether prompts stand in the base's chat template.
+        encoder: The sentence encoder of ``dense_kN``: a folder or a hub id.
     """
 
     data: Mapping[str, str]
@@ -64,12 +65,15 @@ class RunConfig:
     examples: Examples = "queries"
     constrain: bool = False
     prompt_format: PromptFormat = "plain"
+    encoder: str = ENCODER
 
     def to_json(self) -> dict[str, Any]:
         """The form in ``run.json``."""
         plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
         if self.prompt_format == "plain":  # as before there was another: results of such runs stay theirs
             del plain["prompt_format"]
+        if not uses_encoder(self.methods):
+            del plain["encoder"]
         return plain
 
     @classmethod
@@ -130,11 +134,9 @@ def resolve_config(options: RunOptions) -> RunConfig:
     for config in (*task_lora.values(), *personal.values()):
         if config.method != "prompt_tuning":
             check_targets(config.targets, projections, shared_projections(skeleton))
-    local = Path(options.model).expanduser()
-    named = options.model == TINY or not local.exists()
     return RunConfig(
         data={dataset.task.name: str(dataset.path.resolve()) for dataset in datasets},
-        model=options.model if named else str(local.resolve()),
+        model=options.model if options.model == TINY else _placed(options.model),
         methods=tuple(names),
         task_lora=task_lora,
         personal=personal,
@@ -147,7 +149,19 @@ def resolve_config(options: RunOptions) -> RunConfig:
         examples=options.examples,
         constrain=options.constrain,
         prompt_format="chat" if options.prompt_format == "chat" else "plain",
+        encoder=_placed(options.encoder),
     )
+
+
+def uses_encoder(methods: Iterable[str]) -> bool:
+    """Whether any of these methods retrieves by a sentence encoder."""
+    return any(parse_method(name).retriever == "dense" for name in methods)
+
+
+def _placed(name: str) -> str:
+    """A folder's or file's absolute path; a hub id as it is."""
+    local = Path(name).expanduser()
+    return str(local.resolve()) if local.exists() else name
 
 
 def _override(kind: str, config: TrainConfig, overrides: Sequence[str], source: str) -> TrainConfig:

@@ -4,7 +4,6 @@ import contextlib
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.markup import escape
 
 from oppu_core.modeling.base_files import base_tokenizer
 from oppu_core.modeling.tokenizer import Tokenizer
@@ -47,8 +46,7 @@ def execute(
                 "puts them into it."
             )
         for warning in warnings:
-            reporter.console.print(f"[yellow]{escape(warning)}[/]", highlight=False, soft_wrap=True)
-            reporter.event("warning", text=warning)
+            reporter.warn(warning)
         warned: set[str] = set()
         for variant in variants_of(run):
             task = variant.task.name
@@ -86,5 +84,4 @@ def _warn(variant: Variant, tokenizer: Tokenizer, reporter: ProgressReporter) ->
     if task.labels:
         warnings += tokenizer_warnings(task, tokenizer)
     for warning in warnings:
-        reporter.console.print(f"[yellow]{task.name}: {escape(warning)}[/]", highlight=False, soft_wrap=True)
-        reporter.event("warning", task=task.name, text=warning)
+        reporter.warn(warning, task=task.name)

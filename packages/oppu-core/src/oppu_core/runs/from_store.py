@@ -7,6 +7,7 @@ from typing import Any
 from oppu_core.data.dataset import Dataset
 from oppu_core.errors import ConfigError, StoreError
 from oppu_core.modeling.base_files import BaseIdentity
+from oppu_core.modeling.encoders import Encoder
 from oppu_core.prompting.methods import Method
 from oppu_core.runs.config import RunConfig
 from oppu_core.runs.run import Run, profile_hashes
@@ -22,6 +23,7 @@ def run_from_store(
     method: Method,
     *,
     identity: BaseIdentity,
+    encoder: Encoder,
     profiles: Sequence[Path] = (),
     seed: int = 0,
 ) -> Run:
@@ -33,6 +35,7 @@ def run_from_store(
         dataset: Its others trained the task base, its test users the adapters.
         method: How to answer; decides what has to be in the store.
         identity: Of the base in the type, quantization and form of prompts that they were trained with.
+        encoder: The sentence encoder, for methods that need one.
         profiles: Files of profile texts, where there were any.
         seed: Of random retrieval.
 
@@ -51,6 +54,9 @@ def run_from_store(
         "variant": method.variant,
         "data": dataset.content("others"),
     }
+    if method.retriever == "dense":
+        wanted["encoder"] = encoder.identity
+
     task_lora = _only(
         [entry for entry in entries if entry.kind == "task_lora" and _agrees(entry.identity, wanted)],
         f"The store {store} has no task LoRA of the base {model} ({identity.dtype}, "
@@ -91,11 +97,13 @@ def run_from_store(
             prompt_format="chat" if identity.chat else "plain",
             profiles=tuple(map(str, profiles)),
             examples=task_lora.identity["examples"],
+            encoder=encoder.name,
         ),
         {
             "base": identity.to_json(),
             "data": {task: dataset.fingerprint},
             "profiles": profile_hashes(profiles),
+            **({"encoder": wanted["encoder"]} if "encoder" in wanted else {}),
         },
         store,
     )

@@ -4,7 +4,7 @@ Everything that uses one task base is done while it is loaded.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -14,10 +14,11 @@ from rich.markup import escape
 from oppu_core.data.types import Query, User
 from oppu_core.errors import ModelError, StoreError, TrainingError, explained
 from oppu_core.modeling.adapters import State
-from oppu_core.modeling.base import Base, load_base
+from oppu_core.modeling.base import Base, load_base, pick_device
 from oppu_core.modeling.packing import tokenize
+from oppu_core.modeling.precision import slow_dtype
 from oppu_core.prompting.builder import PromptBuilder
-from oppu_core.prompting.methods import Method
+from oppu_core.prompting.methods import Method, variant_method
 from oppu_core.runs.answering import answer, answer_rules, load_adapter
 from oppu_core.runs.options import Compute
 from oppu_core.runs.predictions import Journal
@@ -84,8 +85,9 @@ class VariantJobs:
                 f"{', '.join(repr(user.user_id) for user in missing[:5])}{' …' if len(missing) > 5 else ''}. "
                 f"Run `oppu personal train --run {self._run.path}` first."
             )
+        pooled_failed = variant.pooled and self.store.failure(variant.pooled_key) is not None
         pooled_methods = any(method.adapter == "pooled" for method in open_methods)
-        if no_pooled and "personal" not in jobs and pooled_methods and not self._pooled_failed():
+        if no_pooled and "personal" not in jobs and pooled_methods and not pooled_failed:
             raise StoreError(
                 f"There is no pooled adapter for {variant.title}. Run `oppu personal train --run "
                 f"{self._run.path}` first."
@@ -137,6 +139,7 @@ class VariantJobs:
             ModelError: it is gone, or has changed.
         """
         config = self._run.config
+        self._reporter.warn(slow_dtype(config.dtype, pick_device(self._compute.device)))
         base = load_base(
             config.model, config.dtype, self._compute.device, config.quantize, config.prompt_format
         )
@@ -158,7 +161,7 @@ class VariantJobs:
             reporter.console.print(f"[yellow]{escape(base.caution)}[/]")
             way = "packed" if base.supports_packing else "padded" if base.supports_padding else "alone"
             reporter.event(way, variant=variant.title, reason=base.caution)
-        builder = variant.prompt_builder(base.tokenizer)
+        builder = variant.prompt_builder(base.tokenizer, self._compute.device)
         arguments = (base, variant.task_lora, variant.dataset, builder, variant.task_config, self.store)
         with explained(f"Making the task base of {variant.title}", TrainingError):
             if self.store.intact(variant.task_lora):
@@ -168,10 +171,22 @@ class VariantJobs:
                     on_step = _on_step(
                         stage, 100, lambda step: reporter.report(f"{variant.title}/task LoRA", step.loss)
                     )
-                    result = task_base.train_task_lora(*arguments, on_step)
+                    result = task_base.train_task_lora(*arguments, on_step, self._others())
         entry = next(self.store.entries(variant.task_lora.config_id))
         reporter.event("task_lora", variant=variant.title, folder=entry.folder, **entry.facts)
         return result, builder
+
+    def _others(self) -> Iterator[User]:
+        """The others; with a bar where their histories have to be encoded."""
+        dataset = self.variant.dataset
+        if variant_method(self.variant.name).retriever != "dense":
+            yield from dataset.users("others")
+            return
+        count = dataset.counts["others"]["users"]
+        with self._reporter.stage(f"{self.variant.title} encoding", count, "users") as stage:
+            for user in dataset.users("others"):
+                yield user
+                stage.advance()
 
     def with_adapter(
         self, base: Base, builder: PromptBuilder, train: bool = False
@@ -236,9 +251,6 @@ class VariantJobs:
                 f"[yellow]{variant.title} has no pooled adapter: {escape(reason)}.[/]", soft_wrap=True
             )
         reporter.event("pooled", variant=variant.title, folder=variant.pooled_key.folder, reason=reason)
-
-    def _pooled_failed(self) -> bool:
-        return self.store.failure(self.variant.pooled_key) is not None
 
     def _unanswered(self, method: Method) -> bool:
         done = self._run.predictions(self.variant.task.name, method.name)

@@ -16,8 +16,8 @@ from oppu_core.prompting.methods import DEFAULT_METHODS, METHODS, Examples, pars
 from oppu_core.training.config import Peft, Preset
 
 METHODS_HELP = (
-    f"Comma-separated: {METHODS} (N items in the prompt: others' at random, the user's own most alike or "
-    "most recent, or with a profile); by default the seven of the quickstart."
+    f"Comma-separated: {METHODS} (N items in the prompt: others' at random, the user's own most alike by "
+    "words or by --encoder, or most recent, or with a profile); by default the seven of the quickstart."
 )
 
 
@@ -36,6 +36,8 @@ def same(kind: type, name: str) -> Any:
     field = next(field for field in dataclasses.fields(kind) if field.name == name)
     return option(field.metadata["cli"], field.default)
 
+
+ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 
 DtypeOption = Annotated[Dtype, typer.Option(help="Type of the base's weights.")]
 QuantizeOption = Annotated[
@@ -124,6 +126,7 @@ class RunOptions:
         examples: What of the others task LoRAs are trained on.
         constrain: Let tasks with labels answer with these alone.
         prompt_format: Put prompts into the base's chat template; ``auto`` does not, as in the paper.
+        encoder: The sentence encoder of ``dense_kN``: a folder or a hub id.
     """
 
     data: Sequence[Path] = option(
@@ -232,6 +235,15 @@ class RunOptions:
             ),
         ],
         "auto",
+    )
+    encoder: str = option(
+        Annotated[
+            str,
+            typer.Option(
+                metavar="FOLDER_OR_HUB_ID", help="What dense_kN compares texts with: a sentence encoder."
+            ),
+        ],
+        ENCODER,
     )
 
     @property

@@ -51,6 +51,7 @@ class ProgressReporter:
         self._bars = bars
         self._log = log
         self._tracker = tracker
+        self._said: set[tuple[Any, ...]] = set()
 
     def report(self, name: str, loss: float, **labels: str) -> None:
         """Send a loss to the tracker. A tracker that fails is dropped: training goes on."""
@@ -67,6 +68,14 @@ class ProgressReporter:
             now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
             with self._log.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"time": now, "event": kind, **facts}, ensure_ascii=False) + "\n")
+
+    def warn(self, text: str | None, **facts: Any) -> None:
+        """Show and log a warning, if there is one; each once."""
+        if text and (said := (text, *facts.values())) not in self._said:
+            self._said.add(said)
+            about = "".join(f"{fact}: " for fact in facts.values())
+            self.console.print(f"[yellow]{about}{escape(text)}[/]", highlight=False, soft_wrap=True)
+            self.event("warning", **facts, text=text)
 
     @contextlib.contextmanager
     def stage(self, title: str, total: int, unit: str) -> Iterator[Stage]:

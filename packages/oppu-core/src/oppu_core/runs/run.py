@@ -16,6 +16,7 @@ from oppu_core.data.dataset import MANIFEST, Dataset
 from oppu_core.data.types import User
 from oppu_core.errors import ConfigError, DataError
 from oppu_core.modeling.base_files import BaseIdentity
+from oppu_core.modeling.encoders import Encoder
 from oppu_core.prompting.profile_files import Profiles, read_profiles
 from oppu_core.runs.config import RunConfig
 from oppu_core.runs.predictions import QueryId, read_answers
@@ -49,6 +50,10 @@ class Run:
     def base_identity(self) -> BaseIdentity:
         """The base that the run was started with."""
         return BaseIdentity(**self.provenance["base"])
+
+    def encoder(self, device: str = "auto") -> Encoder:
+        """The sentence encoder that the run was started with."""
+        return Encoder(self.config.encoder, self.provenance.get("encoder"), device)
 
     def dataset(self, task: str) -> Dataset:
         """The run's dataset of a task.

@@ -11,9 +11,10 @@ from oppu_core.data.dataset import Dataset
 from oppu_core.data.schema import shown
 from oppu_core.errors import ConfigError, DataError
 from oppu_core.modeling.base_files import base_folder, base_identity
+from oppu_core.modeling.encoders import Encoder
 from oppu_core.prompting.methods import parse_method
 from oppu_core.prompting.profile_files import check_covered, read_profiles
-from oppu_core.runs.config import RunConfig, resolve_config
+from oppu_core.runs.config import RunConfig, resolve_config, uses_encoder
 from oppu_core.runs.options import RunOptions
 from oppu_core.runs.run import FORMAT, Run, describe, hashes, open_run
 from oppu_core.storage.files import read_json
@@ -41,7 +42,7 @@ def start_run(path: str | Path, asked: RunOptions | RunConfig, store: Path | Non
             raise DataError(
                 f"The dataset {dataset.path} ({task}) has no test queries; there is nothing to answer."
             )
-    provenance = {
+    provenance: dict[str, Any] = {
         "base": base_identity(
             base_folder(config.model), config.dtype, config.quantize, config.prompt_format
         ).to_json(),
@@ -49,6 +50,8 @@ def start_run(path: str | Path, asked: RunOptions | RunConfig, store: Path | Non
         "profiles": _check_profiles(config, datasets),
         "versions": versions(),
     }
+    if uses_encoder(config.methods):
+        provenance["encoder"] = Encoder(config.encoder).identity
     values = {
         "format": FORMAT,
         "config": config.to_json(),
@@ -69,7 +72,13 @@ def start_run(path: str | Path, asked: RunOptions | RunConfig, store: Path | Non
                 return open_run(path)
     # A dataset or file may have moved: its fingerprint counts, not its path.
     old, new = (
-        {**c.to_json(), "base": p["base"], "data": p["data"], "profiles": p.get("profiles", {})}
+        {
+            **c.to_json(),
+            "base": p["base"],
+            "data": p["data"],
+            "profiles": p.get("profiles", {}),
+            "encoder's files": p.get("encoder"),
+        }
         for c, p in ((run.config, run.provenance), (config, provenance))
     )
     changes = list(differences(old, new))

@@ -14,7 +14,14 @@ from oppu_core.errors import ConfigError
 from oppu_core.prompting.builder import PromptBuilder, TokenCounter
 from oppu_core.prompting.methods import Method, parse_method, variant_method
 from oppu_core.prompting.profile_files import Profiles
-from oppu_core.prompting.retrieval import BM25Retriever, RandomRetriever, RecentRetriever, Retriever
+from oppu_core.prompting.retrieval import (
+    BM25Retriever,
+    DenseRetriever,
+    RandomRetriever,
+    RecentRetriever,
+    Retriever,
+    TextEncoder,
+)
 from oppu_core.runs.run import Run
 from oppu_core.storage.files import content_id
 from oppu_core.storage.store import Key
@@ -32,7 +39,7 @@ class Variant:
         dataset: The task's data.
         users: The test users.
         profiles: Its users' profile texts.
-        name: The prompt construction: ``base``, ``rag_kN``, ``recent_kN`` or ``pag_kN``.
+        name: The prompt construction: ``base``, ``rag_kN``, ``dense_kN``, ``recent_kN`` or ``pag_kN``.
     """
 
     run: Run
@@ -87,6 +94,7 @@ class Variant:
             self.task_config,
             self.run.config.examples,
             self.profiles.content(self.dataset),
+            self.run.provenance.get("encoder"),
         )
 
     def key_of(self, user: User) -> Key:
@@ -134,17 +142,27 @@ class Variant:
         order = sorted(self.users, key=self._place)
         return [self._place(user) for user in order], order
 
-    def prompt_builder(self, tokenizer: TokenCounter) -> PromptBuilder:
-        """The builder of its prompts."""
-        return prompt_builder(self.dataset, tokenizer, self.profiles, self.methods, self.run.config.seed)
+    def prompt_builder(self, tokenizer: TokenCounter, device: str = "auto") -> PromptBuilder:
+        """The builder of its prompts; `device` is for a sentence encoder."""
+        encoder, seed = self.run.encoder(device), self.run.config.seed
+        return prompt_builder(self.dataset, tokenizer, self.profiles, self.methods, seed, encoder)
 
 
 def prompt_builder(
-    dataset: Dataset, counter: TokenCounter, profiles: Profiles, methods: Sequence[Method], seed: int
+    dataset: Dataset,
+    counter: TokenCounter,
+    profiles: Profiles,
+    methods: Sequence[Method],
+    seed: int,
+    encoder: TextEncoder,
 ) -> PromptBuilder:
     """A builder of prompts for a dataset's users by some methods; `seed` is for random retrieval."""
     task = dataset.task
-    retrievers: dict[str, Retriever] = {"bm25": BM25Retriever(task), "recent": RecentRetriever()}
+    retrievers: dict[str, Retriever] = {
+        "bm25": BM25Retriever(task),
+        "dense": DenseRetriever(task, encoder),
+        "recent": RecentRetriever(),
+    }
     if any(method.retriever == "random" for method in methods):
         retrievers["random"] = RandomRetriever(dataset.users("others"), seed)
     return PromptBuilder(task, counter, retrievers, profiles)

@@ -20,6 +20,7 @@ from oppu_core.errors import TrainingError
 from oppu_core.modeling.adapters import State, training_mode
 from oppu_core.modeling.packed_model import PackedModel
 from oppu_core.modeling.packing import IGNORED, TokenizedExample, epoch_order, pack
+from oppu_core.modeling.precision import overflow_advice
 from oppu_core.modeling.stacked_adapters import Drop, StackedAdapters
 from oppu_core.storage.files import content_id
 from oppu_core.training.config import TrainConfig
@@ -97,6 +98,7 @@ class Cohort:
     def __init__(self, peft_model: Any, fresh: State, config: TrainConfig, pad_id: int) -> None:
         self._model = peft_model.get_base_model()
         self._fresh, self._config, self._pad_id = fresh, config, pad_id
+        self._advice = overflow_advice(self._model)
         self._stacked = StackedAdapters(peft_model)
         self._sizes = [tensor.numel() for tensor in fresh.values()]
 
@@ -167,7 +169,7 @@ class Cohort:
             for u, (member, loss) in enumerate(zip(members, loss_U.tolist(), strict=True)):
                 if not math.isfinite(loss):
                     step = f"step {len(member.losses) + 1} of {member.steps}"
-                    leaving[u] = TrainingError(f"the loss became {loss} at {step}")
+                    leaving[u] = TrainingError(f"the loss became {loss} at {step}{self._advice}")
                     continue
                 progress = member.add(loss)
                 member.seconds += (time.monotonic() - start) / len(members)
@@ -236,7 +238,9 @@ class Cohort:
         here_UP = last_UP.to("cpu")  # in one transfer instead of hundreds, one for each tensor
         for u, row_P, final in zip(done, here_UP, final_U.tolist(), strict=True):
             if not (math.isfinite(final) and bool(torch.isfinite(row_P).all())):
-                outcomes[u] = TrainingError(f"training diverged: the loss after the last step is {final}")
+                outcomes[u] = TrainingError(
+                    f"training diverged: the loss after the last step is {final}{self._advice}"
+                )
                 continue
             state = {
                 name: tensor[0].clone()

@@ -17,6 +17,7 @@ from transformers import get_linear_schedule_with_warmup
 from oppu_core.errors import TrainingError
 from oppu_core.modeling.adapters import State, adapter_state, load_state, soft_prompt, training_mode
 from oppu_core.modeling.packing import IGNORED, Batch, TokenizedExample, collate, epoch_order
+from oppu_core.modeling.precision import overflow_advice
 from oppu_core.training.config import TrainConfig
 
 NOTHING = "there is nothing to train on (no item has an answer that fits into the context)"
@@ -137,7 +138,8 @@ def train(
                     loss = target_loss(model, collate(part, pad_id).to(model.device)) * share
                     value += loss.item()
                     if not math.isfinite(value):
-                        raise TrainingError(f"the loss became {value} at step {len(losses) + 1} of {steps}")
+                        step = f"step {len(losses) + 1} of {steps}"
+                        raise TrainingError(f"the loss became {value} at {step}{overflow_advice(model)}")
                     torch.autograd.backward(loss)
                 torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
                 optimizer.step()
@@ -151,7 +153,8 @@ def train(
     with torch.no_grad():  # each loss above was taken before its step, so check the last step
         final = target_loss(model, collate([examples[indices[0]]], pad_id).to(model.device)).item()
     if not (math.isfinite(final) and all(bool(torch.isfinite(p).all()) for p in parameters)):
-        raise TrainingError(f"training diverged: the loss after the last step is {final}")
+        why = overflow_advice(model)
+        raise TrainingError(f"training diverged: the loss after the last step is {final}{why}")
     first, last = (sum(epoch) / per_epoch for epoch in (losses[:per_epoch], losses[-per_epoch:]))
     return Trained(first, last, len(losses), tokens, round(time.monotonic() - start, 3))
 

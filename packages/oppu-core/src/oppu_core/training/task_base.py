@@ -5,9 +5,10 @@ away), it is the frozen model that personal adapters of this variant are trained
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from oppu_core.data.dataset import Dataset
+from oppu_core.data.types import User
 from oppu_core.errors import TrainingError
 from oppu_core.modeling.adapters import adapter_config_json, merge, stack
 from oppu_core.modeling.base import Base
@@ -28,11 +29,14 @@ def key_of(
     config: TrainConfig,
     examples: Examples = "queries",
     profiles: str | None = None,
+    encoder: str | None = None,
 ) -> Key:
     """The key of the task LoRA of a base, dataset, variant and settings; of the data, only *others* count.
 
-    `profiles` is the hash of the others' profiles if they are not computed (:meth:`Profiles.content`).
+    `profiles` is the hash of the others' profiles if they are not computed (:meth:`Profiles.content`),
+    `encoder` that of the sentence encoder, for variants that need one.
     """
+    method = variant_method(variant)
     return task_lora_key(
         {
             "base": base.to_json(),
@@ -41,7 +45,8 @@ def key_of(
             "training": dataclasses.asdict(config),
             "data": dataset.content("others"),
             "examples": examples,
-            "profiles": profiles if variant_method(variant).profile else None,
+            "profiles": profiles if method.profile else None,
+            **({"encoder": encoder} if method.retriever == "dense" else {}),
         }
     )
 
@@ -54,6 +59,7 @@ def train_task_lora(
     config: TrainConfig,
     store: Store,
     on_step: Callable[[Progress], None] | None = None,
+    others: Iterable[User] | None = None,
 ) -> Base:
     """Load a variant's task LoRA from the store, or train and store it, and apply it to the base.
 
@@ -65,13 +71,15 @@ def train_task_lora(
         config: Training settings.
         store: The store of the LoRA.
         on_step: Called after every training step.
+        others: The others, if they are not to be read from the dataset.
 
     Raises:
         TrainingError: no query of the others has an answer and fits, or the loss is not finite.
     """
     if not store.intact(key):
         variant = key.identity["variant"]
-        rows = tokenize(_examples(dataset, variant, builder, key.identity["examples"]), base.tokenizer)
+        others = dataset.users("others") if others is None else others
+        rows = tokenize(_examples(others, variant, builder, key.identity["examples"]), base.tokenizer)
         if not rows:
             raise TrainingError(
                 f"No query of the others of {dataset.path} has an answer and fits into the base's context of "
@@ -95,9 +103,9 @@ def train_task_lora(
 
 
 def _examples(
-    dataset: Dataset, variant: str, builder: PromptBuilder, examples: Examples
+    others: Iterable[User], variant: str, builder: PromptBuilder, examples: Examples
 ) -> Iterator[Example]:
-    for user in dataset.users("others"):
+    for user in others:
         yield from builder.query_examples(variant, user)
         if examples == "queries+history":
             yield from builder.history_examples(variant, user)

@@ -50,7 +50,7 @@ class OppuLM(LM):
         pretrained: the base, and
         store: where its task LoRA and adapters are; the data are the task's.
         method: How to answer; the tasks read it, too.
-        data: Read by the tasks, with `profiles` and `seed`.
+        data: Read by the tasks, with `profiles`, `seed` and `encoder`.
         dtype: With `pretrained`: the type of the base's weights; a run has its own.
         device: ``auto``, ``cpu``, ``cuda`` …
         batch_size: Prompts at a time; ``auto`` takes fewer when memory runs out.
@@ -71,6 +71,7 @@ class OppuLM(LM):
         data: str | None = None,
         profiles: str | Sequence[str] | None = None,
         seed: int | None = None,
+        encoder: str | None = None,
         dtype: Dtype | Literal["auto"] | None = None,
         device: str | None = None,
         batch_size: int | str = "auto",
@@ -84,7 +85,8 @@ class OppuLM(LM):
         if unknown:
             raise ConfigError(
                 f"--model oppu has no argument {', '.join(map(repr, unknown))}. It has run, method; or "
-                "pretrained, store, method, data, dtype, quantize, prompt_format; and device, batch_size."
+                "pretrained, store, method, data, encoder, dtype, quantize, prompt_format; and device, "
+                "batch_size."
             )
         self._method = parse_method(str(method)) if method is not None else None
         if (run is None) == (pretrained is None) or (store is None) == (run is None):
@@ -172,6 +174,7 @@ class OppuLM(LM):
                     self._quantize,
                     self._prompt_format or "plain",
                 ),
+                encoder=source.encoder,
                 profiles=source.profile_files,
                 seed=source.seed,
             )

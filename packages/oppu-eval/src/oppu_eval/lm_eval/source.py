@@ -17,16 +17,18 @@ from oppu_core.data.dataset import MANIFEST, Dataset
 from oppu_core.data.types import User
 from oppu_core.errors import ConfigError, DataError, did_you_mean
 from oppu_core.modeling.base_files import MAX_LENGTH
+from oppu_core.modeling.encoders import Encoder
 from oppu_core.modeling.tokenizer import Tokenizer
 from oppu_core.prompting.builder import TokenCounter
 from oppu_core.prompting.methods import Method
 from oppu_core.prompting.profile_files import Profiles, read_profiles
+from oppu_core.runs.options import ENCODER
 from oppu_core.runs.run import Run, open_run
 
 from oppu_eval.quickstart import quickstart_data
 
 SAMPLE = "sample"
-_NAMES = ("data", "run", "method", "profiles", "seed", "tokenizer", "max_length", "max_model_len")
+_NAMES = ("data", "run", "method", "profiles", "seed", "encoder", "tokenizer", "max_length", "max_model_len")
 log = logging.getLogger(__name__)
 
 
@@ -40,6 +42,7 @@ class Source:
         profiles: Their profile texts.
         profile_files: The files of these, if they are not computed.
         seed: The seed of random retrieval.
+        encoder: The sentence encoder of ``dense_kN``.
         run: The run that the data is from, if any.
     """
 
@@ -48,6 +51,7 @@ class Source:
     profiles: Profiles
     profile_files: tuple[Path, ...]
     seed: int
+    encoder: Encoder
     run: Run | None
 
 
@@ -57,7 +61,7 @@ def open_source(task: str, method: Method, metadata: Mapping[str, Any]) -> Sourc
     Args:
         task: e.g. ``lamp_2m``.
         method: How its queries will be answered.
-        metadata: The harness's metadata: ``data`` or ``run``, ``profiles``, ``seed``.
+        metadata: The harness's metadata: ``data`` or ``run``, ``profiles``, ``seed``, ``encoder``.
 
     Raises:
         ConfigError: the data is of another task, or is named twice.
@@ -86,7 +90,8 @@ def open_source(task: str, method: Method, metadata: Mapping[str, Any]) -> Sourc
             f"e.g. {missing[0]!r}. Give everyone one, or leave profiles out: then they are computed."
         )
     seed = metadata.get("seed") or 0
-    return Source(dataset, users, Profiles(dataset.task, given), files, seed, None)
+    encoder = Encoder(metadata.get("encoder") or ENCODER)
+    return Source(dataset, users, Profiles(dataset.task, given), files, seed, encoder, None)
 
 
 def _check(metadata: Mapping[str, Any]) -> None:
@@ -103,16 +108,17 @@ def _check(metadata: Mapping[str, Any]) -> None:
         value = metadata.get(name)
         if value is not None and (type(value) is not int or value < least):
             raise ConfigError(f"--metadata {name}={value!r}: it is a whole number, from {least}.")
-    if not isinstance(metadata.get("tokenizer"), str | None):
-        raise ConfigError(f"--metadata tokenizer={metadata['tokenizer']!r}: it is a folder or a hub id.")
+    for name in ("encoder", "tokenizer"):
+        if not isinstance(metadata.get(name), str | None):
+            raise ConfigError(f"--metadata {name}={metadata[name]!r}: it is a folder or a hub id.")
     profiles = metadata.get("profiles") or []
     if not isinstance(profiles, str | list) or not all(isinstance(name, str) for name in profiles):
         raise ConfigError(f"--metadata profiles={profiles!r}: it is a file, or a list of files.")
 
 
 def _of_run(task: str, run: Run, metadata: Mapping[str, Any]) -> Source:
-    if metadata.get("profiles") is not None or metadata.get("seed") is not None:
-        raise ConfigError(f"The run {run.path} has its own profiles and seed; leave profiles and seed out.")
+    if given := [name for name in ("profiles", "seed", "encoder") if metadata.get(name) is not None]:
+        raise ConfigError(f"The run {run.path} has its own profiles, seed and encoder; leave {given[0]} out.")
     if task not in run.config.data:
         raise ConfigError(
             f"The run {run.path} has no {task}; it has {', '.join(run.config.data)}. "
@@ -121,7 +127,7 @@ def _of_run(task: str, run: Run, metadata: Mapping[str, Any]) -> Source:
     dataset = run.dataset(task)
     files = tuple(Path(path) for path in run.config.profiles)
     users, profiles = run.test_users(dataset), run.profiles(dataset)
-    return Source(dataset, users, profiles, files, run.config.seed, run)
+    return Source(dataset, users, profiles, files, run.config.seed, run.encoder(), run)
 
 
 def _profile_files(metadata: Mapping[str, Any]) -> tuple[Path, ...]:

@@ -225,6 +225,7 @@ class LampTask(ConfigurableTask):
         """A hash of what cached requests depend on and the harness's own key does not cover."""
         names = ("samples", "system_instruction")
         profiles = [self.source.profiles(user) for user in self.source.users] if self.method.profile else None
+        encoder = [self.source.encoder.identity] if self.method.retriever == "dense" else []
         return content_id(
             [
                 *(version(name) for name in ("oppu-core", "oppu-eval")),
@@ -234,6 +235,7 @@ class LampTask(ConfigurableTask):
                 {name: str(arguments.get(name)) for name in names},
                 sorted(self._answer_weights.weights.values()) if self._answer_weights else None,
                 profiles,
+                *encoder,
             ]
         )
 
@@ -251,7 +253,9 @@ class LampTask(ConfigurableTask):
     def _prompt_builder(self) -> PromptBuilder:
         """A builder that leaves room in the context for the answer and for the tokens around a prompt."""
         source, settings = self.source, self.config.generation_kwargs
-        builder = prompt_builder(source.dataset, self._counter, source.profiles, [self.method], source.seed)
+        builder = prompt_builder(
+            source.dataset, self._counter, source.profiles, [self.method], source.seed, source.encoder
+        )
         name = next(name for name in _LENGTHS if name in settings)
         if not str(settings[name]).isdecimal() or (longest := int(settings[name])) < 1:
             raise ConfigError(f"--gen_kwargs {name}={settings[name]}: it is a number of tokens, from 1.")

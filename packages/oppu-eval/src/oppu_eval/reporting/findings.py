@@ -132,6 +132,8 @@ def describe_prompt(method: Method) -> str:
     return {
         "random": f"The model also sees {items} of other people, drawn at random.",
         "rag": f"The model also sees {items} of the user, chosen for likeness to the question.",
+        "dense": f"The model also sees {items} of the user, chosen by a sentence encoder for likeness in "
+        "meaning to the question.",
         "recent": f"The model also sees {latest} of the user.",
         "pag": "The model also sees a short text that describes the user"
         + (f", and {items} of the user." if count else "."),

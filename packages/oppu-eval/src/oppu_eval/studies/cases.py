@@ -88,4 +88,4 @@ def _builder(run: Run, task: str, tokenizer: Tokenizer, method: str) -> PromptBu
     parsed = parse_method(method)
     dataset = run.dataset(task)
     counter = tokenizer.leaving(run.config.personal[task].prefix) if parsed.adapter else tokenizer
-    return prompt_builder(dataset, counter, run.profiles(dataset), [parsed], run.config.seed)
+    return prompt_builder(dataset, counter, run.profiles(dataset), [parsed], run.config.seed, run.encoder())

@@ -73,7 +73,7 @@ def trial(variant: Variant, store: Store, device: str) -> tuple[float, float, fl
     start = time.perf_counter()
     base = VariantJobs(variant, store, Compute(device=device)).load_base()
     load = time.perf_counter() - start
-    builder = variant.prompt_builder(base.tokenizer)
+    builder = variant.prompt_builder(base.tokenizer, device)
     config = dataclasses.replace(
         variant.personal_config, epochs=1, method="lora", targets=variant.task_config.targets, stop_loss=0.0
     )

@@ -8,14 +8,12 @@ initializes missing weights at random, accepts encoders whose tokenizer does not
 an encoder's own pooling, which would change results; and the base needs the pooling here anyway.
 """
 
-import re
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from oppu_core.data.types import Query, User
-from oppu_core.errors import DataError, ModelError
+from oppu_core.errors import DataError
 from oppu_core.tasks.task import Task
 
 from oppu_eval.scoring.metrics import Array
@@ -29,7 +27,6 @@ Features = Callable[[Sequence[str]], Array]
 BATCH = 16
 WORDS = 10_000  # of TF-IDF: a history of 1,000 items takes 80 MB
 DEFAULT_LIMIT = 512  # tokens, for encoders that do not state their limit
-_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 _TOKENIZER = "it needs the model's own tokenizer.json and tokenizer_config.json beside the weights."
 
 
@@ -63,6 +60,8 @@ def sentence_features(
 
         return _pooled(model, base_ids, tokenizer.pad_id), _told(f"the base {loaded.name}", model)
     model, tokenizer = _load_encoder(encoder, device)
+    from oppu_core.modeling.encoders import unusable
+
     known = (tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", None))
     limit = min((n for n in known if isinstance(n, int) and 0 < n < 10**6), default=DEFAULT_LIMIT)
 
@@ -72,7 +71,7 @@ def sentence_features(
     special = set(tokenizer.all_special_ids)
     # Some kinds of tokenizer load without an error, but empty, if their files are missing.
     if any(text.strip() for text in texts) and not any(set(ids(text)) - special for text in texts):
-        raise ModelError(_unusable(encoder, "its tokenizer knows no word of these texts; " + _TOKENIZER))
+        raise unusable(encoder, "its tokenizer knows no word of these texts; " + _TOKENIZER)
     return _pooled(model, ids, tokenizer.pad_token_id or 0), _told(f"the encoder {encoder}", model)
 
 
@@ -98,10 +97,6 @@ def relevance(task: Task, user: User, queries: Sequence[Query], features: Featur
     vectors = features([*items, *asked])
     relevant: Array = vectors[: len(items)] @ vectors[len(items) :].mean(axis=0)
     return relevant
-
-
-def _unusable(encoder: str, problem: str) -> str:
-    return f"The encoder {encoder!r} cannot be used: {problem}"
 
 
 def _told(whose: str, model: Any) -> str:
@@ -133,32 +128,16 @@ def _load_encoder(encoder: str, device: str) -> tuple[Any, Any]:
     """Load an encoder and its tokenizer. Pickled weights and a model's own code are never loaded."""
     import torch
     from oppu_core.modeling.base import pick_device
-    from oppu_core.modeling.base_files import base_folder
-    from oppu_core.storage.files import read_json
+    from oppu_core.modeling.encoders import check_whole, encoder_folder, unusable
     from transformers import AutoModel, AutoTokenizer
     from transformers.utils import logging
 
     target = pick_device(device)
-    if not (Path(encoder).expanduser().is_dir() or _HUB_ID.fullmatch(encoder)):
-        raise ModelError(
-            _unusable(
-                encoder, "it is no folder. Use 'base', 'tfidf', a local folder, or a hub id (org/name)."
-            )
-        )
-    try:
-        folder = base_folder(encoder)
-        config = read_json(folder / "config.json")
-    except (ModelError, DataError) as error:
-        hint = " AutoModel.from_pretrained(…).save_pretrained(…) does." if "pickled" in str(error) else ""
-        raise ModelError(_unusable(encoder, f"{error}{hint}")) from error
-    if not isinstance(config, dict) or "auto_map" in config:
-        raise ModelError(_unusable(encoder, "it brings code of its own (auto_map), which is never run."))
+    folder = encoder_folder(encoder, "'base', 'tfidf', ")
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
     except Exception as error:  # transformers raises many kinds for a broken folder
-        raise ModelError(
-            _unusable(encoder, f"it has no tokenizer that can be loaded; {_TOKENIZER}")
-        ) from error
+        raise unusable(encoder, f"it has no tokenizer that can be loaded; {_TOKENIZER}") from error
     level = logging.get_verbosity()
     logging.set_verbosity_error()  # no list of unneeded weights of heads; missing ones are checked below
     try:
@@ -170,14 +149,12 @@ def _load_encoder(encoder: str, device: str) -> tuple[Any, Any]:
             output_loading_info=True,
         )
     except Exception as error:
-        raise ModelError(_unusable(encoder, f"{type(error).__name__}: {error}")) from error
+        raise unusable(encoder, f"{type(error).__name__}: {error}") from error
     finally:
         logging.set_verbosity(level)
-    # A pooler comes after the hidden states, so it is not needed.
-    if missing := sorted(name for name in found["missing_keys"] if "pooler" not in name):
-        raise ModelError(_unusable(encoder, f"its files lack weights of the model, as {missing[0]}."))
+    check_whole(encoder, found)
     if model.config.is_encoder_decoder:
-        raise ModelError(_unusable(encoder, "it is an encoder with a decoder; use one that only encodes."))
+        raise unusable(encoder, "it is an encoder with a decoder; use one that only encodes.")
     return model.to(target).eval(), tokenizer
 
 
