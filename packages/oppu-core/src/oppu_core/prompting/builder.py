@@ -35,7 +35,10 @@ class TokenCounter(Protocol):
 
 
 def answer_tokens(task: Task, counter: TokenCounter) -> int:
-    """The most tokens of an answer: the task's setting, or more if its longest label needs more."""
+    """The most tokens of an answer: the task's setting; more if its longest label needs more; without labels
+    at most half of the context, as something has to be asked."""
+    if not task.labels:
+        return min(task.max_answer_tokens, max(1, counter.context // 2))
     return max([task.max_answer_tokens, *(len(counter.answer_ids(label)) for label in task.labels)])
 
 
@@ -188,8 +191,7 @@ class PromptBuilder:
         """The prompt, cut to the context: retrieved texts first, then the profile, then the query's text;
         never the instruction."""
         long = self.task.long_field
-        # A history without the task's format need not have the query's field.
-        cut = long if long in self.task.history_fields else self.task.text_field
+        cut = self.task.cut_field
         items = [_clean(item.fields) for item in retrieved]
 
         def render(item_chars: int | None, profile_chars: int | None, query_chars: int | None) -> Prompt:
