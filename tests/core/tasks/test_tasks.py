@@ -300,9 +300,7 @@ def test_the_fingerprint_changes_with_what_prompts_are_made_from(field: str) -> 
         long_field="year",
         query_template="{description} {year}",
     )
-    if field == "kind":
-        changes = {"kind": "rating", "metrics": ()}
-    elif field == "long_field":
+    if field == "long_field":
         task, changes = two, {"long_field": "description"}
     elif field == "input_fields":
         task, changes = two, {"input_fields": ("year", "description")}

@@ -31,7 +31,7 @@ def import_(
         Path,
         typer.Argument(
             metavar="DIR_OR_FILE",
-            help="Folder of a release, of LaMP or of LongLaMP, or a table of events (a file, or a folder of its parts).",
+            help="Folder of a release, LaMP or LongLaMP, or a table of events (a file, or its parts).",
         ),
     ],
     out: Annotated[
@@ -54,8 +54,8 @@ def import_(
         int | None,
         typer.Option(
             min=1,
-            help="lamp, longlamp, events: how many users, those with the longest histories, get adapters; the "
-            "others train the task base (longlamp: if they have rows of train). By default 100, at most half.",
+            help="lamp, longlamp, events: how many users, those with the longest histories, get adapters; "
+            "the others (longlamp: of train) train the task base. By default 100, at most half.",
         ),
     ] = None,
     test_split: Annotated[

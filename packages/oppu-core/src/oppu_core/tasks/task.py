@@ -18,7 +18,7 @@ from oppu_core.texts import as_number, label_key, normal
 Kind = Literal["classification", "rating", "generation"]
 ProfileKind = Literal["most_frequent_answer", "prose", "style", "topics", "usual_scores"]
 Words = Literal["official", "script"]
-# The metrics of each kind; without a choice of its own a task has the first two.
+# The metrics of each kind; the first two are the usual ones.
 METRICS: Mapping[Kind, tuple[str, ...]] = {
     "classification": ("accuracy", "macro_f1"),
     "rating": ("mae", "rmse"),
@@ -62,7 +62,7 @@ class Task:
         instruction: What the model is asked, before the query; ``{labels}`` stands for the label list.
         query_template: The query after the instruction; ends where the answer starts.
         title: A title for people.
-        metrics: Some of the kind's :data:`METRICS`; the first is the primary one.
+        metrics: Some of the kind's :data:`METRICS`, the primary one first; none for the usual ones.
         labels: All possible answers (classification, rating), else empty. Ratings are numbers.
         output_field: The history field that holds the answer; None if history items have no answers.
         history_fields: Fields of a history item; by default the input fields and the output field.
@@ -154,7 +154,6 @@ class Task:
         about = self.output_field or history[0]
         return {
             "title": self.name,
-            "metrics": METRICS[self.kind][:2],
             "history_fields": history,
             "text_field": about,
             "long_field": self.input_fields[0],
