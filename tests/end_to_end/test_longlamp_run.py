@@ -19,17 +19,18 @@ TASKS = {
 INPUTS = {
     "longlamp_abstract": 'Generate an abstract for the title "{title}" using the following items: 1. a\n2. b',
     "longlamp_review": "Generate the review text written by a reviewer who has a given an overall rating of "
-    '"{overall}" for a product with description "{description}". The summary of the review text is "{summary}".',
+    '"{overall}" for a product with description "{description}". '
+    'The summary of the review text is "{summary}".',
     "longlamp_topic": "Generate the content for a reddit post {summary}",
 }
-METHODS = ["non_personalized", "rag_k1", "pag_k0", "oppu_k0", "oppu_rag_k1"]
+METHODS = ["rag_k1", "oppu_rag_k1"]
 
 
 def made_up(task: str, folder: Path) -> Path:
     """A configuration of ten users in `train` and two in `test`."""
     column, asked, written = TASKS[task]
     rng = random.Random(task)
-    words = "a nurse in Greyford retells the real case of a missing pilot and you will discuss it for days".split()
+    words = ["nurse", "in", "Greyford", "retells", "the", "real", "case", "of", "one", "missing", "pilot"]
 
     def item(number: int) -> dict[str, Any]:
         text = {asked: " ".join(rng.choices(words, k=5)), written: " ".join(rng.choices(words, k=30)) + "."}
@@ -65,7 +66,7 @@ def test_from_files_to_scores_and_the_harness_agrees(oppu: Callable[..., Any], t
     assert {row["metric"] for row in rows} == {"rouge_1", "rouge_l", "meteor"}
     assert any(0 < row["value"] < 1 for row in rows if row["metric"] == "meteor")
     assert "METEOR (no synonyms)" in (run / "report.html").read_text()
-    answers = list(read_jsonl(run / "longlamp_review" / "predictions" / "oppu_k0.jsonl"))
+    answers = list(read_jsonl(run / "longlamp_review" / "predictions" / "oppu_rag_k1.jsonl"))
     assert len(answers) == 2 and all("\n" not in answer["answer"] for answer in answers)
-    for method in METHODS[1:]:
-        assert scores({"run": str(run), "method": method}, ["longlamp"]) == evaluated(run, method)
+    method = METHODS[-1]
+    assert scores({"run": str(run), "method": method}, ["longlamp"]) == evaluated(run, method)

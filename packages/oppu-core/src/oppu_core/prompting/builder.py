@@ -19,7 +19,6 @@ from oppu_core.prompting.retrieval import Retriever
 from oppu_core.tasks.task import Task
 from oppu_core.texts import normal
 
-
 _SHORT_ANSWER = 64  # tokens; answers up to here are as long as the task says on any base
 
 
