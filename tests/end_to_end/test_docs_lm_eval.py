@@ -25,6 +25,7 @@ from lm_eval.tasks import TaskManager
 from lm_eval.tasks._index import TaskIndex
 from oppu_core.cli.main import app
 from oppu_core.data.dataset import Dataset
+from oppu_core.data.sample import GRAMMARS
 from oppu_core.prompting.methods import parse_method
 from oppu_core.storage.files import read_json, read_jsonl
 from oppu_core.tasks.task_files import TASKS, get_task
@@ -165,7 +166,7 @@ def test_the_commands(
                 lamp = task if task in TASKS else "lamp_2m"
                 assert value == pytest.approx(ours[lamp, method, metric], abs=5e-5), (words, task, metric)
         if model == "dummy":
-            assert {task for task, _ in scored} == set(TASKS), "the group"
+            assert {task for task, _ in scored} == set(GRAMMARS), "the group"
             assert {metric for (_, metric), (arrow, *_) in scored.items() if arrow == "↓"} == {"mae", "rmse"}
         if model == "local-completions":
             _check_completions(scored, server[1], tmp_path / "quickstart")
@@ -267,11 +268,11 @@ def test_every_option_on_the_page_exists() -> None:
 
 def test_names_on_the_page_are_those_of_the_code() -> None:
     """Tasks with their metrics, metadata, and the arguments of our model."""
-    table = re.findall(r"^\| (`lamp_.*?) \| .*? \| (.*?) \|$", PAGE, re.MULTILINE)
+    table = re.findall(r"^\| (`(?:long)?lamp_.*?) \| .*? \| (.*?) \|$", PAGE, re.MULTILINE)
     metrics = {
         task: re.findall(r"`(\w+)`", named)
         for tasks, named in table
-        for task in re.findall(r"`(lamp_\w+)`", tasks)
+        for task in re.findall(r"`(\w+)`", tasks)
     }
     assert metrics == {name: [metric.name for metric in metrics_for(get_task(name))] for name in TASKS}
     with_errors = re.search(r"standard errors \(of (.*?); the other", PAGE)
@@ -293,6 +294,6 @@ def test_the_tasks_without_the_hook() -> None:
     exec(start[1], {})
     assert plugin.TASKS.as_posix().endswith("oppu_eval/lm_eval/tasks") and "`oppu_eval/lm_eval/tasks`" in PAGE
     manager = TaskManager(include_path=str(plugin.TASKS), include_defaults=False)
-    assert {*TASKS, "lamp", "lamp_classification", "lamp_generation"} <= set(manager.all_tasks)
-    generation = {name for name in TASKS if get_task(name).kind == "generation"}
+    assert {*TASKS, "lamp", "longlamp", "lamp_classification", "lamp_generation"} <= set(manager.all_tasks)
+    generation = {name for name in GRAMMARS if get_task(name).kind == "generation"}
     assert manager.task_index["lamp_generation"].tags == generation

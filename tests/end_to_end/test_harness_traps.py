@@ -38,6 +38,7 @@ from lm_eval.evaluator import evaluate
 from lm_eval.models.dummy import DummyLM
 from oppu_core.data.dataset import Dataset
 from oppu_core.data.dataset_writer import write_dataset
+from oppu_core.data.sample import GRAMMARS
 from oppu_core.errors import ConfigError, ModelError, OppuError, StoreError
 from oppu_core.modeling.base import Base
 from oppu_core.modeling.base_files import TINY_FOLDER, base_tokenizer
@@ -47,7 +48,7 @@ from oppu_core.runs.execute import execute
 from oppu_core.runs.options import Compute
 from oppu_core.runs.run import open_run
 from oppu_core.storage.files import read_json, read_jsonl
-from oppu_core.tasks.task_files import TASKS, get_task
+from oppu_core.tasks.task_files import get_task
 from oppu_eval.lm_eval.model import OppuLM
 from oppu_eval.lm_eval.task import LampTask
 from oppu_eval.scoring.metrics import metrics_for
@@ -672,9 +673,9 @@ def test_two_tasks_at_once_are_each_as_alone(distinct: Path) -> None:
 def test_the_group_shows_each_task_and_no_average() -> None:
     """Any model of the harness, with nothing at hand: the built-in sample world."""
     results = ask({}, ["lamp"], "dummy", limit=5)
-    assert set(results["results"]) == {"lamp", *TASKS} and "groups" not in results
+    assert set(results["results"]) == {"lamp", *GRAMMARS} and "groups" not in results
     assert not metrics(results, "lamp")
-    for task in TASKS.values():
+    for task in map(get_task, GRAMMARS):
         expected = metrics_for(task)
         assert set(metrics(results, task.name)) == {metric.name for metric in expected}
         assert results["higher_is_better"][task.name] == {
@@ -682,6 +683,11 @@ def test_the_group_shows_each_task_and_no_average() -> None:
         }
         assert len(results["samples"][task.name]) == 5
     assert set(results["higher_is_better"]["lamp_3"]) == {"mae", "rmse"}
+
+
+def test_longlamp_needs_data_which_the_sample_world_has_not() -> None:
+    with pytest.raises(ConfigError, match="sample world has no longlamp_topic; name a dataset"):
+        ask({}, ["longlamp_topic"], "dummy", limit=1)
 
 
 def test_tags_name_the_kinds() -> None:

@@ -210,7 +210,7 @@ def test_a_split_needs_its_files_and_no_other_choice_of_users(tmp_path: Path) ->
     with pytest.raises(DataError, match=r"dev also needs train_outputs.json\."):
         open_reader(folder, test_split="dev")
     (tmp_path / "e.csv").write_text("user_id,time,input,output\n")
-    with pytest.raises(ConfigError, match=r"--test-split is for lamp.*; events has no such files"):
+    with pytest.raises(ConfigError, match=r"--test-split is for lamp.*; events has no dev"):
         open_reader(tmp_path / "e.csv", test_split="dev")
 
 

@@ -71,7 +71,7 @@ def test_the_format_is_told_by_the_files(tmp_path: Path) -> None:
 
 
 def test_options_of_another_format_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="--test-users is for lamp and events"):
+    with pytest.raises(ConfigError, match="--test-users is not for a release"):
         open_reader(files(tmp_path / "r", "release"), test_users=3)
     with pytest.raises(ConfigError, match="--queries is for events"):
         open_reader(files(tmp_path / "l", "lamp"), queries=3)

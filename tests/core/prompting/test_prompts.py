@@ -597,6 +597,54 @@ def test_headline_prompts_are_cut_at_the_article() -> None:
     assert lines[1:] == [NEWS.instruction, "article: the asked article headline:"]
 
 
+# --- long answers ----------------------------------------------------------------------------------------
+
+REVIEW = TASKS["longlamp_review"]
+
+
+def reviewed(number: int, text: str) -> HistoryItem:
+    about = {"overall": "5.0", "description": f"thing {number}", "summary": "fine"}
+    return HistoryItem(f"h{number}", {**about, "reviewText": text})
+
+
+def test_a_long_answer_leaves_half_of_the_context_to_the_question() -> None:
+    assert [answer_tokens(REVIEW, Words(context)) for context in (100, 512, 1024, 2048)] == [
+        64,
+        256,
+        512,
+        512,
+    ]
+    assert answer_tokens(NEWS, Words(50)) == NEWS.max_answer_tokens, "short answers are what they were"
+    builder = builder_of(Words(2048), REVIEW)
+    query = Query("q", {"overall": "4.0", "description": "cup " * 3000, "summary": "blue"}, None, 1)
+    user = User("u", "test", (reviewed(1, "word " * 3000),), (query,))
+    prompt = builder.query_prompt(parse_method("rag_k1"), user, query, "")
+    assert len(Words(0).prompt_ids(prompt.text)) == 2048 - 512
+    assert prompt.text.endswith("summary: blue review:")
+
+
+def test_of_retrieved_reviews_the_text_is_cut_not_the_product() -> None:
+    query = Query("q", {"overall": "4.0", "description": "cup", "summary": "blue"}, None, 2)
+    user = User("u", "test", tuple(reviewed(n, f"word{n} " * 3000) for n in (1, 2)), (query,))
+    text = builder_of(Words(2048), REVIEW).query_prompt(parse_method("rag_k2"), user, query, "").text
+    lines = text.split("\n")
+    assert {line.partition(" review: ")[0] for line in lines[:2]} == {
+        f"rating: 5.0 description: thing {n} summary: fine" for n in (1, 2)
+    }
+    assert min(len(line.split()) for line in lines[:2]) > 600 and lines[2] == REVIEW.instruction
+
+
+def test_of_a_text_longer_than_the_context_the_beginning_is_learned() -> None:
+    long, short = (" ".join(f"w{n}" for n in range(count)) for count in (5000, 1500))
+    user = User("u", "test", (reviewed(1, short), reviewed(2, long), reviewed(3, "Good.")), ())
+    builder = builder_of(Words(2048), REVIEW)
+    first, second, third = builder.history_examples("rag_k1", user)
+    assert first.answer == short and third.answer == "Good."
+    assert second.answer == " ".join(f"w{n}" for n in range(511))
+    for example in (first, second, third):
+        assert len(Words(0).prompt_ids(example.prompt)) + len(Words(0).answer_ids(example.answer)) <= 2048
+
+
 # --- histories without the task's format: next-token texts ----------------------------------------------
 
 CITATION, TWEET = TASKS["lamp_1"], TASKS["lamp_7"]

@@ -63,7 +63,30 @@ WORDS = {
 }
 
 
-def test_all_seven_tasks_are_there() -> None:
+# LongLaMP's inputs (arXiv 2407.11016) have no form in OPPU: this is ours.
+LONG = {
+    "longlamp_abstract": (
+        {"title": "T", "items": "X."},
+        "Generate an abstract for the following title of a paper, using the following items.\n"
+        "title: T items: X. abstract:",
+        "title: T abstract: ABSTRACT",
+    ),
+    "longlamp_review": (
+        {"overall": "5.0", "description": "X.", "summary": "S"},
+        "Generate the review text of a reviewer who has given this overall rating and this summary, for a "
+        "product with the following description.\nrating: 5.0 description: X. summary: S review:",
+        "rating: 5.0 description: X. summary: S review: REVIEWTEXT",
+    ),
+    "longlamp_topic": (
+        {"summary": "X."},
+        "Generate the content for a reddit post with the following summary.\nsummary: X. content:",
+        "summary: X. content: CONTENT",
+    ),
+}
+WORDS |= LONG
+
+
+def test_all_tasks_are_there() -> None:
     assert list(TASKS) == list(WORDS)
     assert all(task.name == name for name, task in TASKS.items())
 
@@ -103,7 +126,29 @@ RAW = {
     "lamp_4": "Generate a headline for the following article: X.",
     "lamp_5": "Generate a title for the following abstract of a paper: X.",
     "lamp_7": "Paraphrase the following tweet without any explanation before or after it: X.",
+    "longlamp_abstract": 'Generate an abstract for the title "T" using the following items: X.',
+    "longlamp_review": "Generate the review text written by a reviewer who has a given an overall rating of "
+    '"5.0" for a product with description "X.". The summary of the review text is "S".',
+    "longlamp_topic": "Generate the content for a reddit post X.",
 }
+
+
+def test_quotes_and_gaps_in_a_review_s_input_do_no_harm() -> None:
+    def asked(overall: str, description: str, summary: str) -> str:
+        return (
+            f"Generate the review text written by a reviewer who has given an overall rating of {overall} "
+            f"for a product with description {description}. The summary of the review text is {summary}."
+        )
+
+    review = TASKS["longlamp_review"]
+    rated = {"overall": "4.0", "description": 'A "5.0" mm jack. Fits.', "summary": "Good. Not great."}
+    for mark in ('"', "'", ""):
+        assert review.parse_input(asked(*(mark + text + mark for text in rated.values()))) == rated
+    assert review.parse_input(asked("3.0", '""', '""')) == {
+        "overall": "3.0",
+        "description": "",
+        "summary": "",
+    }
 
 
 @pytest.mark.parametrize("name", RAW)
@@ -127,7 +172,10 @@ def test_texts_with_braces_are_put_in_as_they_are() -> None:
     assert rendered == ("paper title: {x} reference:", "{title}")
 
 
-@pytest.mark.parametrize("name", [name for name, task in TASKS.items() if task.output_field])
+# The history of longlamp_abstract has no items to continue.
+@pytest.mark.parametrize(
+    "name", [name for name, task in TASKS.items() if task.output_field][:-3] + list(LONG)[1:]
+)
 def test_a_retrieved_line_continues_as_a_prompt_does(name: str) -> None:
     task = TASKS[name]
     fields = {field: field.upper() for field in task.history_fields}
@@ -188,6 +236,9 @@ BAD: dict[str, tuple[Task, dict[str, Any], str]] = {
         "histories without an output_field",
     ),
     "usual scores of no rating": (MOVIE, {"profile": "usual_scores"}, "one of ratings"),
+    "a metric of another kind": (MOVIE, {"metrics": ("rouge_1",)}, "metrics are some of accuracy, macro_f1"),
+    "a metric twice": (TASKS["lamp_4"], {"metrics": ("meteor", "meteor")}, "each once"),
+    "long field of a history": (MOVIE, {"long_history_field": "x"}, "long_history_field 'x' is no history"),
     "no room for an answer": (MOVIE, {"max_answer_tokens": -1}, "at least 1"),
 }
 
@@ -212,15 +263,19 @@ def test_a_format_needs_its_fields() -> None:
 
 ABOUT = {
     "title",
+    "metrics",
     "lamp_ids",
     "paper_id",
     "release_name",
     "official_folder",
+    "longlamp_config",
     "input_pattern",
     "profile_prompt",
 }
 OTHER_VALUES: dict[str, Any] = {
     "kind": "rating",
+    "metrics": ("macro_f1", "accuracy"),
+    "long_history_field": "tag",
     "labels": ("a", "b"),
     "lamp_ids": ("x",),
     "optional_fields": ("tag",),
@@ -308,7 +363,7 @@ OWN_BAD = {
     "yes as number": (OWN + "max_answer_tokens = true", "max_answer_tokens must be a whole number"),
     "a number as text": (OWN + "title = 3", "title must be text"),
     "formats as text": (OWN + 'personal_formats = ["x"]', "each with prompt and target"),
-    "LaMP's name": (OWN.replace("recipes", "lamp_4"), "lamp_4 is a task of LaMP"),
+    "LaMP's name": (OWN.replace("recipes", "lamp_4"), "lamp_4 is a packaged task"),
     "an unknown profile": (OWN + 'profile = "horoscope"', "horoscope"),
 }
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from oppu_core.data.sample import sample_users
+from oppu_core.data.sample import GRAMMARS, sample_users
 from oppu_core.data.types import User
 from oppu_core.errors import ConfigError, DataError
 from oppu_core.modeling.adapters import attach
@@ -17,7 +17,7 @@ from oppu_core.modeling.base import Base, load_base
 from oppu_core.modeling.packing import tokenize
 from oppu_core.prompting.builder import PromptBuilder
 from oppu_core.tasks.task import Task
-from oppu_core.tasks.task_files import TASKS, get_task
+from oppu_core.tasks.task_files import get_task
 from oppu_core.training.config import TrainConfig, personal_config
 from oppu_core.training.loop import train
 from oppu_eval.reporting.drawing import png_bytes, svg_text
@@ -26,6 +26,7 @@ from oppu_eval.studies.cost_lines import draw, fit, merged, result
 from oppu_eval.studies.training_times import Point, data_words, measure, synthetic_user
 
 pytestmark = pytest.mark.slow  # most train
+LAMP = {name: get_task(name) for name in GRAMMARS}
 VOCABULARY = [f"word{number}" for number in range(50)]
 
 
@@ -76,7 +77,7 @@ def short_items(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training_times, "ITEMS", 3)
 
 
-@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+@pytest.mark.parametrize("task", LAMP.values(), ids=LAMP)
 @pytest.mark.parametrize("length", [5, 10, 37, 100])
 def test_items_have_exactly_so_many_words_and_all_are_read(task: Task, length: int, tiny: Base) -> None:
     user = synthetic_user(task, VOCABULARY, 7, length, seed=1)
@@ -93,7 +94,7 @@ def test_items_have_exactly_so_many_words_and_all_are_read(task: Task, length: i
 
 
 def test_an_answer_is_a_label_or_a_tenth_of_the_words() -> None:
-    for task in TASKS.values():
+    for task in LAMP.values():
         user = synthetic_user(task, VOCABULARY, 40, 100, seed=0)
         answers = [item.fields[task.output_field] for item in user.history if task.output_field]
         if task.labels:
@@ -287,13 +288,13 @@ def test_what_is_no_line_is_not_called_one(seconds: Callable[[int], float], word
 def test_a_picture_has_both_axes_and_a_label_for_each_task() -> None:
     points = [
         point
-        for (number, task), axis in itertools.product(enumerate(TASKS), ("items", "words"))
+        for (number, task), axis in itertools.product(enumerate(LAMP), ("items", "words"))
         for point in a_line(task, axis, 0.01 * number + 0.02, 0.1)
     ]
     text = svg_text(draw(points), "cost", "a label")
     for label in ("items in the history, 100 words each", "words of an item, 10 items", "(s)"):
         assert label in text
-    for number, task in enumerate(TASKS):
+    for number, task in enumerate(LAMP):
         assert text.count(f"{task}, ") == 2, "one in each panel"
         assert f"{task}, {10 * number + 20}.0 ms an item" in text
     assert png_bytes(draw(points)) == png_bytes(draw(merged(points)))

@@ -31,18 +31,19 @@ def import_(
         Path,
         typer.Argument(
             metavar="DIR_OR_FILE",
-            help="Folder of a release or of LaMP, or a table of events (a file, or a folder of its parts).",
+            help="Folder of a release, LaMP or LongLaMP, or a table of events (a file, or its parts).",
         ),
     ],
     out: Annotated[
         Path, typer.Option(help="The dataset folder to make; a dataset that is there is replaced.")
     ],
     format_: Annotated[
-        Literal["lamp", "oppu-release", "events"] | None,
+        Literal["lamp", "longlamp", "oppu-release", "events"] | None,
         typer.Option(
             "--format",
-            help="lamp: LaMP's own files; oppu-release: the paper's authors' files; events: JSON (lines or a "
-            "list), CSV, TSV or Parquet with user_id, time, input, output. Told by the files if left out.",
+            help="lamp: LaMP's own files; longlamp: a configuration of LongLaMP; oppu-release: the paper's "
+            "authors' files; events: JSON (lines or a list), CSV, TSV or Parquet with user_id, time, input, "
+            "output. Told by the files if left out.",
         ),
     ] = None,
     task: Annotated[
@@ -53,15 +54,16 @@ def import_(
         int | None,
         typer.Option(
             min=1,
-            help="lamp, events: how many users, those with the longest histories, get adapters; the others "
-            "train the task base. By default 100, at most half.",
+            help="lamp, longlamp, events: how many users, those with the longest histories, get adapters; "
+            "the others (longlamp: of train) train the task base. By default 100, at most half.",
         ),
     ] = None,
     test_split: Annotated[
-        Literal["dev", "test"] | None,
+        Literal["dev", "val", "test"] | None,
         typer.Option(
-            help="lamp, split by user: the users of this file are the test users, with its questions alone; "
-            "the others are the users of train and dev. For LaMP's leaderboard: test. Not with --test-users."
+            help="lamp, split by user: the users of this file (dev, test) are the test users, with its "
+            "questions alone; the others are the users of train and dev. For LaMP's leaderboard: test. Not "
+            "with --test-users. longlamp: the split (val, test; by default test) whose users are asked."
         ),
     ] = None,
     queries: Annotated[

@@ -6,7 +6,7 @@ import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from oppu_core.data.moments import moment
 from oppu_core.data.parsing import as_item, as_query
@@ -20,6 +20,7 @@ from oppu_core.texts import unseen
 
 T = TypeVar("T")
 OnProgress = Callable[[int, int], object]
+TestSplit = Literal["dev", "val", "test"]  # LaMP says dev where LongLaMP says val
 _DIFFERENT = 1_000  # answers that are counted separately: memory stays bounded
 _LOOKED_AT = 10_000  # texts, and characters of each, that are examined to find the script
 

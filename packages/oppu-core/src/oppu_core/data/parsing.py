@@ -64,13 +64,13 @@ def as_id(record: Mapping[str, Any], name: str) -> str:
     return value
 
 
-def as_user_id(record: Mapping[str, Any]) -> str:
+def as_user_id(record: Mapping[str, Any], name: str = "user_id") -> str:
     """A user's id; placeholders for missing ids are refused, as they would form one giant user."""
-    if record.get("user_id") in MISSING[2:]:
-        raise Unusable("user_id is missing", shown(record["user_id"]))
-    user_id = as_id(record, "user_id")
+    if record.get(name) in MISSING[2:]:
+        raise Unusable(f"{name} is missing", shown(record[name]))
+    user_id = as_id(record, name)
     if _ROUNDED.fullmatch(user_id):  # two users may have become one
-        raise Unusable("user_id is a number that has lost its last digits", shown(user_id))
+        raise Unusable(f"{name} is a number that has lost its last digits", shown(user_id))
     return user_id
 
 
@@ -131,7 +131,7 @@ def as_query(task: Task, value: Any, history_len: int = 0) -> Query:
     if fields is None:
         raise Unusable(f"input is not one of task {task.name}", shown(text))
     for name, field in fields.items():
-        if not field.strip():
+        if not field.strip() and name not in task.optional_fields:
             raise Unusable(f"input has no {name}", shown(text))
     gold = None if record.get("gold") is None else as_answer(task, as_text(record, "gold"), "gold")
     fields = {name: unicodedata.normalize("NFC", field) for name, field in fields.items()}

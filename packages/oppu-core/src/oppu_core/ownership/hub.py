@@ -3,24 +3,17 @@
 ``HF_ENDPOINT``, ``HF_TOKEN`` and the token of ``hf auth login`` are respected. Pulls are checked like files.
 """
 
-import contextlib
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import CommitOperationAdd, HfApi, get_token
-from huggingface_hub.errors import (
-    HfHubHTTPError,
-    HFValidationError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-)
+from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 from huggingface_hub.utils import disable_progress_bars, validate_repo_id  # type: ignore[attr-defined]
 
 from oppu_core.data.schema import shown
-from oppu_core.errors import ConfigError, HubError, OppuError
+from oppu_core.errors import ConfigError
 from oppu_core.ownership.bundle import NAMES, Bundle, Entry, find_files, is_litter, read_bundle
+from oppu_core.storage.hub_errors import hub_errors
 
 
 def check_repo_name(repo: str, hidden: str | None = None) -> None:
@@ -69,7 +62,7 @@ def push(bundle: Bundle, repo: str, *, public: bool = False, endpoint: str | Non
         raise ConfigError("No token for the Hugging Face hub: set HF_TOKEN, or log in with `hf auth login`.")
     api = HfApi(endpoint=endpoint)
     disable_progress_bars()
-    with _hub_errors(repo, api.endpoint):
+    with hub_errors(repo, api.endpoint):
         try:
             info = api.model_info(repo)
         except RepositoryNotFoundError:
@@ -112,43 +105,9 @@ def pull(repo: str, *, endpoint: str | None = None) -> Bundle:
     api = HfApi(endpoint=endpoint)
     disable_progress_bars()
     # In a temporary folder, so that nothing of a person's adapter stays in the hub's cache.
-    with tempfile.TemporaryDirectory(prefix="oppu-") as name, _hub_errors(repo, api.endpoint):
+    with tempfile.TemporaryDirectory(prefix="oppu-") as name, hub_errors(repo, api.endpoint):
         info = api.model_info(repo, files_metadata=True)
         entries = (Entry(file.rfilename, file.size or 0) for file in info.siblings or [])
         for place in find_files(entries, repo).values():
             api.hf_hub_download(repo, place, revision=info.sha, local_dir=name)
         return read_bundle(Path(name), repo)
-
-
-@contextlib.contextmanager
-def _hub_errors(repo: str, endpoint: str) -> Iterator[None]:
-    """Turn the many kinds of exceptions of the hub's client into one line."""
-    try:
-        yield
-    except OppuError:
-        raise
-    except OfflineModeIsEnabled as error:
-        raise HubError("HF_HUB_OFFLINE is set, so the hub is not asked; unset it.") from error
-    except HfHubHTTPError as error:
-        status = _status(error)
-        what = {
-            401: "does not know you (401): is the token in HF_TOKEN right, and may it see the repository?",
-            403: "forbids it (403): the token needs write access to push, and read access to pull.",
-            404: "knows no such repository, or hides it from you (404): is the name right? A token set?",
-            409: "refuses (409): the repository exists already or was changed just now. Try again.",
-        }.get(status, f"answers with an error ({status}): {_first_line(error)}")
-        if isinstance(error, RepositoryNotFoundError) and status == 401 and get_token() is None:
-            what = "knows no such repository, or hides it from you: set HF_TOKEN if it is private."
-        raise HubError(f"{repo}: the hub {endpoint} {what}") from error
-    except Exception as error:  # connection, proxy, TLS, a broken response: the client raises many kinds
-        raise HubError(
-            f"{repo}: the hub {endpoint} cannot be used: {type(error).__name__}: {_first_line(error)}"
-        ) from error
-
-
-def _status(error: HfHubHTTPError) -> Any:
-    return getattr(error.response, "status_code", None)
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")

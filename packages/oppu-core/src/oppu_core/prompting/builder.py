@@ -19,6 +19,8 @@ from oppu_core.prompting.retrieval import Retriever
 from oppu_core.tasks.task import Task
 from oppu_core.texts import normal
 
+_SHORT_ANSWER = 64  # tokens; answers up to here are as long as the task says on any base
+
 
 class TokenCounter(Protocol):
     """The part of :class:`oppu_core.modeling.tokenizer.Tokenizer` that prompts need."""
@@ -35,8 +37,10 @@ class TokenCounter(Protocol):
 
 
 def answer_tokens(task: Task, counter: TokenCounter) -> int:
-    """The most tokens of an answer: the task's setting, or more if its longest label needs more."""
-    return max([task.max_answer_tokens, *(len(counter.answer_ids(label)) for label in task.labels)])
+    """The most tokens of an answer: the task's setting; more if its longest label needs more; of a long text
+    at most half of the context, as something has to be asked."""
+    most = min(task.max_answer_tokens, max(_SHORT_ANSWER, counter.context // 2))
+    return max([most, *(len(counter.answer_ids(label)) for label in task.labels)])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,12 +155,16 @@ class PromptBuilder:
         key: str,
         answer: str,
     ) -> Iterator[Example]:
-        """The example, or none: an empty answer teaches nothing, and one that does not fit into the context
-        after its instruction cannot be learned; neither is a reason to drop the user's other items."""
-        answer = self.task.answer_of(answer)
-        if answer:
+        """The example, or none: an empty answer teaches nothing, which is no reason to drop the user's other
+        items. Of a text that does not fit into the context after its instruction, the beginning is learned,
+        as long as an answer may be; a label of that length cannot be learned."""
+        whole = self.task.answer_of(answer)
+        for text in (whole,) if self.task.labels else (whole, self._beginning(whole, self.answer_tokens)):
             with contextlib.suppress(DataError):
-                yield Example(self.prompt(method, fields, items, before, profile, key, answer).text, answer)
+                if text:
+                    prompt = self.prompt(method, fields, items, before, profile, key, text).text
+                    yield Example(prompt, text)
+                return
 
     def _text_example(self, item: HistoryItem) -> Iterator[Example]:
         """An item without an answer as text to continue: no retrieval, no profile, on any base.
@@ -168,11 +176,15 @@ class PromptBuilder:
         if rendered is None:
             return
         prompt, target = rendered
-        room = self.counter.context - len(self.counter.prompt_ids(prompt))
-        while target and (tokens := len(self.counter.answer_ids(target))) > room:
-            target = _cut(target, max(0, min(len(target) - 1, len(target) * room // tokens)))
+        target = self._beginning(target, self.counter.context - len(self.counter.prompt_ids(prompt)))
         if target:
             yield Example(prompt, target)
+
+    def _beginning(self, answer: str, room: int) -> str:
+        """An answer, cut at a word's end to at most `room` tokens."""
+        while answer and (tokens := len(self.counter.answer_ids(answer))) > room:
+            answer = _cut(answer, max(0, min(len(answer) - 1, len(answer) * room // tokens)))
+        return answer
 
     def profile_for(self, method: Method, user: User) -> str:
         """The user's profile, if the method uses one."""
@@ -188,8 +200,7 @@ class PromptBuilder:
         """The prompt, cut to the context: retrieved texts first, then the profile, then the query's text;
         never the instruction."""
         long = self.task.long_field
-        # A history without the task's format need not have the query's field.
-        cut = long if long in self.task.history_fields else self.task.text_field
+        cut = self.task.cut_field
         items = [_clean(item.fields) for item in retrieved]
 
         def render(item_chars: int | None, profile_chars: int | None, query_chars: int | None) -> Prompt:

@@ -5,6 +5,7 @@ A profile is one text per user, made from the history that personal training may
 """
 
 import collections
+import functools
 import itertools
 import re
 from collections.abc import Callable, Sequence
@@ -49,11 +50,11 @@ def most_frequent(answers: Sequence[str]) -> str:
     return max(counts, key=lambda answer: (counts[answer], last[answer]))
 
 
-def style(task: Task, history: Sequence[HistoryItem]) -> str:
+def style(task: Task, history: Sequence[HistoryItem], ignored: frozenset[str] = frozenset()) -> str:
     """Measured style of the user's texts: length, casing, closing mark, openers, favourite words (I.5).
 
     A favourite word is one that the user often writes although it is not in the input; in a history without
-    inputs, one that is in many texts and is not an everyday word.
+    inputs, one that is in many texts and is not an everyday word. Words of `ignored` are none.
     """
     texts = _texts(task, history)
     if not texts:
@@ -73,7 +74,7 @@ def style(task: Task, history: Sequence[HistoryItem]) -> str:
         inputs = task.input_fields if task.output_field else ()
         given = {word.lower() for name in inputs for word in _WORD.findall(item.fields[name])} or EVERYDAY
         words_used = {word.lower() for word in _WORD.findall(item.fields[task.text_field])}
-        own.update(sorted(words_used - given))  # sorted: ties must not follow the order of a set
+        own.update(sorted(words_used - given - ignored))  # sorted: ties must not follow the order of a set
     favourites = [word for word, count in own.most_common(5) if count >= max(2, 0.1 * len(texts))]
     if favourites:
         parts.append("favourite words: " + ", ".join(favourites))
@@ -140,6 +141,7 @@ def _how_often(share: float) -> str:
 
 PROFILES: dict[str, Callable[[Task, Sequence[HistoryItem]], str]] = {
     "most_frequent_answer": most_frequent_answer,
+    "prose": functools.partial(style, ignored=EVERYDAY),  # long texts have all everyday words
     "style": style,
     "topics": topics,
     "usual_scores": usual_scores,

@@ -1,1 +1,1 @@
-"""The seven tasks of LaMP as TOML files, and users' own tasks."""
+"""The tasks of LaMP and LongLaMP as TOML files, and users' own tasks."""

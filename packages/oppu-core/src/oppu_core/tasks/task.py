@@ -16,14 +16,23 @@ from oppu_core.storage.files import content_id
 from oppu_core.texts import as_number, label_key, normal
 
 Kind = Literal["classification", "rating", "generation"]
-ProfileKind = Literal["most_frequent_answer", "style", "topics", "usual_scores"]
+ProfileKind = Literal["most_frequent_answer", "prose", "style", "topics", "usual_scores"]
 Words = Literal["official", "script"]
+# The metrics of each kind; the first two are the usual ones.
+METRICS: Mapping[Kind, tuple[str, ...]] = {
+    "classification": ("accuracy", "macro_f1"),
+    "rating": ("mae", "rmse"),
+    "generation": ("rouge_1", "rouge_l", "meteor"),
+}
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 # Not used in prompts or training examples: a new title is no reason to train again.
 _ABOUT = (
-    "title", "lamp_ids", "paper_id", "release_name", "official_folder", "input_pattern", "profile_prompt",
+    "title", "metrics", "lamp_ids", "paper_id", "release_name", "official_folder", "longlamp_config",
+    "input_pattern", "profile_prompt",
 )  # fmt: skip
+# Settings that came later, with what they mean by default: tasks without them keep their fingerprint.
+_SINCE = {"words": "official", "long_history_field": ""}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,17 +57,20 @@ class Task:
 
     Attributes:
         name: Our name, e.g. ``lamp_2m``; also the name of files and folders.
-        kind: ``classification``, ``rating`` or ``generation``; decides the metrics.
+        kind: ``classification``, ``rating`` or ``generation``; decides which metrics are possible.
         input_fields: Fields of a query.
         instruction: What the model is asked, before the query; ``{labels}`` stands for the label list.
         query_template: The query after the instruction; ends where the answer starts.
         title: A title for people.
+        metrics: Some of the kind's :data:`METRICS`, the primary one first; none for the usual ones.
         labels: All possible answers (classification, rating), else empty. Ratings are numbers.
         output_field: The history field that holds the answer; None if history items have no answers.
         history_fields: Fields of a history item; by default the input fields and the output field.
-        optional_fields: History fields that may be missing or empty.
+        optional_fields: History fields that may be missing or empty; in a query, too, if they are inputs.
         text_field: The history field that computed profiles are about; by default the output field.
         long_field: The input field that is cut when a prompt is too long; by default the first.
+        long_history_field: The field that is cut in retrieved items; by default the same, or, if a history
+            lacks it, the text field.
         input_pattern: A regular expression that splits a raw LaMP `input` into the input fields, with a group
             named after each; by default the whole text is the only field.
         history_template: One retrieved history item on one line; by default the query with its answer.
@@ -71,6 +83,7 @@ class Task:
         paper_id: The name in the paper's tables.
         release_name: The folder in the authors' release.
         official_folder: The folder on LaMP's official host; empty for other tasks.
+        longlamp_config: The configuration in LongLaMP's repository, without its setting; likewise.
         words: How BM25 and ROUGE split texts into words: ``official``, as in the authors' code and LaMP's
             scorer (at spaces; a-z and 0-9), or ``script``, as :func:`oppu_core.texts.script_words` does.
     """
@@ -81,12 +94,14 @@ class Task:
     instruction: str
     query_template: str
     title: str = ""
+    metrics: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     output_field: str | None = None
     history_fields: tuple[str, ...] = ()
     optional_fields: tuple[str, ...] = ()
     text_field: str = ""
     long_field: str = ""
+    long_history_field: str = ""
     input_pattern: str = ""
     history_template: str = ""
     retrieval_template: str = ""
@@ -98,6 +113,7 @@ class Task:
     paper_id: str = ""
     release_name: str = ""
     official_folder: str = ""
+    longlamp_config: str = ""
     words: str = "official"
 
     def __post_init__(self) -> None:
@@ -115,12 +131,10 @@ class Task:
             self._refuse("labels must differ and must not be empty")
         if self.kind == "rating" and None in map(as_number, self.labels):
             self._refuse("the labels of a rating are numbers")
-        if self.words not in get_args(Words):
-            self._refuse(f"words is {self.words!r}; it must be one of {', '.join(get_args(Words))}")
         for name, value in self._defaults().items():
             if not getattr(self, name):
                 object.__setattr__(self, name, value)
-        self._check_profile()
+        self._check_choices()
         object.__setattr__(self, "instruction", self.instruction.replace("{labels}", ", ".join(self.labels)))
         self._check_fields()
         try:
@@ -171,6 +185,7 @@ class Task:
             ("long_field", self.long_field, self.input_fields, "input"),
             ("text_field", self.text_field, self.history_fields, "history"),
             ("output_field", self.output_field, self.history_fields, "history"),
+            ("long_history_field", self.long_history_field or None, self.history_fields, "history"),
             *(("optional_fields", each, self.history_fields, "history") for each in self.optional_fields),
         ):
             if value is not None and value not in fields:
@@ -185,7 +200,12 @@ class Task:
         if self.long_field not in _fields_of(self.query_template):
             self._refuse(f"query_template does not name {{{self.long_field}}}")
 
-    def _check_profile(self) -> None:
+    def _check_choices(self) -> None:
+        if self.words not in get_args(Words):
+            self._refuse(f"words is {self.words!r}; it must be one of {', '.join(get_args(Words))}")
+        possible = METRICS[self.kind]
+        if not set(self.metrics) <= set(possible) or len(set(self.metrics)) < len(self.metrics):
+            self._refuse(f"metrics are some of {', '.join(possible)}, each once")
         if self.profile not in get_args(ProfileKind):
             self._refuse(f"profile is {self.profile!r}; it must be one of {', '.join(get_args(ProfileKind))}")
         if self.profile == "usual_scores" and self.kind != "rating":
@@ -197,10 +217,14 @@ class Task:
     @property
     def fingerprint(self) -> str:
         """The sha256 of everything that goes into prompts and training examples."""
-        about = (
-            (*_ABOUT, "words") if self.words == "official" else _ABOUT
-        )  # unchanged from when there was no choice of words
+        about = (*_ABOUT, *(name for name, usual in _SINCE.items() if getattr(self, name) == usual))
         return content_id({k: v for k, v in dataclasses.asdict(self).items() if k not in about})
+
+    @property
+    def cut_field(self) -> str:
+        """The field that is cut in retrieved items."""
+        long = self.long_field if self.long_field in self.history_fields else self.text_field
+        return self.long_history_field or long
 
     @functools.cached_property
     def _labels(self) -> Mapping[str, str]:

@@ -1,6 +1,7 @@
-"""Reading tasks from TOML files: LaMP's seven in ``lamp/``, and users' own (docs/own-task.md).
+"""Reading tasks from TOML files: LaMP's seven, three of LongLaMP, and users' own (docs/own-task.md).
 
-LaMP's have the prompts of the paper's Appendix H and the history lines of the authors' code.
+LaMP's have the prompts of the paper's Appendix H and the history lines of the authors' code. The paper has
+none for LongLaMP (arXiv 2407.11016), whose inputs are put into the same form.
 """
 
 import dataclasses
@@ -56,21 +57,24 @@ def _setting(name: str, kind: Any, value: Any) -> Any:
 
 
 @functools.cache
-def _lamp_tasks() -> dict[str, Task]:
-    files = sorted((Path(__file__).parent / "lamp").glob("*.toml"))
+def _packaged() -> dict[str, Task]:
+    files = sorted(Path(__file__).parent.glob("*/*.toml"))
     return {
         file.stem: task_from(tomllib.loads(file.read_text(encoding="utf-8")), file.name) for file in files
     }
 
 
 TASKS: dict[str, Task] = {
-    name: _lamp_tasks()[name]
-    for name in ("lamp_1", "lamp_2n", "lamp_2m", "lamp_3", "lamp_4", "lamp_5", "lamp_7")
-}
+    name: _packaged()[name]
+    for name in (
+        "lamp_1", "lamp_2n", "lamp_2m", "lamp_3", "lamp_4", "lamp_5", "lamp_7",
+        "longlamp_abstract", "longlamp_review", "longlamp_topic",
+    )
+}  # fmt: skip
 
 
 def get_task(name: str) -> Task:
-    """The LaMP task called `name`.
+    """The packaged task called `name`.
 
     Raises:
         ConfigError: no such task; the message lists the names.
@@ -87,7 +91,7 @@ def load_task(name: str) -> Task:
     """A task by its name, or by the path of its TOML file.
 
     Raises:
-        ConfigError: no such task, or the file does not define one; it may not take the name of a LaMP task.
+        ConfigError: no such task, or the file does not define one; it may not take a packaged task's name.
     """
     if not name.endswith(".toml"):
         return get_task(name)
@@ -99,5 +103,5 @@ def load_task(name: str) -> Task:
         raise ConfigError(f"The task file {name} cannot be read: {error}.") from error
     task = task_from(values, name)
     if task.name in TASKS and task != TASKS[task.name]:
-        raise ConfigError(f"{name}: {task.name} is a task of LaMP; give your own task another name.")
+        raise ConfigError(f"{name}: {task.name} is a packaged task; give your own another name.")
     return task

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from oppu_core.data.dataset import MANIFEST, Dataset
+from oppu_core.data.sample import GRAMMARS
 from oppu_core.data.types import User
 from oppu_core.errors import ConfigError, DataError, did_you_mean
 from oppu_core.modeling.base_files import MAX_LENGTH
@@ -149,6 +150,8 @@ def _dataset(task: str, place: Path) -> Dataset:
 
 
 def _sample(task: str) -> Dataset:
+    if task not in GRAMMARS:
+        raise ConfigError(f"The sample world has no {task}; name a dataset: --metadata data=data/{task}.")
     (path,) = quickstart_data(Path(_sample_folder().name), [task])
     return Dataset.open(path)
 

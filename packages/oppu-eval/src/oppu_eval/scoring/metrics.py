@@ -5,20 +5,22 @@ errors, …). Resampling users is then a matrix product (weights of users times 
 metric of ten thousand resamples is computed in one stroke. Knows nothing about methods or intervals.
 
 The metrics are those of the LaMP scorer: accuracy and macro-F1 over the fixed label set, MAE and RMSE on the
-labels' scale (1 to 5), ROUGE-1 and ROUGE-L F-measure without stemming. Where a task's words go by script
-(:attr:`Task.words`), ROUGE with these words comes first, and LaMP's own beside it.
+labels' scale (1 to 5), ROUGE-1 and ROUGE-L F-measure without stemming; for LongLaMP also METEOR
+(:mod:`oppu_eval.scoring.text_scores`). Where a task's words go by script (:attr:`Task.words`), metrics with
+these words come first, and the official ones beside them.
 """
 
 import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from oppu_core.tasks.task import Task
-from oppu_core.texts import normal, script_words
+from oppu_core.tasks.task import METRICS, Task
+from oppu_core.texts import normal
+
+from oppu_eval.scoring.text_scores import TEXT_SCORES, TITLES, TextScore
 
 Array = npt.NDArray[np.float64]
 
@@ -62,36 +64,34 @@ class Metric:
 
 
 def metrics_for(task: Task) -> tuple[Metric, ...]:
-    """The metrics of a task, by its kind; the first is the primary one."""
-    if task.kind == "classification":
+    """The metrics of a task; the first is the primary one."""
+    names = task.metrics or METRICS[task.kind][:2]
+    if task.kind == "generation":
+        kinds = ["official"] if task.words == "official" else [task.words, "official"]
+        return tuple(_of_texts(name, words) for words in kinds for name in names)
+    return tuple(_of_labels(name, task) for name in names)
+
+
+def _of_labels(name: str, task: Task) -> Metric:
+    if name == "accuracy":
         accuracy = functools.partial(_accuracy_statistics, task=task)
+        return Metric(name, "Accuracy", True, (0.0, 1.0), accuracy, _mean)
+    if name == "macro_f1":
         confusion = functools.partial(_confusion_statistics, task=task)
-        return (
-            Metric("accuracy", "Accuracy", True, (0.0, 1.0), accuracy, _mean),
-            Metric("macro_f1", "Macro-F1", True, (0.0, 1.0), confusion, _macro_f1),
-        )
-    if task.kind == "rating":
-        ratings = [float(label) for label in task.labels]
-        scale = (min(ratings), max(ratings))
+        return Metric(name, "Macro-F1", True, (0.0, 1.0), confusion, _macro_f1)
+    ratings = [float(label) for label in task.labels]
+    scale = (min(ratings), max(ratings))
+    if name == "mae":
         absolute = functools.partial(_absolute_error_statistics, scale=scale)
-        squared = functools.partial(_squared_error_statistics, scale=scale)
-        return (
-            Metric("mae", "MAE", False, (0.0, math.inf), absolute, _mean),
-            Metric("rmse", "RMSE", False, (0.0, math.inf), squared, _root_mean),
-        )
-    official = _rouge("", "", "official")
-    if task.words == "official":
-        return official
-    return *_rouge("_script", " (script)", task.words), *official
+        return Metric(name, "MAE", False, (0.0, math.inf), absolute, _mean)
+    squared = functools.partial(_squared_error_statistics, scale=scale)
+    return Metric(name, "RMSE", False, (0.0, math.inf), squared, _root_mean)
 
 
-def _rouge(suffix: str, about: str, words: str) -> tuple[Metric, Metric]:
-    rouge_1 = functools.partial(_rouge_statistics, variant="rouge1", words=words)
-    rouge_l = functools.partial(_rouge_statistics, variant="rougeL", words=words)
-    return (
-        Metric(f"rouge_1{suffix}", f"ROUGE-1{about}", True, (0.0, 1.0), rouge_1, _mean),
-        Metric(f"rouge_l{suffix}", f"ROUGE-L{about}", True, (0.0, 1.0), rouge_l, _mean),
-    )
+def _of_texts(name: str, words: str) -> Metric:
+    suffix, about = ("", "") if words == "official" else (f"_{words}", f" ({words})")
+    statistics = functools.partial(_text_statistics, score=TEXT_SCORES[name], words=words)
+    return Metric(name + suffix, TITLES[name] + about, True, (0.0, 1.0), statistics, _mean)
 
 
 def total(rows_QS: Array) -> Array:
@@ -182,23 +182,7 @@ def _squared_error_statistics(
     return np.array([sum(error * error for error in errors), len(errors)], dtype=np.float64)
 
 
-@functools.cache
-def _rouge_scorer(variant: str, words: str) -> Any:
-    from rouge_score.rouge_scorer import RougeScorer
-    from rouge_score.tokenizers import Tokenizer
-
-    class ByScript(Tokenizer):  # type: ignore[misc]  # it has no types
-        """The words of any script, where the scorer's own are a-z and 0-9."""
-
-        def tokenize(self, text: str) -> list[str]:
-            return script_words(text)
-
-    return RougeScorer([variant], use_stemmer=False, tokenizer=ByScript() if words == "script" else None)
-
-
-def _rouge_statistics(answers: Sequence[str], golds: Sequence[str], variant: str, words: str) -> Array:
-    """[2]: summed F-measures, queries."""
-    scorer = _rouge_scorer(variant, words)
+def _text_statistics(answers: Sequence[str], golds: Sequence[str], score: TextScore, words: str) -> Array:
+    """[2]: summed scores, queries."""
     pairs = _normal(answers, golds)
-    total = sum(float(scorer.score(gold, answer)[variant].fmeasure) for answer, gold in pairs)
-    return np.array([total, len(pairs)], dtype=np.float64)
+    return np.array([sum(score(answer, gold, words) for answer, gold in pairs), len(pairs)], dtype=np.float64)

@@ -127,6 +127,7 @@ def one_sided(task: Task, side: Side) -> Task:
         history_fields=fields,
         optional_fields=optional,
         text_field=text,
+        long_history_field=text if task.long_history_field else "",
         history_template=template,
         personal_formats=tuple(map(_as_format, dict.fromkeys((template, required)))),
         profile=profile,

@@ -11,16 +11,17 @@ from oppu_core.data.dataset import Dataset
 from oppu_core.data.dataset_writer import write_dataset
 from oppu_core.data.importers.event_files import looks_like_parts
 from oppu_core.data.importers.events import Events
-from oppu_core.data.importers.raw_lamp import RawLamp, TestSplit, question_files
+from oppu_core.data.importers.longlamp import LongLamp, shards
+from oppu_core.data.importers.raw_lamp import RawLamp, question_files
 from oppu_core.data.importers.release import OTHERS_FILE, TEST_FILES, Release
-from oppu_core.data.intake import OnProgress, Reader
+from oppu_core.data.intake import OnProgress, Reader, TestSplit
 from oppu_core.data.rejected import Rejects
 from oppu_core.data.types import User
 from oppu_core.errors import ConfigError, DataError
 from oppu_core.storage.files import scratch_dir
 from oppu_core.tasks.task import Task, Words
 
-Format = Literal["oppu-release", "lamp", "events"]
+Format = Literal["oppu-release", "lamp", "longlamp", "events"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +46,7 @@ def tell_format(path: Path) -> Format:
     is_release = any((path / name).exists() for name in (OTHERS_FILE, *TEST_FILES))
     found: list[Format] = ["oppu-release"] if is_release else []
     found += ["lamp"] if question_files(path) else []
+    found += ["longlamp"] if shards(path) else []
     if not found and (path.is_file() or (path.is_dir() and looks_like_parts(path))):
         return "events"
     if len(found) == 1:
@@ -75,10 +77,14 @@ def open_reader(
     except OSError as error:  # no permission, a name too long
         raise DataError(f"{path} cannot be read: {error}.") from error
     if known == "oppu-release" and test_users is not None:
-        raise ConfigError("--test-users is for lamp and events; a release says itself who is a test user.")
-    if known != "lamp" and test_split is not None:
-        raise ConfigError(f"--test-split is for lamp, whose files are splits; {known} has no such files.")
-    if test_split is not None and test_users is not None:
+        raise ConfigError("--test-users is not for a release, which says itself who is a test user.")
+    splits = {"lamp": ("dev", "test"), "longlamp": ("val", "test")}
+    if test_split is not None and test_split not in splits.get(known, ()):
+        raise ConfigError(
+            "--test-split is for lamp (dev or test) and longlamp (val or test), whose files are splits; "
+            f"{known} has no {test_split}."
+        )
+    if known == "lamp" and test_split is not None and test_users is not None:
         raise ConfigError("--test-split already says who the test users are; leave --test-users out.")
     if known != "events" and queries is not None:
         raise ConfigError(f"--queries is for events; {known} has queries of its own.")
@@ -88,6 +94,8 @@ def open_reader(
         return Release(path, task)
     if known == "lamp":
         return RawLamp(path, task, test_users, test_split)
+    if known == "longlamp":
+        return LongLamp(path, task, test_users, test_split or "test")
     return Events(path, task, test_users, queries, encoding)
 
 

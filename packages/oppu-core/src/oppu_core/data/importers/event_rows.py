@@ -55,20 +55,23 @@ def kind_of(path: Path, encoding: str | None = None) -> Kind:
         return _kind_of_text(path, text.head)
 
 
-def read_rows(path: Path, on_bytes: OnBytes, encoding: str | None = None) -> Iterator[Row]:
+def read_rows(
+    path: Path, on_bytes: OnBytes, encoding: str | None = None, batch_rows: int = _BATCH_ROWS
+) -> Iterator[Row]:
     """Yield the rows of a file, counted from 1 (JSON lines: the line's number).
 
     Args:
         path: The file; it may be compressed with gzip.
         on_bytes: Called with the number of bytes read from the file.
         encoding: The encoding of text; detected if not given.
+        batch_rows: How many rows of Parquet are held at a time.
 
     Raises:
         DataError: the file is missing, cannot be read or is damaged; the message says where.
     """
     if kind_of(path, encoding) == "Parquet":
         try:
-            yield from _parquet(path, on_bytes)
+            yield from _parquet(path, on_bytes, batch_rows)
         except OSError as error:
             raise DataError(f"{path} cannot be read: {error}.") from error
         return
@@ -149,7 +152,7 @@ def _unescaped(cell: str) -> str | bytes:
     return cell.encode("utf-8", "surrogateescape") if BROKEN.search(cell) else cell
 
 
-def _parquet(path: Path, on_bytes: OnBytes) -> Iterator[Row]:
+def _parquet(path: Path, on_bytes: OnBytes, batch_rows: int) -> Iterator[Row]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -162,7 +165,7 @@ def _parquet(path: Path, on_bytes: OnBytes) -> Iterator[Row]:
                 raise DataError(f"{path}: the schema {problem}. Name every column, each in its own way.")
             uuids = {column.path for column in parquet.schema if column.logical_type.type == "UUID"}
             total = max(1, parquet.metadata.num_rows)
-            for batch in parquet.iter_batches(_BATCH_ROWS, use_threads=False):
+            for batch in parquet.iter_batches(batch_rows, use_threads=False):
                 columns = [
                     _column(column, name in uuids) for name, column in zip(names, batch.columns, strict=True)
                 ]

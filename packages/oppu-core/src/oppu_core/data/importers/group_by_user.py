@@ -34,7 +34,8 @@ class RowsByUser:
 
     def add(self, user_id: str, row: Any) -> None:
         """Append a row of a user."""
-        line = json.dumps([user_id, row], separators=(",", ":")).encode() + b"\n"
+        # What JSON has no form for (bytes that are not text) is null, and is refused where text is needed.
+        line = json.dumps([user_id, row], separators=(",", ":"), default=lambda _: None).encode() + b"\n"
         # By the leading digits of the hash, so that the files are in the order of the users.
         number = int.from_bytes(_rank(user_id)[:8]) * len(self._files) >> 64
         self._buffers[number] += line

@@ -66,7 +66,10 @@ def detect_task(where: Path, lamp_id: str | None, samples: Iterable[tuple[Any, A
     Raises:
         DataError: the task cannot be told.
     """
-    matching = [task for task in TASKS.values() if lamp_id in task.lamp_ids] or list(TASKS.values())
+    lamp = [
+        task for task in TASKS.values() if task.lamp_ids
+    ]  # LongLaMP's abstracts have the fields of LaMP-5
+    matching = [task for task in lamp if lamp_id in task.lamp_ids] or lamp
     shapes: collections.Counter[frozenset[str]] = collections.Counter()
     texts: list[str] = []
     for items, inputs in samples:

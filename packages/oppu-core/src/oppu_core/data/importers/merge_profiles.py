@@ -1,8 +1,68 @@
 """Merging the profiles of a user's questions into one history."""
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-from oppu_core.data.intake import at_of
+from oppu_core.data.intake import Intake, at_of, newest_first
+from oppu_core.data.rejected import Place
+from oppu_core.data.types import HistoryItem, Query, Split, User
+
+
+def user_of(
+    first: Place,
+    split: Split,
+    questions: Iterable[tuple[Place, list[Any], Mapping[str, Any]]],
+    intake: Intake,
+) -> tuple[User, int]:
+    """A user with one history from the profiles of their questions.
+
+    Args:
+        first: The place of the user.
+        split: Whether they are a test user.
+        questions: The place, the profile and the ``{"id", "input", "gold"}`` of each question.
+        intake: Checks items and queries.
+
+    Returns:
+        The user, and how many queries see less than their own profile.
+
+    Raises:
+        Unusable: nothing usable is left.
+    """
+    intake.new_user(first)
+    known: dict[str, int | None] = {}
+    items: list[HistoryItem] = []
+    profiles: list[list[int]] = []
+    queries: list[tuple[Query, int]] = []
+    for place, profile, asked in questions:
+        indices = (_index(value, place, known, items, intake) for value in profile)
+        profiles.append(list(dict.fromkeys(index for index in indices if index is not None)))
+        if (query := intake.query(place, asked, 0)) is not None:
+            queries.append((query, len(profiles) - 1))
+    dates = [item.date for item in items]
+    if newest_first([dates[index] for index in max(profiles, key=len, default=[])]):
+        intake.turned += 1
+        profiles = [profile[::-1] for profile in profiles]
+    order, seen = merge(profiles, dates)
+    user = intake.user(
+        first,
+        split,
+        [items[index] for index in order],
+        [dataclasses.replace(query, history_len=seen[at]) for query, at in queries],
+    )
+    return user, sum(seen[at] < len(profiles[at]) for _, at in queries)
+
+
+def _index(
+    value: Any, place: Place, known: dict[str, int | None], items: list[HistoryItem], intake: Intake
+) -> int | None:
+    """An item's index in `items`; most are in the profiles of all questions, but are checked once."""
+    text = repr(value)
+    if text not in known:
+        item = intake.item(place, value)
+        known[text] = None if item is None else len(items)
+        items += [] if item is None else [item]
+    return known[text]
 
 
 def merge(profiles: Sequence[Sequence[int]], dates: Sequence[str | None]) -> tuple[list[int], list[int]]:

@@ -5,11 +5,10 @@ questions may be anywhere in files of gigabytes: a first pass notes their places
 """
 
 import contextlib
-import dataclasses
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 
 from oppu_core.data.importers.group_by_user import RowsByUser, longest
 from oppu_core.data.importers.json_stream import decode, read_records
@@ -20,16 +19,15 @@ from oppu_core.data.importers.lamp_files import (
     read_lamp_id,
     sample_records,
 )
-from oppu_core.data.importers.merge_profiles import merge
-from oppu_core.data.intake import Intake, OnProgress, described, digest, id_of, newest_first
+from oppu_core.data.importers.merge_profiles import user_of
+from oppu_core.data.intake import Intake, OnProgress, TestSplit, described, digest, id_of
 from oppu_core.data.parsing import as_id, as_list, as_object, as_user_id
 from oppu_core.data.rejected import Place, Rejects, Unusable
-from oppu_core.data.types import HistoryItem, Query, User
+from oppu_core.data.types import User
 from oppu_core.errors import DataError
 from oppu_core.tasks.task import Task
 
 SPLITS = ("train", "dev", "test")
-TestSplit = Literal["dev", "test"]
 _QUESTIONS = re.compile(r"(.+)_questions\.json")
 
 
@@ -230,49 +228,24 @@ class RawLamp:
         user_id = key.partition(" ")[2]
         split, number, *_ = rows[0] if rows else (next(iter(files)), None)
         first = Place(self._questions[split], number, user_id)
-        known: dict[str, int | None] = {}
-        items: list[HistoryItem] = []
-        profiles: list[list[int]] = []
-        queries: list[tuple[Query, int]] = []
+
+        def questions() -> Iterator[tuple[Place, list[Any], Mapping[str, Any]]]:
+            for split, number, start, size, query_id, _ in rows or []:
+                place = Place(self._questions[split], number, user_id)
+                question = self._again(place, files[split], start, size)
+                gold = golds.get(split, {}).get(question["id"])
+                asked = {"id": query_id, "input": question.get("input"), "gold": gold}
+                yield place, question["profile"], asked
+
         try:
             if rows is None:
                 raise Unusable("has too many questions")
-            intake.new_user(first)
-            for split, number, start, size, query_id, _ in rows:
-                place = Place(self._questions[split], number, user_id)
-                question = self._again(place, files[split], start, size)
-                indices = (self._index(value, place, known, items, intake) for value in question["profile"])
-                profiles.append(list(dict.fromkeys(index for index in indices if index is not None)))
-                gold = golds.get(split, {}).get(question["id"])
-                asked = {"id": query_id, "input": question.get("input"), "gold": gold}
-                if (query := intake.query(place, asked, 0)) is not None:
-                    queries.append((query, len(profiles) - 1))
-            dates = [item.date for item in items]
-            if newest_first([dates[index] for index in max(profiles, key=len, default=[])]):
-                intake.turned += 1
-                profiles = [profile[::-1] for profile in profiles]
-            order, seen = merge(profiles, dates)
-            self.source["queries_that_see_less"] += sum(seen[at] < len(profiles[at]) for _, at in queries)
-            return intake.user(
-                first,
-                "test" if is_test else "others",
-                [items[index] for index in order],
-                [dataclasses.replace(query, history_len=seen[at]) for query, at in queries],
-            )
+            user, less = user_of(first, "test" if is_test else "others", questions(), intake)
         except Unusable as problem:
             intake.rejects.add(first, "user", problem, {"user_id": user_id, "questions": len(rows or [])})
             return None
-
-    def _index(
-        self, value: Any, place: Place, known: dict[str, int | None], items: list[HistoryItem], intake: Intake
-    ) -> int | None:
-        """An item's index in `items`; most are in the profiles of all questions, but are checked once."""
-        text = repr(value)
-        if text not in known:
-            item = intake.item(place, value)
-            known[text] = None if item is None else len(items)
-            items += [] if item is None else [item]
-        return known[text]
+        self.source["queries_that_see_less"] += less
+        return user
 
     def _again(self, place: Place, file: BinaryIO, start: int, size: int) -> dict[str, Any]:
         try:
