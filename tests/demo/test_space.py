@@ -26,10 +26,13 @@ pytestmark = pytest.mark.slow  # builds wheels
 
 # app.py with a quickstart of seconds.
 SMALL = """
+import dataclasses
 import app
 import oppu_eval.quickstart as sizes
-sizes.USERS, sizes.OTHERS, sizes.HISTORY, sizes.QUERIES = 2, 4, (4, 6), 2
-sizes.DEFAULT_TASKS, sizes.SETTINGS = ("lamp_2m",), ["personal.epochs=1", "task_lora.epochs=1"]
+sizes.SHIPPED = dataclasses.replace(
+    sizes.SHIPPED, users=2, others=4, history=(4, 6), queries=2, tasks=("lamp_2m",),
+    settings=("personal.epochs=1", "task_lora.epochs=1"),
+)
 app.main()
 """
 # A stand-in for ZeroGPU's package: decorated functions run in a forked process.

@@ -9,7 +9,6 @@ from oppu_core.errors import ConfigError
 from oppu_core.runs.options import DeviceOption
 from rich.console import Console
 
-QUICKSTART = Path("runs/quickstart")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 demo_app = typer.Typer(
@@ -33,6 +32,10 @@ def demo(
             "--run", help="A run whose adapters are trained; by default the quickstart's, made if missing."
         ),
     ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", help="The base of the quickstart's run, instead of the shipped one."),
+    ] = None,
     host: Annotated[
         str, typer.Option(help="Where to listen: this machine alone, or e.g. 0.0.0.0 for all networks.")
     ] = "127.0.0.1",
@@ -51,10 +54,12 @@ def demo(
         return
     if auth is not None and not all(auth.partition(":")[::2]):
         raise ConfigError("--auth: write a name, a colon and a password, e.g. --auth ada:lovelace.")
+    if run and model:
+        raise ConfigError("--run has its own base; leave --model out, or --run.")
     from oppu_demo.serve import serve
 
     with interruptible():
-        serve(run, QUICKSTART, host, port, auth, browser, device)
+        serve(run, model or "tiny", host, port, auth, browser, device)
 
 
 @demo_app.command("export-space", epilog="Example: [bold]oppu demo export-space my-space[/bold]")

@@ -12,7 +12,8 @@ from oppu_core.runs.jobs import JOBS
 from oppu_core.runs.options import Compute
 from oppu_core.runs.progress import ProgressReporter, Stage
 from oppu_core.runs.run import Run, open_run
-from oppu_eval.quickstart import DEFAULT_TASKS, quickstart_run
+from oppu_core.runs.variants import variants_of
+from oppu_eval.quickstart import quickstart_run, size_for
 from oppu_eval.reporting.run_report import write_report
 from oppu_eval.scoring.run_results import evaluate_run, results_path, run_predictions
 from rich.console import Console
@@ -91,11 +92,11 @@ def ready(path: Path) -> bool:
     return (path / "run.json").is_file() and results_path(open_run(path)).exists()
 
 
-def prepare(path: Path, device: str, status: Status) -> Run:
+def prepare(path: Path, model: str, device: str, status: Status) -> Run:
     """Make the quickstart's run, or whatever is missing of it."""
-    run = quickstart_run(path, DEFAULT_TASKS)
-    variants = 3
-    stages = len(DEFAULT_TASKS) * (2 * variants + len(run.config.methods)) + 1
+    run = quickstart_run(path, size_for(model).tasks, model)
+    trainings = sum(1 + variant.personal for variant in variants_of(run))
+    stages = trainings + len(run.config.data) * len(run.config.methods) + 1
     reporter = PageWatch(Console(stderr=True), run.log_path, status, stages)
     with run.lock():
         execute(run, JOBS, Compute(device=device), reporter)

@@ -11,6 +11,7 @@ from oppu_core.modeling.base import pick_device
 from oppu_core.modeling.precision import slow_dtype
 from oppu_core.runs.progress import ProgressReporter
 from oppu_core.runs.run import Run, open_run
+from oppu_eval.quickstart import default_folder
 from rich.console import Console
 
 from oppu_demo.app import build
@@ -54,7 +55,7 @@ def _page(run: Run, device: str) -> Page:
 
 def serve(
     path: Path | None,
-    quickstart: Path,
+    model: str,
     host: str,
     port: int | None,
     auth: str | None,
@@ -65,7 +66,7 @@ def serve(
 
     Args:
         path: The run; None takes the quickstart's.
-        quickstart: The folder of the quickstart's run.
+        model: The base of the quickstart's run.
         host: The address to listen on.
         port: The port; None takes a free one.
         auth: ``name:password``, or None.
@@ -77,7 +78,7 @@ def serve(
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # visitors' files are removed, as on Ctrl-C
     console = Console(stderr=True, highlight=False)
-    port = free_port(host, port)
+    port, quickstart = free_port(host, port), default_folder(model)
     name, _, password = (auth or "").partition(":")
     options = {"auth": (name, password) if auth else None, "prevent_thread_lock": True}
     if path is None and not ready(quickstart):
@@ -87,7 +88,7 @@ def serve(
         console.print(f"Getting ready; the page shows how far it is: [bold]{address}[/]")
         browser = False
         try:
-            page = _page(prepare(quickstart, device, status), device)
+            page = _page(prepare(quickstart, model, device, status), device)
             blocks = build(page)
             status.ready = True
             time.sleep(CHANGE_SECONDS / 2)  # until every page has been notified

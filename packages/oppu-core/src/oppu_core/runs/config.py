@@ -123,7 +123,7 @@ def resolve_config(options: RunOptions) -> RunConfig:
 
     def override(kind: str, config: TrainConfig) -> TrainConfig:
         config = _override(kind, config, file_settings, f"--preset {options.preset}: ")
-        return check_training(kind, _override(kind, config, options.settings, "--set "))
+        return check_training(kind, _override(kind, config, options.settings))
 
     task_lora = {task: override("task_lora", task_config(task, chosen, seed, projections)) for task in tasks}
     personal = {}
@@ -164,7 +164,9 @@ def _placed(name: str) -> str:
     return str(local.resolve()) if local.exists() else name
 
 
-def _override(kind: str, config: TrainConfig, overrides: Sequence[str], source: str) -> TrainConfig:
+def _override(
+    kind: str, config: TrainConfig, overrides: Sequence[str], source: str = "--set "
+) -> TrainConfig:
     """Apply ``kind.field=value`` settings to a training configuration; errors begin with their source."""
     types = get_type_hints(TrainConfig)
     fields = [name for name in types if name not in ("seed", "method")]

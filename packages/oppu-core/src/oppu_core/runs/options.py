@@ -39,6 +39,10 @@ def same(kind: type, name: str) -> Any:
 
 ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 
+ModelOption = Annotated[
+    str,
+    typer.Option("--model", help="The base: 'tiny' (shipped), a folder, a GGUF file, or a Hugging Face id."),
+]
 DtypeOption = Annotated[Dtype, typer.Option(help="Type of the base's weights.")]
 QuantizeOption = Annotated[
     Quantize | None,
@@ -132,15 +136,7 @@ class RunOptions:
     data: Sequence[Path] = option(
         Annotated[list[Path], typer.Option("--data", help="A dataset folder; repeat it for several tasks.")]
     )
-    model: str = option(
-        Annotated[
-            str,
-            typer.Option(
-                "--model", help="The base: 'tiny' (shipped), a folder, a GGUF file, or a Hugging Face id."
-            ),
-        ],
-        "tiny",
-    )
+    model: str = option(ModelOption, "tiny")
     methods: str | Sequence[str] = option(
         Annotated[str | None, typer.Option("--methods", help=METHODS_HELP)], DEFAULT_METHODS
     )

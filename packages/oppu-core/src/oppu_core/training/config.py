@@ -7,8 +7,8 @@ from typing import Any, Literal
 from oppu_core.modeling.families import LLAMA, default_targets
 
 Peft = Literal["lora", "ia3", "prompt_tuning"]
-PresetName = Literal["paper", "small", "tiny"]
-Preset = Literal["auto", "paper", "small", "tiny"]
+PresetName = Literal["paper", "medium", "small", "tiny"]
+Preset = Literal["auto", "paper", "medium", "small", "tiny"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,9 +88,9 @@ ONLY_OF: Mapping[str, Peft] = {
     "virtual_tokens": "prompt_tuning",
 }
 PERSONAL_RATES: Mapping[Peft, Mapping[PresetName, float]] = {
-    "lora": {"paper": 1e-4, "small": 3e-3, "tiny": 3e-2},
-    "ia3": {"paper": 3e-3, "small": 1e-2, "tiny": 3e-2},
-    "prompt_tuning": {"paper": 3e-2, "small": 1e-1, "tiny": 3e-1},
+    "lora": {"paper": 1e-4, "medium": 1e-3, "small": 3e-3, "tiny": 3e-2},
+    "ia3": {"paper": 3e-3, "medium": 5e-3, "small": 1e-2, "tiny": 3e-2},
+    "prompt_tuning": {"paper": 3e-2, "medium": 5e-2, "small": 1e-1, "tiny": 3e-1},
 }
 
 
@@ -98,13 +98,14 @@ def resolve_preset(preset: Preset, parameters: int) -> PresetName:
     """Resolve ``auto`` for a base of this many parameters."""
     if preset != "auto":
         return preset
-    return "tiny" if parameters < 3_000_000 else "small" if parameters < 100_000_000 else "paper"
+    limits: Mapping[PresetName, int] = {"tiny": 3_000_000, "small": 100_000_000, "medium": 1_000_000_000}
+    return next((name for name, limit in limits.items() if parameters < limit), "paper")
 
 
 def task_config(task: str, preset: PresetName, seed: int, projections: Sequence[str] = LLAMA) -> TrainConfig:
     """Settings of a task LoRA: the authors' (with their ``out_proj``, which Llama lacks, as ``o_proj``)."""
-    rate = {"paper": 1e-4, "small": 1e-3, "tiny": 2e-3}[preset]
-    epochs, batch_size = (2, 16) if preset == "tiny" else (3, _paper(task)[1])
+    rate = {"paper": 1e-4, "medium": 5e-4, "small": 1e-3, "tiny": 2e-3}[preset]
+    epochs, batch_size = (2, 16) if preset == "tiny" else (1 if preset == "medium" else 3, _paper(task)[1])
     return TrainConfig(
         default_targets(TASK_ROLES, projections),
         learning_rate=rate,

@@ -7,7 +7,7 @@ import typer
 from oppu_core.cli.data import app as data_app
 from oppu_core.cli.options import ReportToOption, RunOption, with_options
 from oppu_core.cli.shared import EVALUATE, START, interruptible, work
-from oppu_core.runs.options import Compute, DeviceOption, RunOptions
+from oppu_core.runs.options import Compute, DeviceOption, DtypeOption, ModelOption, RunOptions
 from rich.console import Console
 
 from oppu_eval.cli import harness
@@ -75,7 +75,14 @@ def run(
 
 
 def quickstart(
-    run: Annotated[Path, typer.Option("--run", help="The run folder to make.")] = Path("runs/quickstart"),
+    run: Annotated[
+        Path | None,
+        typer.Option(
+            "--run", help="The run folder to make; by default runs/quickstart, or with the base's name."
+        ),
+    ] = None,
+    model: ModelOption = "tiny",
+    dtype: DtypeOption = "float32",
     task: Annotated[
         str | None,
         typer.Option(
@@ -89,23 +96,37 @@ def quickstart(
     """The whole comparison on the sample world: nothing to download, a minute or two on two cores.
 
     Two tasks (movie tags, headlines; others with --task), ten users each, seven methods, and what no model
-    could beat.
+    could beat. With another --model it is one task, six users and three methods, and says how long it takes.
     """
     from oppu_core.runs.jobs import JOBS
 
-    from oppu_eval.quickstart import EXAMPLE, EXAMPLE_TASK, quickstart_run, quickstart_tasks
+    from oppu_eval import quickstart as world
 
-    tasks = quickstart_tasks(task)
+    tasks = world.quickstart_tasks(task, model)
+    run = run or world.default_folder(model)
+    started = world.quickstart_run(run, tasks, model, dtype)
     Console(stderr=True).print(
-        "Ten planted users a task, each with an own adapter, against prompts alone. "
-        "About half a minute a task on two cores.\n"
+        f"{world.size_for(model).users} planted users a task, each with an own adapter, against prompts "
+        f"alone. {_expected(started, device)}\n"
     )
-    started = quickstart_run(run, tasks)
     work(started, JOBS, Compute(device=device))
     _finish(started, paper)
-    if EXAMPLE_TASK in tasks:
-        example = f'--task {EXAMPLE_TASK} --user test-000 "{EXAMPLE}"'
+    if world.EXAMPLE_TASK in tasks:
+        example = f'--task {world.EXAMPLE_TASK} --user test-000 "{world.EXAMPLE}"'
         Console(stderr=True).print(f"\nNext: [bold]oppu ask --run {run} {example}[/bold]")
+
+
+def _expected(run: "Run", device: str) -> str:
+    from oppu_core.modeling.base_files import TINY, base_tokenizer
+    from oppu_core.runs.jobs import JOBS
+
+    from oppu_eval.studies.estimate import clock, expected_seconds
+
+    if run.config.model == TINY:
+        return "About half a minute a task on two cores."
+    tokenizer = base_tokenizer(run.config.model, run.config.prompt_format)
+    seconds = expected_seconds([(run, JOBS)], tokenizer, device)
+    return "Everything is there." if seconds is None else f"Expected time here: about {clock(seconds)}."
 
 
 def evaluate(run: RunOption, paper: PaperOption = False, export: ExportOption = None) -> None:

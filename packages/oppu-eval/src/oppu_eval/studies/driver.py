@@ -35,7 +35,7 @@ from oppu_eval.studies.context import (
     provenance,
     sample_data,
 )
-from oppu_eval.studies.estimate import expected_seconds
+from oppu_eval.studies.estimate import clock, expected_seconds
 from oppu_eval.studies.options import StudyOptions
 from oppu_eval.studies.output import facts_of, write_study
 from oppu_eval.studies.study import Study, options_of
@@ -77,7 +77,7 @@ def carry_out(study: Study, context: StudyContext, compute: Compute) -> Path:
     report = write_studies_report(context.folder)
     if context.run is not None and results_path(context.run).exists():
         report = write_report(context.run, read_results(context.run), paper=False)
-    console.print(f"Took {_clock(time.monotonic() - start)}.")
+    console.print(f"Took {clock(time.monotonic() - start)}.")
     files = [f"{folder / picture.name}.{kind}" for picture in result.pictures for kind in ("svg", "png")]
     files += [str(folder / name) for name in (*result.pages, "table.csv", STUDY_FILE)]
     for file in files:
@@ -217,14 +217,4 @@ def _title(task: Task, scored: bool) -> str:
 def _expected(seconds: float | None) -> str:
     if seconds is None:
         return "Everything is there: a few seconds."
-    return (
-        f"Expected time: about {_clock(seconds)} (from a short trial here; what is done is not done again)."
-    )
-
-
-def _clock(seconds: float) -> str:
-    """``45 s``, ``3 min``, ``1 h 20 min``."""
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+    return f"Expected time: about {clock(seconds)} (from a short trial here; what is done is not done again)."

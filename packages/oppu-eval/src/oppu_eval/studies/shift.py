@@ -142,7 +142,7 @@ class Shift(Plain):
         if self.encoder != "auto":
             return self.encoder
         parameters = base_skeleton(base_folder(context.config.model)).num_parameters()
-        return "base" if resolve_preset("auto", parameters) == "paper" else "tfidf"
+        return "base" if resolve_preset("auto", parameters) in ("medium", "paper") else "tfidf"
 
     def _features(self, context: StudyContext, task: str) -> "tuple[Features, str]":
         from oppu_eval.studies.relevance import sentence_features
