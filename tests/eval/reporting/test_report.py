@@ -262,6 +262,24 @@ def test_finding_admits_that_a_simple_rule_does_better(results: Results) -> None
     assert not finding(results.tasks["lamp_2m"]).startswith("Always")
 
 
+def test_finding_tells_what_is_not_personal(
+    tagging: Task, users: list[User], predictions: dict[str, Any], results: Results
+) -> None:
+    assert "control" not in finding(results.tasks["lamp_2m"])
+    controls = {
+        "stranger_k0": predictions["non_personalized"],
+        "pooled_k0": predictions["rag_k1"],
+    }
+    whole = results_for(tagging, users, {**predictions, **controls}).tasks["lamp_2m"]
+    rows = whole.primary_rows()
+    stranger, pooled = (f"{100 * rows[name].value:.0f} %" for name in controls)
+    text = finding(whole).replace("\u00a0", " ")
+    said = f"another user’s adapter reaches {stranger} and one adapter for all test users reaches {pooled}."
+    assert f"As controls, {said}" in text
+    assert personal_pair(whole) == ("oppu_k0", "non_personalized")
+    assert list(rows)[-2:] == ["pooled_k0", "stranger_k0"]
+
+
 def test_examples_are_the_best_the_typical_and_the_least_served_user(
     tagging: Task, users: list[User], predictions: dict[str, Any], results: Results
 ) -> None:

@@ -37,7 +37,21 @@ def finding(one: TaskResults) -> str:
     sentence += _verdict(row.delta_same_prompt_ci95)
     if row.users != base.users:
         sentence += " The difference is taken over the users whom both have answered."
-    return sentence + behind
+    return sentence + _controls(rows, pair[0], show) + behind
+
+
+def _controls(rows: Mapping[str, ScoreRow], method: str, show: Callable[[float], str]) -> str:
+    """How far the same prompt gets through adapters that are not the user's own."""
+    phrases = {
+        "stranger": "another user’s adapter reaches {}",
+        "pooled": "one adapter for all test users reaches {}",
+    }
+    said = [
+        phrase.format(show(rows[name].value))
+        for whose, phrase in phrases.items()
+        if (name := method.replace("oppu_", f"{whose}_", 1)) in rows
+    ]
+    return f" As controls, {' and '.join(said)}." if said else ""
 
 
 def _formats(kind: str) -> Callable[[float], str]:

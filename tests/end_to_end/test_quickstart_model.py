@@ -1,0 +1,66 @@
+"""`oppu quickstart --model` and `oppu demo --model`: the sample world on a base of one's own."""
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+from oppu_core.modeling.base_files import TINY_FOLDER
+from oppu_core.runs.run import open_run
+from oppu_core.training.config import PresetName, personal_config, resolve_preset, task_config
+from oppu_demo.prepare import Status, prepare
+from oppu_eval import quickstart
+
+Oppu = Callable[..., CompletedProcess[str]]
+
+
+@pytest.fixture
+def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The shipped base as somebody's own, and an even smaller world."""
+    shutil.copytree(TINY_FOLDER, tmp_path / "my base")
+    small = dataclasses.replace(
+        quickstart.REAL, users=2, others=4, history=(4, 6), queries=2, settings=("personal.epochs=1",)
+    )
+    monkeypatch.setattr(quickstart, "REAL", small)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "my base"
+
+
+def test_another_base_gets_a_smaller_quickstart_of_its_own(oppu: Oppu, base: Path) -> None:
+    result = oppu("quickstart", "--model", base)
+    assert result.returncode == 0, result.stderr
+    assert "2 planted users" in result.stderr and "Expected time here: about" in result.stderr
+    run = open_run("runs/quickstart-my-base")
+    assert list(run.config.data) == ["lamp_2m"] and run.config.methods == quickstart.REAL.methods
+    assert (run.path / "report.html").is_file()
+    assert "oppu ask --run runs/quickstart-my-base" in result.stderr
+    again = oppu("quickstart", "--model", base)
+    assert again.returncode == 0 and "Everything is there." in again.stderr
+
+
+def test_the_page_makes_the_run_of_another_base(base: Path) -> None:
+    status = Status()
+    run = prepare(Path("runs/page"), str(base), "cpu", status)
+    assert status.share == 1.0
+    assert run.config.model == str(base) and run.config.methods == quickstart.REAL.methods
+
+
+def test_a_run_has_its_own_base(oppu: Oppu, base: Path) -> None:
+    result = oppu("demo", "--run", "runs/x", "--model", base)
+    assert result.returncode == 2 and "--run has its own base" in result.stderr
+
+
+def test_presets_go_by_size() -> None:
+    sizes: dict[PresetName, int] = {
+        "tiny": 1_263_744,
+        "small": 7_200_000,
+        "medium": 134_515_008,
+        "paper": 10**9,
+    }
+    for name, parameters in sizes.items():
+        assert resolve_preset("auto", parameters) == name
+    rates = [personal_config("lamp_2m", name, 0).learning_rate for name in sizes]
+    assert rates == sorted(rates, reverse=True)
+    assert task_config("lamp_2m", "medium", 0).epochs == 1
