@@ -70,6 +70,8 @@ class RunConfig:
     def to_json(self) -> dict[str, Any]:
         """The form in ``run.json``."""
         plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        for kind in ("task_lora", "personal"):
+            plain[kind] = json.loads(json.dumps({t: c.to_json() for t, c in getattr(self, kind).items()}))
         if self.prompt_format == "plain":  # as before there was another: results of such runs stay theirs
             del plain["prompt_format"]
         if not uses_encoder(self.methods):
@@ -130,6 +132,7 @@ def resolve_config(options: RunOptions) -> RunConfig:
     for task in (dataset.task for dataset in datasets):
         text = task.output_field is None
         settings = personal_config(task.name, chosen, seed, projections, options.peft, text_history=text)
+        settings = dataclasses.replace(settings, validate_share=options.validate_share)
         personal[task.name] = override("personal", settings)
     for config in (*task_lora.values(), *personal.values()):
         if config.method != "prompt_tuning":
@@ -214,7 +217,7 @@ def check_training(kind: str, config: TrainConfig) -> TrainConfig:
             raise ConfigError(f"{kind}.{field} is {getattr(config, field)}; it has to be at most 100000.")
     if not 0 <= config.stop_loss < float("inf"):
         raise ConfigError(f"{kind}.stop_loss is {config.stop_loss}; it has to be finite, and not below 0.")
-    for field in ("dropout", "warmup"):
+    for field in ("dropout", "warmup", "validate_share"):
         if not 0 <= getattr(config, field) < 1:
             raise ConfigError(f"{kind}.{field} is {getattr(config, field)}; it has to be in [0, 1).")
     if config.targets and config.method == "prompt_tuning":

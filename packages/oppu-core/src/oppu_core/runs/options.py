@@ -129,6 +129,7 @@ class RunOptions:
         profiles: Files with profile texts.
         examples: What of the others task LoRAs are trained on.
         constrain: Let tasks with labels answer with these alone.
+        validate_share: Hold out this share of each user's history, to find when to stop.
         prompt_format: Put prompts into the base's chat template; ``auto`` does not, as in the paper.
         encoder: The sentence encoder of ``dense_kN``: a folder or a hub id.
     """
@@ -221,6 +222,17 @@ class RunOptions:
             typer.Option("--constrain", help="Let tasks with a set of labels answer with these alone."),
         ],
         False,
+    )
+    validate_share: float = option(
+        Annotated[
+            float,
+            typer.Option(
+                "--validate-share",
+                help="Hold out this share of each history, its latest items, and keep the epoch that reads "
+                "them best, e.g. 0.2; by default nothing is held out (docs/presets.md).",
+            ),
+        ],
+        0.0,
     )
     prompt_format: PromptFormatOption = option(
         Annotated[

@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,7 +24,15 @@ from oppu_core.modeling.precision import overflow_advice
 from oppu_core.modeling.stacked_adapters import Drop, StackedAdapters
 from oppu_core.storage.files import content_id
 from oppu_core.training.config import TrainConfig
-from oppu_core.training.loop import NOTHING, Outcome, Progress, Trained, at_least_float32
+from oppu_core.training.loop import (
+    NOTHING,
+    Outcome,
+    Progress,
+    Trained,
+    at_least_float32,
+    split_tail,
+    target_count,
+)
 from oppu_core.training.row_adamw import RowAdamW
 
 Batches = Sequence[Sequence[TokenizedExample]]  # each user's
@@ -36,7 +44,10 @@ class _Member:
 
     place: int
     examples: Sequence[TokenizedExample]
+    held: Sequence[TokenizedExample]
     config: TrainConfig
+    best: tuple[float, torch.Tensor] | None = None  # the least held-out loss, and the weights [P] then
+    worse: bool = False
     losses: list[float] = dataclasses.field(default_factory=list)
     tokens: int = 0
     seconds: float = 0.0
@@ -75,9 +86,14 @@ class _Member:
         return sum(self.losses[-self.per_epoch :]) / self.per_epoch
 
     @property
+    def whole(self) -> bool:
+        """Whether an epoch has just ended."""
+        return len(self.losses) % self.per_epoch == 0
+
+    @property
     def done(self) -> bool:
-        whole = len(self.losses) % self.per_epoch == 0
-        return len(self.losses) == self.steps or (whole and self.last_epoch < self.config.stop_loss)
+        low = self.whole and self.last_epoch < self.config.stop_loss
+        return len(self.losses) == self.steps or self.worse or low
 
     @property
     def trained(self) -> Trained:
@@ -153,7 +169,10 @@ class Cohort:
         Raises:
             TrainingError: a step does not fit into the device's memory.
         """
-        members = [_Member(place, rows, self._config) for place, rows in enumerate(users) if rows]
+        share = self._config.validate_share
+        members = [
+            _Member(place, *split_tail(rows, share), self._config) for place, rows in enumerate(users) if rows
+        ]
         yield from ((place, TrainingError(NOTHING)) for place, rows in enumerate(users) if not rows)
         if not members:
             return
@@ -175,6 +194,8 @@ class Cohort:
                 member.seconds += (time.monotonic() - start) / len(members)
                 if on_step:
                     on_step(member.place, progress)
+            staying = [u for u, m in enumerate(members) if u not in leaving and m.held and m.whole]
+            self._validate({u: members[u] for u in staying}, optimizer.weights_UP)
             done = [u for u, member in enumerate(members) if u not in leaving and member.done]
             leaving |= self._finish(members, done, optimizer.weights_UP)
             yield from ((members[u].place, leaving[u]) for u in sorted(leaving))
@@ -182,6 +203,30 @@ class Cohort:
                 staying = [u for u in range(len(members)) if u not in leaving]
                 optimizer.keep(staying)
                 members = [members[u] for u in staying]
+
+    def _validate(self, members: Mapping[int, _Member], weights_UP: torch.Tensor) -> None:
+        """Note the weights of users whose epoch has ended, if their held-out loss fell; else they are done.
+
+        Args:
+            members: These users, by their row of the weights.
+            weights_UP: The weights of all.
+        """
+        totals = dict.fromkeys(members, 0.0)
+        longest = max((len(member.held) for member in members.values()), default=0)
+        for start in range(0, longest, self._config.batch_size):
+            end = start + self._config.batch_size
+            parts = {u: rows for u, member in members.items() if (rows := member.held[start:end])}
+            with torch.no_grad(), self._ready() as packed_model:
+                leaves = self._views(weights_UP[list(parts)])
+                loss_U = self._loss(packed_model, list(parts.values()), leaves, None)
+            for (u, rows), loss in zip(parts.items(), loss_U.tolist(), strict=True):
+                totals[u] += loss * target_count(rows)
+        for u, total in totals.items():
+            member, loss = members[u], total / max(1, target_count(members[u].held))
+            if member.best is not None and not loss < member.best[0]:
+                member.worse = True
+            else:
+                member.best = loss, weights_UP[u].detach().clone()
 
     def _step(self, batches: Batches, optimizer: RowAdamW, rate_U: torch.Tensor) -> torch.Tensor:
         """Do one step for every user and return their losses [U] before it."""
@@ -205,15 +250,15 @@ class Cohort:
         ]
 
     def _loss(
-        self, packed_model: PackedModel, batches: Batches, leaves: Sequence[torch.Tensor], step: int
+        self, packed_model: PackedModel, batches: Batches, leaves: Sequence[torch.Tensor], step: int | None
     ) -> torch.Tensor:
-        """Every user's mean cross entropy of the target tokens: CE(Θ(φ(x)), r) [U]."""
+        """Every user's mean cross entropy of the target tokens: CE(Θ(φ(x)), r) [U]; step None: no dropout."""
         self._stacked.weights = dict(zip(self._fresh, leaves, strict=True))
-        dropout = self._config.dropout
+        dropout = self._config.dropout if step is not None else 0.0
         # With dropout no prefix is shared: all examples would get the same mask, unlike in the loop.
         packed = pack(batches, self._pad_id, share=not dropout, virtual=self._config.prefix)
         packed = packed.to(self.device)
-        self._stacked.drop = _dropout(dropout, self._config.seed, step) if dropout else None
+        self._stacked.drop = _dropout(dropout, self._config.seed, step or 0) if dropout else None
         logits_UNV = packed_model.logits(packed, self._stacked.soft_prompt)
         labels_UN = packed.labels_UN
         losses = torch.nn.functional.cross_entropy(
@@ -230,7 +275,8 @@ class Cohort:
         """The results of users who are done. Losses are taken before their step, so check the last step."""
         if not done:
             return {}
-        last_UP = weights_UP[list(done)]
+        best = [member.best for member in members]
+        last_UP = torch.stack([weights_UP[u] if (one := best[u]) is None else one[1] for u in done])
         with torch.no_grad(), self._ready() as packed_model:
             batches = [members[u].batch[:1] for u in done]
             final_U = self._loss(packed_model, batches, self._views(last_UP), 0)

@@ -33,6 +33,8 @@ class TrainConfig:
         max_grad_norm: Gradients are clipped to this norm.
         stop_loss: Stop after an epoch whose mean loss is below this; 0 for never.
         gradient_checkpointing: Trade time for memory; off, as the base is frozen and prompts are short.
+        validate_share: Hold out this share of the examples, the last ones (of a history: the latest), and
+            keep the weights of the epoch after which their loss is least; training ends when it rises.
     """
 
     targets: tuple[str, ...]
@@ -50,10 +52,18 @@ class TrainConfig:
     max_grad_norm: float = 0.3
     stop_loss: float = 0.0
     gradient_checkpointing: bool = False
+    validate_share: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Its form in files and identities, which is that of before where nothing is held out."""
+        values = dataclasses.asdict(self)
+        if not self.validate_share:
+            del values["validate_share"]
+        return values
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "TrainConfig":
-        """Restore a configuration from :func:`dataclasses.asdict` after a round trip through JSON."""
+        """The inverse of :meth:`to_json`, after a round trip through JSON."""
         return cls(**{**values, "targets": tuple(values["targets"])})
 
     @property

@@ -23,6 +23,25 @@ from oppu_core.training.config import TrainConfig
 NOTHING = "there is nothing to train on (no item has an answer that fits into the context)"
 
 
+# Fewer examples than this are not split: one held-out text says too little.
+FEWEST_TO_SPLIT = 5
+
+
+def split_tail(
+    examples: Sequence[TokenizedExample], share: float
+) -> tuple[Sequence[TokenizedExample], Sequence[TokenizedExample]]:
+    """(examples to train on, the last `share` of them to validate on); none of few, and never all."""
+    if not share or len(examples) < FEWEST_TO_SPLIT:
+        return examples, ()
+    held = min(max(1, round(share * len(examples))), len(examples) - 1)
+    return examples[: len(examples) - held], examples[len(examples) - held :]
+
+
+def target_count(rows: Sequence[TokenizedExample]) -> int:
+    """The number of target tokens."""
+    return sum(len(row.ids) - max(row.prompt_len, 1) for row in rows)
+
+
 @dataclasses.dataclass(frozen=True)
 class Progress:
     """The state of a training after a step.
@@ -92,6 +111,20 @@ def _parts(
             yield [row], count / (sum(targets) or 1)
 
 
+@torch.no_grad()
+def held_out_loss(
+    model: Any, rows: Sequence[TokenizedExample], batch_size: int, pad_id: int, padded: bool
+) -> float:
+    """Mean cross entropy of the target tokens of rows that are not trained on."""
+    total = 0.0
+    for start in range(0, len(rows), batch_size):
+        some = rows[start : start + batch_size]
+        for part, share in _parts(some, padded):
+            loss = target_loss(model, collate(part, pad_id).to(model.device))
+            total += loss.item() * share * target_count(some)
+    return total / max(1, target_count(rows))
+
+
 def train(
     model: Any,
     examples: Sequence[TokenizedExample],
@@ -119,6 +152,8 @@ def train(
     if not examples:
         raise TrainingError(NOTHING)
     start = time.monotonic()
+    examples, held = split_tail(examples, config.validate_share)
+    best: tuple[float, State] | None = None
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
     per_epoch = math.ceil(len(examples) / config.batch_size)
@@ -128,8 +163,8 @@ def train(
     torch.manual_seed(config.seed)  # for LoRA dropout
     losses: list[float] = []
     tokens = 0
-    with training_mode(model):
-        for _ in range(config.epochs):
+    for _ in range(config.epochs):
+        with training_mode(model):
             for indices in epoch_order(examples, config.batch_size, order):
                 rows = [examples[index] for index in indices]
                 optimizer.zero_grad()
@@ -148,8 +183,15 @@ def train(
                 tokens += (count := sum(len(row.ids) for row in rows))
                 if on_step:
                     on_step(Progress(len(losses), steps, value, count))
-            if sum(losses[-per_epoch:]) / per_epoch < config.stop_loss:
+        if held:
+            value = held_out_loss(model, held, config.batch_size, pad_id, padded)
+            if best is not None and not value < best[0]:
                 break
+            best = value, adapter_state(model)
+        if sum(losses[-per_epoch:]) / per_epoch < config.stop_loss:
+            break
+    if best is not None:
+        load_state(model, best[1])
     with torch.no_grad():  # each loss above was taken before its step, so check the last step
         final = target_loss(model, collate([examples[indices[0]]], pad_id).to(model.device)).item()
     if not (math.isfinite(final) and all(bool(torch.isfinite(p).all()) for p in parameters)):

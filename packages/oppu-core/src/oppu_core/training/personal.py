@@ -34,7 +34,7 @@ def key_of(task_lora: Key, task: Task, config: TrainConfig, user: User, profile:
     shared: Mapping[str, Any] = {
         "task_lora": task_lora.config_id,
         "task": task.fingerprint,
-        "training": dataclasses.asdict(config),
+        "training": config.to_json(),
     }
     base = BaseIdentity(**task_lora.identity["base"])
     if not (base.takes_merging or base.quantize):  # older versions merged here, with rounding

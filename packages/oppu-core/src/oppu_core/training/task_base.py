@@ -42,7 +42,7 @@ def key_of(
             "base": base.to_json(),
             "task": dataset.task.fingerprint,
             "variant": variant,
-            "training": dataclasses.asdict(config),
+            "training": config.to_json(),
             "data": dataset.content("others"),
             "examples": examples,
             "profiles": profiles if method.profile else None,

@@ -56,5 +56,9 @@ class Trainer:
         """How many users to train at once, given the largest batch of any."""
         return auto_size(self._cohort(), heaviest) if self.together else 1
 
+    def without_validation(self) -> "Trainer":
+        """The same trainer, holding no examples out."""
+        return Trainer(self.base, dataclasses.replace(self.config, validate_share=0.0), self._fresh)
+
     def _cohort(self) -> Cohort:
         return Cohort(self.base.model, self._fresh, self.config, self.base.tokenizer.pad_id)
