@@ -41,7 +41,7 @@ class Size:
 # A little less training than the preset, for a result in a minute or two.
 SHIPPED = Size(10, 30, (20, 40), 10, ("lamp_2m", "lamp_4"), DEFAULT_METHODS, ("personal.epochs=4",))
 # A real language model trains a hundred times slower than the shipped base; its settings go by its size.
-REAL = Size(6, 30, (16, 24), 8, ("lamp_2m",), ("non_personalized", "rag_k1", "oppu_k0"))
+REAL = Size(4, 16, (12, 16), 6, ("lamp_2m",), ("non_personalized", "rag_k1", "oppu_k0"))
 
 
 def size_for(model: str) -> Size:

@@ -96,7 +96,7 @@ def quickstart(
     """The whole comparison on the sample world: nothing to download, a minute or two on two cores.
 
     Two tasks (movie tags, headlines; others with --task), ten users each, seven methods, and what no model
-    could beat. With another --model it is one task, six users and three methods, and says how long it takes.
+    could beat. With another --model it is one task, four users and three methods, and says how long it takes.
     """
     from oppu_core.runs.jobs import JOBS
 
