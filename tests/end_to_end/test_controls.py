@@ -1,15 +1,19 @@
 """Controls: answers through a stranger's adapter, and through one adapter on everybody's history."""
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 
+import lm_eval
 import pytest
 import torch
 from harness_runs import answers as harness_answers
 from harness_runs import ask, make_run, replace_adapters
+from lm_eval.tasks import TaskManager
 from oppu_core.data.dataset import Dataset
-from oppu_core.errors import ConfigError
+from oppu_core.data.dataset_writer import write_dataset
+from oppu_core.errors import StoreError
 from oppu_core.modeling.adapters import adapter_state
 from oppu_core.modeling.packing import tokenize
 from oppu_core.prompting.methods import parse_method
@@ -24,6 +28,7 @@ from oppu_core.storage.store import Store
 from oppu_core.training.loop import train_each
 from oppu_core.training.trainer import Trainer
 from oppu_demo.engine import Engine
+from oppu_eval.lm_eval import plugin
 from small_world import QUICK, ROUNDING, adapters, sample_dataset
 
 METHODS = ("non_personalized", "oppu_k0", "stranger_k0", "pooled_k0")
@@ -73,7 +78,7 @@ def test_every_adapter_answers_for_one_stranger(movies: Dataset, tmp_path: Path)
     # Somebody who is not in the round, as whom `oppu personalize` adds, gets one of its users.
     visitor = dataclasses.replace(users[0], user_id="visitor")
     assert variant.stranger_to(visitor).user_id in strangers
-    with pytest.raises(ConfigError, match="at least two test users"):
+    with pytest.raises(StoreError, match="no other test user"):
         dataclasses.replace(variant, users=users[:1]).stranger_to(users[0])
 
 
@@ -160,6 +165,72 @@ def test_answers_alone_are_refused_without_the_pooled_adapter(oppu, run: Run) ->
     assert oppu("personal", "train", "--run", run.path).returncode == 0
     result = oppu("answer", "--run", run.path)
     assert result.returncode == 0, result.stderr
+
+
+def test_the_harness_asks_several_methods_of_one_base(run: Run, tmp_path: Path) -> None:
+    for name in METHODS:
+        (tmp_path / f"{name}.yaml").write_text(
+            f"task: movies_{name}\nclass: !function oppu_eval.lm_eval.task.LampTask\ndataset_name: {TASK}\n"
+            f"output_type: generate_until\nmetadata: {{method: {name}}}\n"
+        )
+    plugin.register()
+    arguments = {"run": str(run.path)}
+    manager = TaskManager(include_defaults=False, include_path=str(tmp_path), metadata=arguments)
+    results = lm_eval.simple_evaluate(
+        model="oppu", model_args=arguments, tasks=[f"movies_{name}" for name in METHODS], device="cpu",
+        task_manager=manager, bootstrap_iters=0,
+    )  # fmt: skip
+    for name in METHODS:
+        assert harness_answers(results, f"movies_{name}") == run.predictions(TASK, name)
+
+
+def test_somebody_who_is_added_has_no_part_in_the_pooled_adapter(oppu, run: Run, tmp_path: Path) -> None:
+    user = variant_of(run).users[0]
+    history = tmp_path / "mine.jsonl"
+    history.write_text("".join(json.dumps(dict(item.fields)) + "\n" for item in user.history))
+    before = sorted((run.store_path / "pooled").iterdir())
+    result = oppu("personalize", "--history", history, "--run", run.path, "--user", "ada")
+    assert result.returncode == 0, result.stderr
+    assert sorted((run.store_path / "pooled").iterdir()) == before
+    answered = oppu("ask", "--run", run.path, "--user", "ada", "A dragon sleeps under the castle.")
+    assert answered.returncode == 0 and all(name in answered.stdout for name in METHODS)
+
+
+def test_a_control_that_is_missing_keeps_nobody_from_asking(oppu, run: Run) -> None:
+    variant, store = variant_of(run), Store(run.store_path)
+    user = variant.users[0]
+    store.remove([variant.pooled_key.folder, variant.key_of(variant.stranger_to(user)).folder])
+    store.put_failure(variant.pooled_key, "the loss became nan")
+    store.close()
+    result = oppu("ask", "--run", run.path, "--user", user.user_id, "A dragon sleeps under the castle.")
+    assert result.returncode == 0, result.stderr
+    assert "oppu_k0" in result.stdout and "No answer by stranger_k0, pooled_k0" in result.stdout
+
+
+def test_strangers_need_two_users_at_the_start_and_none_to_go_on(oppu, run: Run, tmp_path: Path) -> None:
+    data = run.config.data[TASK]
+    command = ["--data", data, "--methods", ",".join(METHODS), *QUICK]
+    result = oppu("run", "--run", tmp_path / "new", *command, "--users", "1")
+    assert result.returncode == 2 and "need two test users" in result.stderr
+    for user in [user.user_id for user in variant_of(run).users][:2]:
+        assert oppu("forget", user, "--runs", run.path.parent, "--yes").returncode == 0
+    again = oppu("run", "--run", run.path, *command)
+    assert again.returncode == 0, again.stderr
+    assert run.predictions(TASK, "stranger_k0") == {} and run.predictions(TASK, "oppu_k0")
+
+
+def test_answers_go_with_a_forgotten_user_where_the_dataset_has_changed(oppu, run: Run) -> None:
+    user = variant_of(run).users[1].user_id
+    folder = Path(run.config.data[TASK])
+    dataset = Dataset.open(folder)
+    users = [dataclasses.replace(u, queries=u.queries[:2]) for u in dataset.users()]
+    shutil.rmtree(folder)
+    write_dataset(folder, dataset.task, users, {"kind": "test"})
+    result = oppu("forget", user, "--runs", run.path.parent, "--yes")
+    assert result.returncode == 0, result.stderr
+    for name in ("pooled_k0", "stranger_k0"):
+        assert not run.predictions_path(TASK, name).exists()
+    assert run.predictions(TASK, "oppu_k0")
 
 
 def test_what_learned_from_a_forgotten_user_goes(oppu, run: Run) -> None:

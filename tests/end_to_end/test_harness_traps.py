@@ -395,7 +395,7 @@ def test_damaged_weights_are_refused(copied: Path, asked: Asked, kind: str) -> N
 
 # --- adapter methods and other models ---------------------------------------------------------------------
 
-NO_ADAPTERS = "oppu_k0 answers with every user's own adapter, and this model has none"
+NO_ADAPTERS = "oppu_k0 answers through adapters, and this model has none"
 
 
 def test_a_model_without_adapters_does_not_answer_for_them(run: Path, tmp_path: Path) -> None:

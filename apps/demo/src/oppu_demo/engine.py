@@ -138,9 +138,7 @@ class Engine:
     def personal_variants(self, task: str) -> list[str]:
         """The variants of a task that have personal adapters."""
         return [
-            variant
-            for name, variant in self._stages
-            if name == task and self._variant(name, variant).personal
+            variant for name, variant in self._stages if name == task and self._variant(name, variant).own
         ]
 
     def keys(self, task: str, user: User) -> dict[str, Key]:

@@ -95,7 +95,7 @@ def ready(path: Path) -> bool:
 def prepare(path: Path, model: str, device: str, status: Status) -> Run:
     """Make the quickstart's run, or whatever is missing of it."""
     run = quickstart_run(path, size_for(model).tasks, model)
-    trainings = sum(1 + variant.personal for variant in variants_of(run))
+    trainings = sum(1 + variant.personal + variant.pooled for variant in variants_of(run))
     stages = trainings + len(run.config.data) * len(run.config.methods) + 1
     reporter = PageWatch(Console(stderr=True), run.log_path, status, stages)
     with run.lock():

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from oppu_core.errors import ConfigError
 from oppu_core.modeling.base import pick_device
+from oppu_core.modeling.base_files import TINY
 from oppu_core.modeling.precision import slow_dtype
+from oppu_core.runs.config import placed
 from oppu_core.runs.progress import ProgressReporter
 from oppu_core.runs.run import Run, open_run
 from oppu_eval.quickstart import default_folder
@@ -96,7 +98,12 @@ def serve(
             waiting.close(verbose=False)
     else:
         with console.status("loading the base …"):
-            page = _page(open_run(path or quickstart), device)
+            run = open_run(path or quickstart)
+            if path is None and run.config.model != (model if model == TINY else placed(model)):
+                raise ConfigError(
+                    f"{quickstart} is of another base, {run.config.model}; move it away, or show it by --run."
+                )
+            page = _page(run, device)
             blocks = build(page)
     address = launch(blocks, host, port, inbrowser=browser, **options)
     console.print(f"The page: [bold]{address}[/]   (Ctrl-C ends it)")

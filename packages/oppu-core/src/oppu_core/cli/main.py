@@ -123,7 +123,7 @@ def personal_train(
     """Train one adapter per test user on the frozen task bases of a run, from their own history alone."""
     from oppu_core.runs.run import open_run
 
-    work(open_run(run), ["bases", "personal"], Compute(device=device, cohort=cohort), report_to)
+    work(open_run(run), ["bases", "personal", "pooled"], Compute(device=device, cohort=cohort), report_to)
 
 
 @app.command(rich_help_panel=TRAIN, epilog="Example: [bold]oppu answer --run runs/movies[/bold]")
@@ -172,6 +172,8 @@ def ask(
         style = "bold" if method.startswith("oppu") else ""
         table.add_row(method, escape(words) or "[dim](empty)[/dim]", style=style)
     console.print(table)
+    if missing := [name for name in opened.config.methods if name not in answers]:
+        console.print(f"[yellow]No answer by {', '.join(missing)}: the adapter is missing or failed.[/]")
 
 
 @app.command(

@@ -188,7 +188,7 @@ def _scores(run: Run, work: Variant, user_id: str) -> Iterator[Score]:
     Such a package has an entry point in the group ``oppu.scores`` that names a function: it takes a run, a
     task, names of methods and a user's id, and yields each :class:`Score` that it has.
     """
-    names = [method.name for method in work.methods if method.retriever != "random"]
+    names = [m.name for m in work.methods if m.retriever != "random" and m.adapter in (None, "own")]
     for name, scores in installed("oppu.scores"):
         with explained(f"Asking {name} for the scores of {run.path}", ConfigError, ADVICE):
             yield from scores(run, work.dataset.task.name, names, user_id)

@@ -168,7 +168,7 @@ def personalize(
         def variants() -> Iterator[Variant]:
             # Not reused for another history: profiles are cached by user id.
             for variant in variants_of(run):
-                if variant.personal and variant.task.name == task.name:
+                if variant.own and variant.task.name == task.name:
                     yield dataclasses.replace(variant, users=[new])
 
         keys = {variant.key_of(new).folder for variant in variants()}

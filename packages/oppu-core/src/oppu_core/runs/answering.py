@@ -43,9 +43,9 @@ class AnswerRules:
 
 
 def answer_rules(config: RunConfig, task: Task, tokenizer: Tokenizer) -> AnswerRules:
-    """How a run answers the queries of a task."""
+    """How a run answers the queries of a task, at most as long as its prompts leave room for."""
     return AnswerRules(
-        answer_tokens(task, tokenizer),
+        answer_tokens(task, tokenizer.leaving(config.personal[task.name].prefix)),
         Sampling(seed=config.seed) if config.sample else None,
         AnswerSet(tokenizer, task.labels) if config.constrain and task.labels else None,
     )
@@ -56,14 +56,11 @@ def load_adapter(store: Store, variant: Variant, method: Method, user: User) -> 
 
     Raises:
         StoreError: there is none, because training failed or has not been done.
-        ConfigError: a stranger's is wanted, and there is no other user.
     """
     key = variant.adapter_key(method, user)
     if (reason := store.failure(key)) is not None:
-        raise StoreError(
-            f"User {user.user_id!r} has no adapter ({variant.title}, {method.name}); training failed: "
-            f"{reason}."
-        )
+        whose = f"User {user.user_id!r} has no adapter" if method.personal else "There is no adapter"
+        raise StoreError(f"{whose} ({variant.title}, {method.name}); training failed: {reason}.")
     return store.load(key)
 
 

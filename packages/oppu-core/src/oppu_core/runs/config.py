@@ -139,7 +139,7 @@ def resolve_config(options: RunOptions) -> RunConfig:
             check_targets(config.targets, projections, shared_projections(skeleton))
     return RunConfig(
         data={dataset.task.name: str(dataset.path.resolve()) for dataset in datasets},
-        model=options.model if options.model == TINY else _placed(options.model),
+        model=options.model if options.model == TINY else placed(options.model),
         methods=tuple(names),
         task_lora=task_lora,
         personal=personal,
@@ -152,7 +152,7 @@ def resolve_config(options: RunOptions) -> RunConfig:
         examples=options.examples,
         constrain=options.constrain,
         prompt_format="chat" if options.prompt_format == "chat" else "plain",
-        encoder=_placed(options.encoder),
+        encoder=placed(options.encoder),
     )
 
 
@@ -161,7 +161,7 @@ def uses_encoder(methods: Iterable[str]) -> bool:
     return any(parse_method(name).retriever == "dense" for name in methods)
 
 
-def _placed(name: str) -> str:
+def placed(name: str) -> str:
     """A folder's or file's absolute path; a hub id as it is."""
     local = Path(name).expanduser()
     return str(local.resolve()) if local.exists() else name

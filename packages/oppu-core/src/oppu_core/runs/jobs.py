@@ -3,6 +3,7 @@
 Everything that uses one task base is done while it is loaded.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -31,8 +32,8 @@ from oppu_core.training.plan import CohortPlan
 from oppu_core.training.pooled import train_pooled
 from oppu_core.training.trainer import Trainer
 
-Job = Literal["bases", "personal", "answers"]
-JOBS: tuple[Job, ...] = ("bases", "personal", "answers")
+Job = Literal["bases", "personal", "pooled", "answers"]
+JOBS: tuple[Job, ...] = ("bases", "personal", "pooled", "answers")
 
 
 def quiet() -> ProgressReporter:
@@ -73,9 +74,10 @@ class VariantJobs:
         there = self.store.intact if "personal" in jobs else self.store.has
         untrained = [u for u in self._users if not there(variant.key_of(u))] if variant.personal else []
         no_pooled = variant.pooled and not there(variant.pooled_key)
-        train_personal = "personal" in jobs and (bool(untrained) or no_pooled)
+        wanted: dict[Job, bool] = {"personal": bool(untrained), "pooled": no_pooled}
+        train = [job for job, missing in wanted.items() if missing and job in jobs]
         train_base = "bases" in jobs and not self.store.intact(variant.task_lora)
-        if not (open_methods or train_personal or train_base):
+        if not (open_methods or train or train_base):
             return
         missing = [user for user in untrained if self.store.failure(variant.key_of(user)) is None]
         personal_methods = any(method.adapter in ("own", "stranger") for method in open_methods)
@@ -87,7 +89,7 @@ class VariantJobs:
             )
         pooled_failed = variant.pooled and self.store.failure(variant.pooled_key) is not None
         pooled_methods = any(method.adapter == "pooled" for method in open_methods)
-        if no_pooled and "personal" not in jobs and pooled_methods and not pooled_failed:
+        if no_pooled and "pooled" not in jobs and pooled_methods and not pooled_failed:
             raise StoreError(
                 f"There is no pooled adapter for {variant.title}. Run `oppu personal train --run "
                 f"{self._run.path}` first."
@@ -96,8 +98,8 @@ class VariantJobs:
         for method in open_methods:
             if not method.adapter:
                 self._answer(base, method, builder)
-        if train_personal or any(method.adapter for method in open_methods):
-            base, builder = self.with_adapter(base, builder, train=train_personal)
+        if train or any(method.adapter for method in open_methods):
+            base, builder = self.with_adapter(base, builder, train)
         for method in open_methods:
             if method.adapter:
                 self._answer(base, method, builder)
@@ -105,23 +107,26 @@ class VariantJobs:
     def ask(self, user: User, query: Query) -> dict[str, str]:
         """Answer one query by this variant's methods, as the run answers its own queries.
 
+        Controls whose adapter is missing, as that of a stranger who could not be trained, are left out.
+
         Raises:
-            StoreError: something that is needed has not been trained.
+            StoreError: something else that is needed has not been trained.
         """
         variant = self.variant
         self.store.load(variant.task_lora)  # raises with advice if it is missing
         base, builder = self.task_base()
         asking = dataclasses.replace(user, queries=(query,))
         profile = variant.profiles(user)  # of the user as in training, without the new query
-        adapters = {
-            method.name: load_adapter(self.store, variant, method, user)
-            for method in variant.methods
-            if method.adapter
-        }
+        adapters: dict[str, State] = {}
+        for method in variant.methods:
+            if method.adapter:
+                with contextlib.suppress(*((StoreError,) if not method.personal else ())):
+                    adapters[method.name] = load_adapter(self.store, variant, method, user)
         rules = answer_rules(self._run.config, variant.task, base.tokenizer)
         answers = {}
         for adapter_turn in (False, True):
-            methods = [method for method in variant.methods if bool(method.adapter) == adapter_turn]
+            methods = [m for m in variant.methods if bool(m.adapter) == adapter_turn]
+            methods = [m for m in methods if not m.adapter or m.name in adapters]
             if adapter_turn and methods:
                 base, builder = self.with_adapter(base, builder)
             builder = dataclasses.replace(builder, profile_of=lambda _: profile)
@@ -189,22 +194,22 @@ class VariantJobs:
                 stage.advance()
 
     def with_adapter(
-        self, base: Base, builder: PromptBuilder, train: bool = False
+        self, base: Base, builder: PromptBuilder, train: Sequence[Job] = ()
     ) -> tuple[Base, PromptBuilder]:
         """The base with an adapter attached, and a prompt builder that leaves room for the adapter's tokens.
 
         Args:
             base: The task base.
             builder: Its prompt builder.
-            train: Whether to train the adapters that the store does not have.
+            train: Which adapters to train where the store does not have them: ``personal``, ``pooled``.
         """
         config = self.variant.personal_config
         builder = dataclasses.replace(builder, counter=base.tokenizer.leaving(config.prefix))
         with explained(f"Training the adapters of {self.variant.title}", TrainingError):
             trainer = Trainer.of(base, config)
-            if train and self.variant.personal:
+            if "personal" in train:
                 self._train(trainer, builder)
-            if train and self.variant.pooled and not self.store.intact(self.variant.pooled_key):
+            if "pooled" in train:
                 self._train_pooled(trainer, builder)
         return trainer.base, builder
 
@@ -252,14 +257,20 @@ class VariantJobs:
             )
         reporter.event("pooled", variant=variant.title, folder=variant.pooled_key.folder, reason=reason)
 
+    def _can(self, method: Method, user: User) -> bool:
+        """Whether the adapter is there by which a method answers a user."""
+        with contextlib.suppress(StoreError):  # a single user has no stranger
+            return self.store.has(self.variant.adapter_key(method, user))
+        return False
+
     def _unanswered(self, method: Method) -> bool:
         done = self._run.predictions(self.variant.task.name, method.name)
         return any((user.user_id, query.id) not in done for user in self._users for query in user.queries)
 
     def _answer(self, base: Base, method: Method, builder: PromptBuilder) -> None:
-        task, key_of = self.variant.task, self.variant.adapter_key
+        task = self.variant.task
         journal = Journal(self._run.predictions_path(task.name, method.name))
-        users = [u for u in self._users if not method.adapter or self.store.has(key_of(method, u))]
+        users = self._users if not method.adapter else [u for u in self._users if self._can(method, u)]
         order = [(user.user_id, query.id) for user in users for query in user.queries]
         wanted = set(order)
         answers = {key: value for key, value in journal.read().items() if key in wanted}

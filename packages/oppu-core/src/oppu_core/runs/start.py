@@ -36,8 +36,14 @@ def start_run(path: str | Path, asked: RunOptions | RunConfig, store: Path | Non
     path = Path(path)
     config, store = (resolve_config(asked), asked.store) if isinstance(asked, RunOptions) else (asked, store)
     datasets = {task: Dataset.open(Path(folder)) for task, folder in config.data.items()}
+    fresh = not (path / "run.json").exists()  # one begun goes on, though others may have been forgotten
+    strangers = fresh and any(parse_method(name).adapter == "stranger" for name in config.methods)
     for task, dataset in datasets.items():
         dataset.verify()
+        if strangers and len(dataset.user_ids("test")[: config.users]) < 2:
+            raise ConfigError(
+                f"The methods stranger_… need two test users of {task}: with one there is no other's adapter."
+            )
         if not dataset.counts["test"]["queries"]:
             raise DataError(
                 f"The dataset {dataset.path} ({task}) has no test queries; there is nothing to answer."

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from oppu_core.data.dataset import Dataset
 from oppu_core.data.types import User
-from oppu_core.errors import ConfigError
+from oppu_core.errors import ConfigError, StoreError
 from oppu_core.prompting.builder import PromptBuilder, TokenCounter
 from oppu_core.prompting.methods import Method, parse_method, variant_method
 from oppu_core.prompting.profile_files import Profiles
@@ -70,6 +70,11 @@ class Variant:
         return any(method.adapter in ("own", "stranger") for method in self.methods)
 
     @property
+    def own(self) -> bool:
+        """Whether any of these methods answers a user by the user's own adapter."""
+        return any(method.personal for method in self.methods)
+
+    @property
     def pooled(self) -> bool:
         """Whether any of these methods uses the pooled adapter."""
         return any(method.adapter == "pooled" for method in self.methods)
@@ -111,7 +116,7 @@ class Variant:
         """The key of the adapter by which a method answers a user.
 
         Raises:
-            ConfigError: a stranger's is wanted, and there is no other user.
+            StoreError: a stranger's is wanted, and there is no other user.
         """
         if method.adapter == "pooled":
             return self.pooled_key
@@ -123,15 +128,12 @@ class Variant:
         So every user's adapter answers for one other user, and without one user the others keep theirs.
 
         Raises:
-            ConfigError: there is no other test user.
+            StoreError: there is no other test user.
         """
         places, round_of_users = self._round
         after = round_of_users[bisect.bisect_right(places, self._place(user)) % len(round_of_users)]
         if after.user_id == user.user_id:
-            raise ConfigError(
-                f"{self.title}: a stranger's adapter needs at least two test users, and there is one. Leave "
-                "out the methods stranger_…."
-            )
+            raise StoreError(f"{self.title}: there is no other test user whose adapter could answer.")
         return after
 
     def _place(self, user: User) -> str:

@@ -47,6 +47,7 @@ class _Member:
     held: Sequence[TokenizedExample]
     config: TrainConfig
     best: tuple[float, torch.Tensor] | None = None  # the least held-out loss, and the weights [P] then
+    kept: int = 0  # the steps up to then
     worse: bool = False
     losses: list[float] = dataclasses.field(default_factory=list)
     tokens: int = 0
@@ -98,7 +99,9 @@ class _Member:
     @property
     def trained(self) -> Trained:
         first = sum(self.losses[: self.per_epoch]) / self.per_epoch
-        return Trained(first, self.last_epoch, len(self.losses), self.tokens, round(self.seconds, 3))
+        kept = self.kept or len(self.losses)
+        last = sum(self.losses[kept - self.per_epoch : kept]) / self.per_epoch
+        return Trained(first, last, len(self.losses), self.tokens, round(self.seconds, 3))
 
 
 class Cohort:
@@ -226,7 +229,7 @@ class Cohort:
             if member.best is not None and not loss < member.best[0]:
                 member.worse = True
             else:
-                member.best = loss, weights_UP[u].detach().clone()
+                member.best, member.kept = (loss, weights_UP[u].detach().clone()), len(member.losses)
 
     def _step(self, batches: Batches, optimizer: RowAdamW, rate_U: torch.Tensor) -> torch.Tensor:
         """Do one step for every user and return their losses [U] before it."""

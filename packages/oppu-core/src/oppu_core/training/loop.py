@@ -154,6 +154,7 @@ def train(
     start = time.monotonic()
     examples, held = split_tail(examples, config.validate_share)
     best: tuple[float, State] | None = None
+    kept = 0
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
     per_epoch = math.ceil(len(examples) / config.batch_size)
@@ -187,7 +188,7 @@ def train(
             value = held_out_loss(model, held, config.batch_size, pad_id, padded)
             if best is not None and not value < best[0]:
                 break
-            best = value, adapter_state(model)
+            best, kept = (value, adapter_state(model)), len(losses)
         if sum(losses[-per_epoch:]) / per_epoch < config.stop_loss:
             break
     if best is not None:
@@ -197,7 +198,8 @@ def train(
     if not (math.isfinite(final) and all(bool(torch.isfinite(p).all()) for p in parameters)):
         why = overflow_advice(model)
         raise TrainingError(f"training diverged: the loss after the last step is {final}{why}")
-    first, last = (sum(epoch) / per_epoch for epoch in (losses[:per_epoch], losses[-per_epoch:]))
+    kept = kept or len(losses)  # steps up to the weights that are kept
+    first, last = (sum(epoch) / per_epoch for epoch in (losses[:per_epoch], losses[kept - per_epoch : kept]))
     return Trained(first, last, len(losses), tokens, round(time.monotonic() - start, 3))
 
 

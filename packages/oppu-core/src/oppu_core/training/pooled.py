@@ -18,7 +18,11 @@ from oppu_core.training.trainer import Trainer
 def key_of(adapters: Sequence[Key]) -> Key:
     """The key of the adapter on the histories that these personal adapters are trained on, one by one."""
     histories = {str(key.user_id): key.identity["history"] for key in adapters}
-    return pooled_key(adapters[0].identity["config"], histories)
+    config = dict(adapters[0].identity["config"])
+    config["training"] = {
+        k: v for k, v in config["training"].items() if k != "validate_share"
+    }  # not held out
+    return pooled_key(config, histories)
 
 
 def train_pooled(

@@ -105,8 +105,9 @@ def quickstart(
     tasks = world.quickstart_tasks(task, model)
     run = run or world.default_folder(model)
     started = world.quickstart_run(run, tasks, model, dtype)
+    users = started.dataset(tasks[0]).counts["test"]["users"]
     Console(stderr=True).print(
-        f"{world.size_for(model).users} planted users a task, each with an own adapter, against prompts "
+        f"{users} planted users a task, each with an own adapter, against prompts "
         f"alone. {_expected(started, device)}\n"
     )
     work(started, JOBS, Compute(device=device))

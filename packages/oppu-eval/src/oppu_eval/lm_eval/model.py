@@ -205,14 +205,15 @@ class OppuLM(LM):
                 work, key=lambda k: (k[:2], (m := self._standings[k].method).variant, bool(m.adapter))
             )
             opened: tuple[Key, Base, PromptBuilder] | None = None
+            adapted = False
             for key in order:
                 answer_weights = self._standings[key]
                 stage = *key[:2], answer_weights.method.variant
                 if opened is None or opened[0] != stage:
                     opened = None  # free its memory before the next is loaded
-                    opened = stage, *answer_weights.jobs.task_base()
-                if answer_weights.method.adapter:
-                    opened = stage, *answer_weights.jobs.with_adapter(opened[1], opened[2])
+                    opened, adapted = (stage, *answer_weights.jobs.task_base()), False
+                if answer_weights.method.adapter and not adapted:
+                    opened, adapted = (stage, *answer_weights.jobs.with_adapter(opened[1], opened[2])), True
                 for index, text in self._answer(answer_weights, opened[1], requests, work[key]):
                     answers[index] = text
                     self.cache_hook.add_partial("generate_until", requests[index].args, text)

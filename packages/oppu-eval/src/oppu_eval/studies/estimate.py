@@ -57,6 +57,9 @@ def missing(runs: Sequence[tuple[Run, Sequence[Job]]], tokenizer: Any) -> tuple[
                     tokens += (
                         _history_tokens(variant, builder, tokenizer, users) * variant.personal_config.epochs
                     )
+                if "pooled" in jobs and variant.pooled and not store.has(variant.pooled_key):
+                    pool = _history_tokens(variant, builder, tokenizer, variant.users)
+                    tokens += pool * variant.personal_config.epochs
                 answers = variant.methods if "answers" in jobs else []
                 prompts = sum(_open_queries(run, variant, method.name) for method in answers)
                 if tokens or prompts:
@@ -75,7 +78,12 @@ def trial(variant: Variant, store: Store, device: str) -> tuple[float, float, fl
     load = time.perf_counter() - start
     builder = variant.prompt_builder(base.tokenizer, device)
     config = dataclasses.replace(
-        variant.personal_config, epochs=1, method="lora", targets=variant.task_config.targets, stop_loss=0.0
+        variant.personal_config,
+        epochs=1,
+        method="lora",
+        targets=variant.task_config.targets,
+        stop_loss=0.0,
+        validate_share=0.0,
     )
     examples = (
         row

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from oppu_core.errors import ConfigError
+from oppu_core.errors import ConfigError, DataError
 from oppu_core.runs.preset_files import preset_text
-from oppu_core.training.config import TrainConfig
+from oppu_core.training.config import ONLY_OF, TrainConfig
 from scipy.stats import rankdata
 
 from oppu_eval.scoring.metrics import metrics_for
@@ -182,11 +182,11 @@ class Recipe(Plain):
         ranks = np.zeros(len(some))
         for task in context.tasks:
             metric = metrics_for(context.dataset(task).task)[0]
-            values = []
-            for one in some:
-                scored = _score(done, one, task, context)
-                whole = scored is not None and len(scored.by_user) == one.users  # all could be trained
-                values.append(metric.sign * scored.value if scored and whole else -np.inf)
+            scores = [_score(done, one, task, context) for one in some]
+            able = set().union(*(one.by_user for one in scores if one))  # whom any candidate could train
+            values = [
+                metric.sign * one.value if one and set(one.by_user) == able else -np.inf for one in scores
+            ]
             ranks += rankdata([-value for value in values])
         return [some[place] for place in np.argsort(ranks, kind="stable")]
 
@@ -198,8 +198,11 @@ class Recipe(Plain):
         seed = context.config.seed
         tasks_best = self._best(context, done, self._task_rates(context))
         rounds = list(self._rounds(context, done))
-        final = self._ordered(context, done, [one for some in rounds[1:] for one in some])
-        winner = final[0]
+        winner = self._ordered(context, done, [one for some in rounds[1:] for one in some])[0]
+        if not any(_score(done, winner, task, context) for task in context.tasks):
+            raise DataError(
+                "No candidate could train any of the users kept aside; there is nothing to compare."
+            )
         rows: list[dict[str, Any]] = []
         findings, panels = [], []
         for task in context.tasks:
@@ -249,6 +252,14 @@ class Recipe(Plain):
             "it on the test users.",
             f"Use it: `--preset {context.folder / self.name / PRESET_FILE}`.",
         ]
+        differing = [
+            f"{kind}.{name}"
+            for kind, configs in (("task_lora", config.task_lora), ("personal", config.personal))
+            for name in ("epochs", "batch_size")
+            if name not in settings[kind] and configs
+        ]
+        if differing:
+            notes.append(f"The preset leaves out {', '.join(differing)}, which differ from task to task.")
         pages = {PRESET_FILE: preset_text(settings, comment)}
         return Result(findings, Table(columns, rows), [picture], notes, pages=pages)
 
@@ -285,7 +296,10 @@ def _score(done: Mapping[str, Done], one: Candidate, task: str, context: StudyCo
 def _common(configs: Mapping[str, TrainConfig]) -> dict[str, Any]:
     """The settings of a preset, as far as all tasks have the same."""
     first = next(iter(configs.values()))
-    names = ("targets", "learning_rate", "epochs", "batch_size", "rank", "alpha")
+    fields = (field.name for field in dataclasses.fields(TrainConfig))
+    names = [
+        name for name in fields if name not in ("seed", "method") and ONLY_OF.get(name, "lora") == "lora"
+    ]
     same = (name for name in names if len({getattr(one, name) for one in configs.values()}) == 1)
     return {name: getattr(first, name) for name in same}
 

@@ -153,8 +153,13 @@ def _in_run(space: Workspace, run: Run, pending: Pending, of_user: About) -> Ite
             what = "answers of all users, made by what has learned from this one"
             predictions.append(Trace(folder, what, partial(remove, *files)))
             continue
-        known = any([name, of_task] == [full_name(run.path), task] for name, of_task, _ in pending.runs)
-        if mixed := [file for file in files if known and _by_other_adapters(file)]:
+        place = [full_name(run.path), task]
+        known = any([name, of_task] == place for name, of_task, _ in pending.runs)
+        traces = in_lines([*files, run.profiles_path(task), run.plan_path(task)], of_user)
+        # Also where the dataset has changed meanwhile: the run's own files tell whose adapters it used.
+        if place not in pending.mixed and (known or any(trace.personal for trace in traces)):
+            pending.mixed.append(place)
+        if mixed := [file for file in files if place in pending.mixed and _by_other_adapters(file)]:
             what = "answers of all users, by adapters that may have learned from this one"
             predictions.append(Trace(folder, what, partial(remove, *mixed)))
         predictions += in_lines([file for file in files if file not in mixed], of_user)

@@ -23,6 +23,7 @@ class Pending:
         runs: (run, task, dataset) of runs that use such a dataset.
         answers: (run, task) where the user is one of the others, so that every answer depends on them.
         task_loras: (store, id) of task LoRAs trained on the user's queries.
+        mixed: (run, task) whose answers by pooled and strangers' adapters may depend on the user.
         given_profiles: Runs that were given the user's profile in a file.
         kept: (keeper, folder) of other packages' folders with traces of the user.
     """
@@ -32,6 +33,7 @@ class Pending:
     runs: list[list[str]] = dataclasses.field(default_factory=list)
     answers: list[list[str]] = dataclasses.field(default_factory=list)
     task_loras: list[list[str]] = dataclasses.field(default_factory=list)
+    mixed: list[list[str]] = dataclasses.field(default_factory=list)
     given_profiles: list[str] = dataclasses.field(default_factory=list)
     kept: list[list[str]] = dataclasses.field(default_factory=list)
 
