@@ -47,6 +47,13 @@ def test_the_page_makes_the_run_of_another_base(base: Path) -> None:
     assert run.config.model == str(base) and run.config.methods == quickstart.REAL.methods
 
 
+def test_a_run_of_another_base_of_this_name_is_not_shown(oppu: Oppu, base: Path, tmp_path: Path) -> None:
+    assert oppu("quickstart", "--model", base).returncode == 0
+    shutil.copytree(base, tmp_path / "elsewhere" / base.name)
+    result = oppu("demo", "--model", tmp_path / "elsewhere" / base.name, "--no-browser")
+    assert result.returncode == 2 and "is of another base" in result.stderr
+
+
 def test_a_run_has_its_own_base(oppu: Oppu, base: Path) -> None:
     result = oppu("demo", "--run", "runs/x", "--model", base)
     assert result.returncode == 2 and "--run has its own base" in result.stderr

@@ -534,6 +534,7 @@ def test_users_stop_where_their_held_out_examples_say_in_cohorts_as_in_the_loop(
         trained, state, _ = held_out.loop(rows)
         facts, ours = finished(outcomes[place])
         assert (facts.steps, facts.tokens) == (trained.steps, trained.tokens)
+        assert facts.last_loss == pytest.approx(trained.last_loss, rel=LOSSES)
         assert state_distance(ours, state) < ADAPTERS
         if len(rows) < loop.FEWEST_TO_SPLIT:
             assert not seen

@@ -69,12 +69,14 @@ class PromptBuilder:
         counter: Counts tokens.
         retrievers: ``bm25``, ``dense``, ``recent`` and ``random``, as far as methods ask for them.
         profile_of: A user's profile text; by default the computed one.
+        reserved: Tokens of the context to leave free after a query's prompt; None for the longest answer.
     """
 
     task: Task
     counter: TokenCounter
     retrievers: Mapping[str, Retriever]
     profile_of: Callable[[User], str] | None = None
+    reserved: int | None = None
 
     def prompt(
         self,
@@ -105,7 +107,7 @@ class PromptBuilder:
             search = self.task.retrieval_text(_clean(fields))
             retrieved = self.retrievers[method.retriever].retrieve(search, items, before, method.k, key)
         profile = normal(profile) if method.profile else ""
-        reserve = self.answer_tokens
+        reserve = self.answer_tokens if self.reserved is None else self.reserved
         if answer is not None:
             reserve = max(reserve, len(self.counter.answer_ids(answer)))
         return self._fit(_clean(fields), retrieved, profile, reserve)

@@ -261,8 +261,7 @@ class LampTask(ConfigurableTask):
             raise ConfigError(f"--gen_kwargs {name}={settings[name]}: it is a number of tokens, from 1.")
         if longest == builder.task.max_answer_tokens:
             longest = builder.answer_tokens
-        task = dataclasses.replace(builder.task, max_answer_tokens=self._taken + longest)
-        return dataclasses.replace(builder, task=task)
+        return dataclasses.replace(builder, reserved=self._taken + longest)
 
     def doc_to_target(self, doc: Mapping[str, Any], doc_to_target: Any = None) -> str:
         """A query's gold answer; empty if it is withheld."""
