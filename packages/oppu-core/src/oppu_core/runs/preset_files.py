@@ -77,4 +77,4 @@ def _text(value: Any) -> str:
 def _toml(value: Any) -> str:
     if isinstance(value, (tuple, list)):
         return "[" + ", ".join(f'"{one}"' for one in value) + "]"
-    return repr(value)
+    return str(value).lower() if isinstance(value, bool) else repr(value)
