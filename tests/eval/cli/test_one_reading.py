@@ -71,8 +71,8 @@ def test_quickstart_makes_results_and_report_of_one_reading(
 ) -> None:
     """With everything answered, what is left are scores and report."""
     monkeypatch.setattr(cli, "work", lambda *_: None)
-    monkeypatch.setattr("oppu_eval.quickstart.quickstart_run", lambda path, tasks: answered)
-    cli.quickstart(answered.path, "lamp_2m")
+    monkeypatch.setattr("oppu_eval.quickstart.quickstart_run", lambda *_: answered)
+    cli.quickstart(answered.path, task="lamp_2m")
     assert reads == once(answered)
     page = (answered.path / "report.html").read_text()
     assert "oppu_k0" in page
