@@ -10,7 +10,7 @@ from oppu_core.runs.config import RunConfig, resolve_config
 from oppu_core.runs.options import Compute, RunOptions
 from oppu_core.tasks.task_files import get_task
 from oppu_core.training.config import Peft
-from oppu_eval.studies import activity, shift, study
+from oppu_eval.studies import activity, driver, shift, study
 from oppu_eval.studies.context import StudyContext
 from oppu_eval.studies.driver import carry_out
 from oppu_eval.studies.similarity import UPDATE, Similarity
@@ -24,10 +24,11 @@ PAIR = ("non_personalized", "oppu_k0")
 
 @pytest.fixture(scope="module", autouse=True)
 def without_retrieval() -> None:
-    """Only the two methods without retrieval."""
+    """Only the two methods without retrieval, and no trial of how long they take."""
     patch = pytest.MonkeyPatch()
     for module in (activity, shift, study):
         patch.setattr(module, "FOUR", PAIR)
+    patch.setattr(driver, "expected_seconds", lambda *_: None)
     yield
     patch.undo()
 
