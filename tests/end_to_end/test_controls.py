@@ -150,9 +150,14 @@ def test_a_visitor_of_the_page_sees_the_controls_too(run: Run) -> None:
     engine = Engine(run, "cpu")
     known = next(iter(engine.users(TASK).values()))
     visitor = dataclasses.replace(known, user_id="visitor")
-    own = {"base": next(iter(engine.train(TASK, visitor, lambda *_: None).values()))[1]}
-    for name in METHODS:
-        assert engine.answer(TASK, name, visitor, visitor.queries[0], own).text is not None
+    variant, store = variant_of(run), Store(run.store_path)
+    theirs, strangers = (store.load(variant.key_of(u)) for u in (known, variant.stranger_to(visitor)))
+    store.close()
+    for query in known.queries:
+        said = {name: engine.answer(TASK, name, visitor, query, {"base": theirs}).text for name in METHODS}
+        as_stranger = engine.answer(TASK, "oppu_k0", visitor, query, {"base": strangers}).text
+        expected = {name: run.predictions(TASK, name)[known.user_id, query.id] for name in METHODS}
+        assert said == {**expected, "stranger_k0": as_stranger}
 
 
 def test_answers_alone_are_refused_without_the_pooled_adapter(oppu, run: Run) -> None:

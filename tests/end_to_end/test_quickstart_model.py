@@ -54,6 +54,13 @@ def test_a_run_of_another_base_of_this_name_is_not_shown(oppu: Oppu, base: Path,
     assert result.returncode == 2 and "is of another base" in result.stderr
 
 
+def test_a_base_that_is_not_there_is_said_before_anything_is_made(oppu: Oppu, base: Path) -> None:
+    for command in (["quickstart"], ["demo", "--no-browser"]):
+        result = oppu(*command, "--model", "./nowhere")
+        assert result.returncode == 1 and "is no folder" in result.stderr
+        assert "Getting ready" not in result.stderr and not Path("runs").exists()
+
+
 def test_a_run_has_its_own_base(oppu: Oppu, base: Path) -> None:
     result = oppu("demo", "--run", "runs/x", "--model", base)
     assert result.returncode == 2 and "--run has its own base" in result.stderr

@@ -10,6 +10,7 @@ from oppu_core.data import User
 from oppu_core.data.dataset import Dataset
 from oppu_core.data.importers.detect import Imported, import_files, open_reader
 from oppu_core.data.importers.merge_profiles import merge
+from oppu_core.data.importers.raw_lamp import RawLamp
 from oppu_core.data.importers.raw_lamp import TestSplit as LampSplit
 from oppu_core.errors import ConfigError, DataError
 from oppu_core.storage.files import read_jsonl
@@ -281,14 +282,14 @@ def test_a_file_that_changes_between_the_passes_is_one_error(
     folder = lamp(tmp_path / "l", train=[question("a", "u", [0]), question("b", "v", [0])])
     file = folder / "train_questions.json"
     reader = open_reader(folder)
-    find = type(reader)._find  # type: ignore[attr-defined]
+    find = RawLamp._find
 
     def changing(*arguments: Any) -> Any:
         places = find(*arguments)
         file.write_bytes(b" " + file.read_bytes()[:-40])
         return places
 
-    monkeypatch.setattr(type(reader), "_find", changing)
+    monkeypatch.setattr(RawLamp, "_find", changing)
     with pytest.raises(DataError, match=r"train_questions.json, record \d, .*: the file changed"):
         import_files(folder, tmp_path / "out", reader)
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["l"]

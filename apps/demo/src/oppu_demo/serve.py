@@ -8,7 +8,7 @@ from pathlib import Path
 
 from oppu_core.errors import ConfigError
 from oppu_core.modeling.base import pick_device
-from oppu_core.modeling.base_files import TINY
+from oppu_core.modeling.base_files import TINY, base_folder
 from oppu_core.modeling.precision import slow_dtype
 from oppu_core.runs.config import placed
 from oppu_core.runs.progress import ProgressReporter
@@ -80,6 +80,8 @@ def serve(
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # visitors' files are removed, as on Ctrl-C
     console = Console(stderr=True, highlight=False)
+    if path is None:
+        base_folder(model)  # refused before a page is opened
     port, quickstart = free_port(host, port), default_folder(model)
     name, _, password = (auth or "").partition(":")
     options = {"auth": (name, password) if auth else None, "prevent_thread_lock": True}

@@ -10,7 +10,7 @@ from oppu_core.data.dataset import MANIFEST
 from oppu_core.data.dataset_writer import write_dataset
 from oppu_core.data.sample import GRAMMARS, sample_users
 from oppu_core.errors import ConfigError
-from oppu_core.modeling.base_files import TINY
+from oppu_core.modeling.base_files import TINY, base_folder
 from oppu_core.modeling.dtypes import Dtype
 from oppu_core.prompting.methods import DEFAULT_METHODS
 from oppu_core.tasks.task_files import get_task
@@ -94,6 +94,7 @@ def quickstart_run(path: Path, tasks: Sequence[str], model: str = TINY, dtype: D
     from oppu_core.runs.options import RunOptions
     from oppu_core.runs.start import start_run
 
+    base_folder(model)  # refused before anything is written
     size = size_for(model)
     data = quickstart_data(path.parent / f"{path.name}-data", tasks, size)
     options = RunOptions(data=data, model=model, dtype=dtype, methods=size.methods, settings=size.settings)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers import LogitsProcessor, LogitsProcessorList
+from transformers import LogitsProcessorList
 
 from oppu_core.modeling.adapters import State, soft_prompt
 from oppu_core.modeling.packed_model import PackedModel, prompts
@@ -118,8 +118,8 @@ def answer_groups(
     ]
 
 
-class _Finite(LogitsProcessor):  # type: ignore[misc]  # transformers has no types here
-    """Lets logits pass, and refuses those that are not finite."""
+class _Finite:
+    """A logits processor of transformers: lets logits pass, and refuses those that are not finite."""
 
     def __init__(self, model: Any) -> None:
         self._model = model

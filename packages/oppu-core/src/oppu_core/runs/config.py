@@ -69,9 +69,11 @@ class RunConfig:
 
     def to_json(self) -> dict[str, Any]:
         """The form in ``run.json``."""
-        plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
-        for kind in ("task_lora", "personal"):
-            plain[kind] = json.loads(json.dumps({t: c.to_json() for t, c in getattr(self, kind).items()}))
+        trainings = {
+            kind: {task: config.to_json() for task, config in getattr(self, kind).items()}
+            for kind in ("task_lora", "personal")
+        }
+        plain: dict[str, Any] = json.loads(json.dumps({**dataclasses.asdict(self), **trainings}))
         if self.prompt_format == "plain":  # as before there was another: results of such runs stay theirs
             del plain["prompt_format"]
         if not uses_encoder(self.methods):
