@@ -1,123 +1,25 @@
 """Many users trained at once, held to the loop that trains one after the other."""
 
 import dataclasses
-import functools
-import itertools
 import math
-from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import oppu_core.training.cohort
 import pytest
 import torch
+from cohort_toys import USERS, Folder, Loaded, Trainee, finished, furthest, identical, make
 from oppu_core.errors import TrainingError
-from oppu_core.modeling.adapters import State, adapter_state, attach, load_state
-from oppu_core.modeling.base import load_base
-from oppu_core.modeling.base_files import projection_names
+from oppu_core.modeling.adapters import State, adapter_state, load_state
 from oppu_core.modeling.packed_model import PackedModel
-from oppu_core.modeling.packing import Packed, TokenizedExample, collate, pack
+from oppu_core.modeling.packing import Packed, TokenizedExample, pack
 from oppu_core.modeling.stacked_adapters import Drop
-from oppu_core.training import loop
 from oppu_core.training.cohort import Cohort, _dropout
-from oppu_core.training.config import Peft, TrainConfig, personal_config
-from oppu_core.training.loop import Outcome, Progress, Trained, target_loss, train
+from oppu_core.training.config import Peft
+from oppu_core.training.loop import Progress
 from oppu_core.training.row_adamw import RowAdamW
 from packed_toys import Users, count_hooks, draw, example, filled, in_doubles, partitions, state_distance
 from rounding import ADAPTERS, LOSSES, UNDECIDED
 from toy_models import FAMILIES
-
-Folder = Callable[[str], Path]
-Loaded = Callable[..., "Trainee"]
-
-# Seven, three, one and four examples; of one length and of many; with a prefix and without. In batches of
-# three they take three, one, one and two steps an epoch.
-USERS: Users = [
-    [example(20, 21 + seed % 3, 1 + seed % 4, seed) for seed in range(7)],
-    [example(0, 3 + 11 * seed, 2, seed + 20, 1) for seed in range(3)],
-    [example(0, 30, 3, 30, 2)],
-    [example(6, 8 + 7 * seed, 4 - seed, seed + 40, 3) for seed in range(4)],
-]
-
-
-@dataclasses.dataclass(frozen=True)
-class Trainee:
-    """A model with a fresh adapter, and the settings."""
-
-    model: Any
-    fresh: State
-    config: TrainConfig
-
-    def with_(self, **changes: Any) -> "Trainee":
-        """The same with other settings of training."""
-        return dataclasses.replace(self, config=dataclasses.replace(self.config, **changes))
-
-    def loop(
-        self, rows: Sequence[TokenizedExample]
-    ) -> tuple[Trained, dict[str, torch.Tensor], list[Progress]]:
-        """One user, by the loop: facts, adapter, steps."""
-        load_state(self.model, self.fresh)
-        steps: list[Progress] = []
-        trained = train(self.model, rows, self.config, 0, steps.append)
-        return trained, adapter_state(self.model), steps
-
-    def cohort(
-        self, users: Users, on_step: Callable[[int, Progress], None] | None = None
-    ) -> dict[int, Outcome]:
-        """All users at once; in the order in which they are finished."""
-        return dict(Cohort(self.model, self.fresh, self.config, 0).train(users, on_step))
-
-    def states(self, users: Users) -> list[State]:
-        """The adapters of users of whom all can be trained."""
-        outcomes = self.cohort(users)
-        return [finished(outcomes[place])[1] for place in range(len(users))]
-
-
-def finished(outcome: Outcome) -> tuple[Trained, State]:
-    assert not isinstance(outcome, TrainingError), outcome
-    return outcome
-
-
-def furthest(ours: Sequence[State], theirs: Sequence[State]) -> float:
-    return max(state_distance(a, b) for a, b in zip(ours, theirs, strict=True))
-
-
-def identical(ours: Sequence[State], theirs: Sequence[State]) -> bool:
-    pairs = list(zip(ours, theirs, strict=True))
-    return all(a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a) for a, b in pairs)
-
-
-def make(
-    folder: Path,
-    method: Peft = "lora",
-    prepare: Callable[[Any], Any] = lambda model: model,
-    **changes: Any,
-) -> Trainee:
-    model = prepare(load_base(str(folder), device="cpu").model)
-    if model.config.model_type == "mistral":
-        model.config.sliding_window = 16
-    config = personal_config("lamp_2m", "tiny", 5, projection_names(model), method)
-    settings: dict[str, Any] = {
-        "learning_rate": {"lora": 1e-2, "ia3": 2e-2, "prompt_tuning": 5e-2}[method],
-        "epochs": 2,
-        "batch_size": 3,
-        "virtual_tokens": 5,
-        "warmup": 0.2,
-        "weight_decay": 0.1,
-    }
-    config = dataclasses.replace(config, **(settings | changes))
-    peft_model = attach(model, config).to(model.dtype)
-    return Trainee(peft_model, adapter_state(peft_model), config)
-
-
-@pytest.fixture(scope="module")
-def trainee(family_folder: Folder) -> Loaded:
-    @functools.cache
-    def load(family: str = "llama", method: Peft = "lora") -> Trainee:
-        return make(family_folder(family), method)
-
-    return load
-
 
 CASES: list[tuple[str, Peft]] = [
     *((family, "lora") for family in FAMILIES),
@@ -509,67 +411,3 @@ def test_too_little_memory_says_what_to_do(
     with pytest.raises(TrainingError, match=f"{users} at once.*{advice}"):
         trainee().cohort(USERS[:users])
     assert count_hooks(trainee().model) == 0
-
-
-HELD_OUT = {"validate_share": 0.4, "epochs": 6, "learning_rate": 5e-2}
-
-
-def test_users_stop_where_their_held_out_examples_say_in_cohorts_as_in_the_loop(
-    trainee: Loaded, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    held_out = trainee().with_(**HELD_OUT)
-    users = [*USERS, [example(4, 12 + seed, 3, seed + 60) for seed in range(12)]]
-    seen: list[tuple[float, State]] = []
-    measured = loop.held_out_loss
-
-    def noting(model: Any, rows: Sequence[TokenizedExample], *others: Any) -> float:
-        seen.append((measured(model, rows, *others), adapter_state(model)))
-        return seen[-1][0]
-
-    monkeypatch.setattr(loop, "held_out_loss", noting)
-    outcomes = held_out.cohort(users)
-    stopped = []
-    for place, rows in enumerate(users):
-        seen.clear()
-        trained, state, _ = held_out.loop(rows)
-        facts, ours = finished(outcomes[place])
-        assert (facts.steps, facts.tokens) == (trained.steps, trained.tokens)
-        assert facts.last_loss == pytest.approx(trained.last_loss, rel=LOSSES)
-        assert state_distance(ours, state) < ADAPTERS
-        if len(rows) < loop.FEWEST_TO_SPLIT:
-            assert not seen
-            continue
-        losses = [loss for loss, _ in seen]
-        assert identical([state], [seen[losses.index(min(losses))][1]])
-        fell = all(later < earlier for earlier, later in itertools.pairwise(losses))
-        assert fell or losses.index(min(losses)) == len(losses) - 2, "training ends when the loss rises"
-        stopped.append(not fell)
-    assert any(stopped)
-
-
-def test_held_out_examples_are_the_last_and_are_not_trained_on(trainee: Loaded) -> None:
-    rows = USERS[0]
-    for share, held in ((0.0, 0), (0.01, 1), (0.3, 2), (0.99, 6)):
-        head, tail = loop.split_tail(rows, share)
-        assert [*head, *tail] == rows and len(tail) == held
-    assert loop.split_tail(rows[:4], 0.5) == (rows[:4], ())
-    held_out = trainee().with_(validate_share=0.3, epochs=1)
-    plain = trainee().with_(epochs=1)
-    assert identical(held_out.states([rows]), plain.states([rows[:5]]))
-
-
-def test_the_held_out_loss_is_that_of_all_its_tokens(trainee: Loaded) -> None:
-    model, rows = trainee().model, USERS[0]
-    one_by_one = [target_loss(model, collate([row], 0)).item() for row in rows]
-    counts = [len(row.ids) - row.prompt_len for row in rows]
-    expected = sum(a * b for a, b in zip(one_by_one, counts, strict=True)) / sum(counts)
-    for size, padded in ((2, True), (3, False), (7, True)):
-        assert loop.held_out_loss(model, rows, size, 0, padded) == pytest.approx(expected, rel=1e-5)
-
-
-def test_without_held_out_examples_settings_are_written_as_before() -> None:
-    config = personal_config("lamp_2m", "tiny", 5)
-    assert "validate_share" not in config.to_json()
-    held_out = dataclasses.replace(config, validate_share=0.2)
-    assert held_out.to_json() == {**config.to_json(), "validate_share": 0.2}
-    assert TrainConfig.from_json(held_out.to_json()) == held_out
