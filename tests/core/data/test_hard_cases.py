@@ -89,6 +89,7 @@ def test_two_writers_of_the_same_key(tmp_path):
     errors, barrier = ([], threading.Barrier(4))
 
     def work():
+        barrier.wait(5)
         store = Store(tmp_path / "s")
         for i in range(30):
             barrier.wait(5)

@@ -6,8 +6,9 @@ does not depend on how Parquet wrote it. :mod:`oppu_core.data.dataset_writer` wr
 """
 
 import contextlib
+import dataclasses
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from oppu_core.data.schema import NUMBERS, from_row, schema_of, shown
 from oppu_core.data.types import SPLITS, Split, User
 from oppu_core.errors import ConfigError, DataError, did_you_mean
 from oppu_core.storage.files import file_sha256, read_json
+from oppu_core.storage.parsing import parse
 from oppu_core.tasks.task import Task
 from oppu_core.tasks.task_files import get_task, task_from
 
@@ -28,6 +30,55 @@ MANIFEST = "dataset.json"
 PROFILES, REJECTED = "profiles.jsonl", "rejected.jsonl"
 
 SHARD = re.compile(r"(others|test)-\d{5,}\.parquet")
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """One file of users, as ``dataset.json`` lists it."""
+
+    file: str
+    split: Split
+    users: int
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """What reading relies on in ``dataset.json``.
+
+    Attributes:
+        task: The task's name.
+        source: Where the users come from.
+        counts: {split: {one of :data:`~oppu_core.data.schema.NUMBERS`: number}}.
+        content: {split: sha256 of its users}.
+        shards: All files of users, in order.
+        task_definition: The task itself, if it is not a packaged one.
+    """
+
+    task: str
+    source: dict[str, Any]
+    counts: dict[Split, dict[str, int]]
+    content: dict[Split, str]
+    shards: list[Shard]
+    task_definition: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        """Check what types do not say.
+
+        Raises:
+            ValueError: a shard's name leads elsewhere, or numbers are missing or do not agree.
+        """
+        for shard in self.shards:
+            if not SHARD.fullmatch(shard.file):
+                raise ValueError(f"{shard.file!r} is no name of a shard")
+        for split in SPLITS:
+            if not self.counts.get(split, {}).keys() >= set(NUMBERS) or split not in self.content:
+                raise ValueError(f"a number or the checksum of {split} is missing")
+            if (
+                sum(shard.users for shard in self.shards if shard.split == split)
+                != self.counts[split]["users"]
+            ):
+                raise ValueError(f"the shards of {split} do not have as many users as it says")
 
 
 class Dataset:
@@ -45,15 +96,15 @@ class Dataset:
         >>> dataset.user("8311").training_history[:3]  # doctest: +SKIP
     """
 
-    def __init__(self, path: Path, task: Task, manifest: Mapping[str, Any], fingerprint: str) -> None:
+    def __init__(self, path: Path, task: Task, manifest: Manifest, fingerprint: str) -> None:
         """Use :meth:`open`, which checks the folder."""
         self.path = path
         self.task = task
-        self.source: dict[str, Any] = manifest["source"]
-        self.counts: dict[Split, dict[str, int]] = manifest["counts"]
+        self.source = manifest.source
+        self.counts = manifest.counts
         self.fingerprint = fingerprint
-        self._content: dict[Split, str] = manifest["content"]
-        self._shards: list[dict[str, Any]] = manifest["shards"]
+        self._content = manifest.content
+        self._shards = manifest.shards
         self._index: dict[str, tuple[int, int, int]] | None = None
 
     @classmethod
@@ -70,22 +121,25 @@ class Dataset:
                 "is not a dataset folder (it has no dataset.json)" if path.exists() else "does not exist"
             )
             raise DataError(f"{path} {problem}; `oppu data import` makes one.")
-        manifest = read_json(file)
-        written = manifest.get("format") if isinstance(manifest, dict) else None
+        values = read_json(file)
+        written = values.get("format") if isinstance(values, dict) else None
         if type(written) is int and written > FORMAT:
             raise DataError(
                 f"{file} has format {written}, newer than this oppu reads ({FORMAT}); upgrade oppu."
             )
-        if written != FORMAT or not _is_manifest(manifest):
+        if written != FORMAT:
             raise DataError(f"{file} is damaged or not of a dataset; import the dataset again.")
         try:
-            own = manifest.get("task_definition")
-            task = get_task(manifest["task"]) if own is None else task_from(own, "task_definition")
+            manifest = parse(Manifest, values)
+            own = manifest.task_definition
+            task = get_task(manifest.task) if own is None else task_from(own, "task_definition")
+        except ValueError as error:
+            raise DataError(f"{file} is damaged ({error}); import the dataset again.") from error
         except ConfigError as error:
             raise DataError(f"{file}: {error}") from error
-        for shard in manifest["shards"]:
-            if not (path / shard["file"]).is_file():
-                raise DataError(f"{path} lacks its shard {shard['file']}; import the dataset again.")
+        for shard in manifest.shards:
+            if not (path / shard.file).is_file():
+                raise DataError(f"{path} lacks its shard {shard.file}; import the dataset again.")
         return cls(path, task, manifest, file_sha256(file))
 
     def content(self, split: Split) -> str:
@@ -99,7 +153,7 @@ class Dataset:
             DataError: a shard is damaged.
         """
         for shard in self._shards:
-            if split in (None, shard["split"]):
+            if split in (None, shard.split):
                 with self._reading(shard) as parquet:
                     for group in range(parquet.num_row_groups):
                         for row in parquet.read_row_group(group, use_threads=False).to_pylist():
@@ -126,7 +180,7 @@ class Dataset:
             DataError: a shard is damaged.
         """
         index = self._users_index().items()
-        return [user_id for user_id, (number, _, _) in index if self._shards[number]["split"] == split]
+        return [user_id for user_id, (number, _, _) in index if self._shards[number].split == split]
 
     def verify(self) -> None:
         """Compare every shard with its checksum.
@@ -136,11 +190,11 @@ class Dataset:
         """
         for shard in self._shards:
             try:
-                intact = file_sha256(self.path / shard["file"]) == shard["sha256"]
+                intact = file_sha256(self.path / shard.file) == shard.sha256
             except OSError as error:
-                raise DataError(f"{self.path / shard['file']} cannot be read: {error}.") from error
+                raise DataError(f"{self.path / shard.file} cannot be read: {error}.") from error
             if not intact:
-                raise DataError(_damaged(self.path / shard["file"], "its checksum differs"))
+                raise DataError(_damaged(self.path / shard.file, "its checksum differs"))
 
     def _users_index(self) -> dict[str, tuple[int, int, int]]:
         """{user id: (shard, row group, row)}."""
@@ -156,15 +210,15 @@ class Dataset:
         return self._index
 
     @contextlib.contextmanager
-    def _reading(self, shard: Mapping[str, Any]) -> Iterator[Any]:
+    def _reading(self, shard: Shard) -> Iterator[Any]:
         """An open shard; any failure of Parquet inside the block becomes a DataError."""
-        file = self.path / shard["file"]
+        file = self.path / shard.file
         try:
             with pq.ParquetFile(file, page_checksum_verification=True) as parquet:
                 known = (schema_of(self.task), schema_of(self.task, query_dates=False))
                 if parquet.schema_arrow not in known:
                     raise DataError(_damaged(file, f"its columns are not those of task {self.task.name}"))
-                if parquet.metadata.num_rows != shard["users"]:
+                if parquet.metadata.num_rows != shard.users:
                     raise DataError(_damaged(file, "its number of users differs"))
                 yield parquet
         except (pa.ArrowException, OSError, TypeError, ValueError, MemoryError) as error:
@@ -173,30 +227,3 @@ class Dataset:
 
 def _damaged(file: Path, problem: str) -> str:
     return f"{file} is damaged: {problem}. Copy it again or import the dataset again."
-
-
-def _is_manifest(manifest: Mapping[str, Any]) -> bool:
-    """Whether ``dataset.json`` has everything that reading relies on."""
-    try:
-        return (
-            isinstance(manifest["task"], str)
-            and isinstance(manifest.get("task_definition"), dict | None)
-            and isinstance(manifest["source"], dict)
-            and all(type(manifest["counts"][split][name]) is int for split in SPLITS for name in NUMBERS)
-            and all(isinstance(manifest["content"][split], str) for split in SPLITS)
-            # A shard's name must not lead out of the folder.
-            and all(
-                SHARD.fullmatch(shard["file"])
-                and shard["split"] in SPLITS
-                and type(shard["users"]) is int
-                and isinstance(shard["sha256"], str)
-                for shard in manifest["shards"]
-            )
-            and all(
-                sum(shard["users"] for shard in manifest["shards"] if shard["split"] == split)
-                == manifest["counts"][split]["users"]
-                for split in SPLITS
-            )
-        )
-    except (KeyError, TypeError, AttributeError):
-        return False

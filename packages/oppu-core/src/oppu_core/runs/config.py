@@ -4,7 +4,7 @@ import dataclasses
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, ClassVar, get_type_hints
 
 from oppu_core.data.dataset import Dataset
 from oppu_core.errors import ConfigError
@@ -20,6 +20,7 @@ from oppu_core.modeling.families import check_targets
 from oppu_core.prompting.methods import Examples, parse_method
 from oppu_core.runs.options import ENCODER, RunOptions
 from oppu_core.runs.preset_files import read_preset
+from oppu_core.storage.parsing import parse
 from oppu_core.training.config import (
     ONLY_OF,
     TrainConfig,
@@ -67,6 +68,9 @@ class RunConfig:
     prompt_format: PromptFormat = "plain"
     encoder: str = ENCODER
 
+    # A setting of a later version must not be lost unnoticed.
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+
     def to_json(self) -> dict[str, Any]:
         """The form in ``run.json``."""
         trainings = {
@@ -81,21 +85,13 @@ class RunConfig:
         return plain
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "RunConfig":
-        """The inverse of :meth:`to_json`."""
+    def from_json(cls, values: Any) -> "RunConfig":
+        """The inverse of :meth:`to_json`.
 
-        def training(by_task: Mapping[str, Any]) -> dict[str, TrainConfig]:
-            return {task: TrainConfig.from_json(values) for task, values in by_task.items()}
-
-        return cls(
-            **{
-                **values,
-                "methods": tuple(values["methods"]),
-                "profiles": tuple(values.get("profiles", ())),
-                "task_lora": training(values["task_lora"]),
-                "personal": training(values["personal"]),
-            }
-        )
+        Raises:
+            ValueError: a field is wrong; the message names it.
+        """
+        return parse(cls, values)
 
 
 def resolve_config(options: RunOptions) -> RunConfig:
@@ -174,7 +170,7 @@ def _override(
 ) -> TrainConfig:
     """Apply ``kind.field=value`` settings to a training configuration; errors begin with their source."""
     types = get_type_hints(TrainConfig)
-    fields = [name for name in types if name not in ("seed", "method")]
+    fields = [one.name for one in dataclasses.fields(TrainConfig) if one.name not in ("seed", "method")]
     for text in overrides:
         name, separator, value = text.partition("=")
         target, _, field = name.strip().partition(".")

@@ -168,7 +168,7 @@ def open_run(path: str | Path) -> Run:
             raise ConfigError(f"{file} has format {values['format']}; this version reads format {FORMAT}.")
         store = Path(values["store"]) if values["store"] else path.parent / "store"
         return Run(path, RunConfig.from_json(values["config"]), values["provenance"], store)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"{file} is not a run's description ({error}); start a new run.") from error
 
 

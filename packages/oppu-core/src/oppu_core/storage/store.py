@@ -22,6 +22,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import tenacity
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -43,6 +44,7 @@ CREATE TABLE IF NOT EXISTS entries (
 )
 """
 _MANIFEST = "manifest.sqlite"
+_BUSY_SECONDS = 60  # how long one process waits for another
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 
@@ -113,6 +115,30 @@ def is_store(path: Path) -> bool:
     return (path / _MANIFEST).is_file()
 
 
+def _is_busy(error: BaseException) -> bool:
+    return isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode == sqlite3.SQLITE_BUSY
+
+
+# SQLite does not wait by itself while another process makes the same manifest.
+@tenacity.retry(
+    retry=tenacity.retry_if_exception(_is_busy),
+    wait=tenacity.wait_random(0.01, 0.1),
+    stop=tenacity.stop_after_delay(_BUSY_SECONDS),
+    reraise=True,
+)
+def _opened(file: Path) -> sqlite3.Connection:
+    """The manifest, made if it is missing."""
+    manifest = sqlite3.connect(file, timeout=_BUSY_SECONDS)
+    try:
+        manifest.execute("PRAGMA journal_mode=WAL")
+        manifest.execute(_SCHEMA)
+        manifest.commit()
+    except BaseException:
+        manifest.close()
+        raise
+    return manifest
+
+
 class Store:
     """A folder of trained weights; safe to use from several processes at once.
 
@@ -127,10 +153,7 @@ class Store:
         self.path = path
         try:
             path.mkdir(parents=True, exist_ok=True)
-            self._manifest = sqlite3.connect(path / _MANIFEST, timeout=60)
-            self._manifest.execute("PRAGMA journal_mode=WAL")
-            self._manifest.execute(_SCHEMA)
-            self._manifest.commit()
+            self._manifest = _opened(path / _MANIFEST)
         except (OSError, sqlite3.DatabaseError) as error:
             raise StoreError(f"The store {path} cannot be opened: {error}.") from error
 

@@ -2,9 +2,10 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from oppu_core.modeling.families import LLAMA, default_targets
+from oppu_core.storage.parsing import parse
 
 Peft = Literal["lora", "ia3", "prompt_tuning"]
 PresetName = Literal["paper", "medium", "small", "tiny"]
@@ -54,6 +55,9 @@ class TrainConfig:
     gradient_checkpointing: bool = False
     validate_share: float = 0.0
 
+    # A setting of a later version must not be lost unnoticed.
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+
     def to_json(self) -> dict[str, Any]:
         """Its form in files and identities, which is that of before where nothing is held out."""
         values = dataclasses.asdict(self)
@@ -62,9 +66,13 @@ class TrainConfig:
         return values
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "TrainConfig":
-        """The inverse of :meth:`to_json`, after a round trip through JSON."""
-        return cls(**{**values, "targets": tuple(values["targets"])})
+    def from_json(cls, values: Any) -> "TrainConfig":
+        """The inverse of :meth:`to_json`, after a round trip through JSON.
+
+        Raises:
+            ValueError: a field is wrong; the message names it.
+        """
+        return parse(cls, values)
 
     @property
     def prefix(self) -> int:

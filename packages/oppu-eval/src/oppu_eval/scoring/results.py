@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from oppu_core.errors import DataError
+from oppu_core.storage.parsing import parse
 from oppu_core.tasks.task import Kind, Task
 
 from oppu_eval.scoring.metrics import metrics_for
@@ -182,19 +183,15 @@ class Results:
         Raises:
             DataError: a field is wrong; the message names the field, but not the file.
         """
-        from pydantic import TypeAdapter, ValidationError
-
         try:
-            file = TypeAdapter(ResultsFile).validate_python(values)
-        except ValidationError as error:
-            first = error.errors()[0]
-            field = ".".join(map(str, first["loc"])) or "the whole"
-            raise DataError(f"{field!r}: {first['msg']}") from error
+            file = parse(_ResultsFile, values)
+        except ValueError as error:
+            raise DataError(str(error)) from error
         return cls({name: _task_results(file, name) for name in file.tasks}, file.provenance)
 
 
 @dataclasses.dataclass(frozen=True)
-class TaskEntry:
+class _TaskEntry:
     """What ``results.json`` says of a task itself; attributes as in :class:`TaskResults`."""
 
     title: str
@@ -204,11 +201,11 @@ class TaskEntry:
 
 
 @dataclasses.dataclass(frozen=True)
-class ResultsFile:
+class _ResultsFile:
     """``results.json`` as it is laid out: its keys are sorted, its rows are in order."""
 
     rows: list[ScoreRow]
-    tasks: dict[str, TaskEntry]
+    tasks: dict[str, _TaskEntry]
     per_user: dict[str, dict[str, dict[str, float]]]
     history_lengths: dict[str, dict[str, int]]
     set_aside: dict[str, dict[str, list[str]]]
@@ -216,7 +213,7 @@ class ResultsFile:
     warnings: dict[str, list[str]] = dataclasses.field(default_factory=dict)
 
 
-def _task_results(file: ResultsFile, name: str) -> TaskResults:
+def _task_results(file: _ResultsFile, name: str) -> TaskResults:
     """What a file says of one task.
 
     Raises:

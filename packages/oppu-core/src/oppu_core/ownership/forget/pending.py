@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from oppu_core.errors import DataError
 from oppu_core.storage.files import read_json, write_json
+from oppu_core.storage.parsing import parse
 
 _PENDING_FILE = ".forget.json"
 _FORGOTTEN_FILE = "forgotten.json"
@@ -39,9 +41,18 @@ class Pending:
 
 
 def read_pending(folder: Path) -> Pending | None:
-    """The record of a killed call; None if there is none."""
+    """The record of a killed call; None if there is none.
+
+    Raises:
+        DataError: it is damaged.
+    """
     path = folder / _PENDING_FILE
-    return Pending(**read_json(path)) if path.exists() else None
+    if not path.exists():
+        return None
+    try:
+        return parse(Pending, read_json(path))
+    except ValueError as error:
+        raise DataError(f"{path} is damaged ({error}). Put it back from a backup.") from error
 
 
 def write_pending(folder: Path, pending: Pending) -> None:
