@@ -6,9 +6,17 @@ would take half as long again) and whose messages are for their authors; rows of
 millions.
 """
 
+import functools
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+
+@functools.cache
+def _adapter(kind: type) -> Any:
+    from pydantic import TypeAdapter  # not at the top: it takes a sixth of a second
+
+    return TypeAdapter(kind)
 
 
 def parse(kind: type[T], values: Any) -> T:
@@ -20,10 +28,11 @@ def parse(kind: type[T], values: Any) -> T:
     Raises:
         ValueError: a value is missing or wrong; the message names its field, but not the file.
     """
-    from pydantic import TypeAdapter, ValidationError  # not at the top: it takes a sixth of a second
+    from pydantic import ValidationError
 
     try:
-        return TypeAdapter(kind).validate_python(values)
+        parsed: T = _adapter(kind).validate_python(values)
+        return parsed
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"])) or "the whole"
