@@ -2,14 +2,47 @@
 
 import json
 import select
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 from oppu_core.data.dataset import Dataset
+from oppu_core.modeling import base_files
 from small_world import sample_dataset
+
+# These need the shipped base as it is: planted habits are to be found, or processes of their own load it.
+WHOLE_BASE = {
+    "test_planted_studies", "test_harness_traps", "test_docs", "test_docs_lm_eval", "test_docs_python",
+    "test_packaging", "test_quickstart_model", "test_gpu_benchmark", "test_recipe",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def shallow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shipped base's first layer alone: a quarter of the work."""
+    folder = tmp_path_factory.mktemp("base") / "shallow"
+    shutil.copytree(base_files.TINY_FOLDER, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 1}))
+    weights = safetensors.torch.load_file(folder / "model.safetensors")
+    kept = {
+        name: tensor for name, tensor in weights.items() if ".layers." not in name or ".layers.0." in name
+    }
+    safetensors.torch.save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny(request: pytest.FixtureRequest, shallow: Path) -> Iterator[None]:
+    """`tiny` is shallow where tests hold ways to the same answer against each other, whatever it is."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.module.__name__ not in WHOLE_BASE:
+            patch.setattr(base_files, "TINY_FOLDER", shallow)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -57,7 +90,7 @@ def oppu(
 # Imports what commands import, once, and runs each command in a fork of itself: importing torch, transformers
 # and matplotlib takes longer than most of these commands.
 FORKING = """
-import json, os, sys
+import json, os, pathlib, sys
 import matplotlib.backends.backend_svg, matplotlib.figure
 import oppu_core.runs.jobs, oppu_eval.reporting.run_report, oppu_eval.scoring.run_results
 for line in sys.stdin:
@@ -67,6 +100,7 @@ for line in sys.stdin:
         for stream, file in ((0, os.devnull), (1, job["out"]), (2, job["err"])):
             os.dup2(os.open(file, os.O_RDWR), stream)
         os.environ.update(job["environment"])
+        oppu_core.modeling.base_files.TINY_FOLDER = pathlib.Path(job["tiny"])
         sys.argv = ["oppu", *job["arguments"]]
         exec(job["code"], {})
         from oppu_core.cli.main import main
@@ -98,6 +132,7 @@ def oppu_process(
         job = {
             "arguments": [str(argument) for argument in arguments],
             "code": code,
+            "tiny": str(base_files.TINY_FOLDER),
             "environment": {"COLUMNS": "120", "NO_COLOR": "1", **environment},
             "out": str(out),
             "err": str(err),

@@ -60,8 +60,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import os
 
     from oppu_core.runs.execute import execute_visibly
-    from oppu_core.runs.jobs import JOBS
-    from oppu_core.runs.options import Compute, RunOptions
+    from oppu_core.runs.options import JOBS, Compute, RunOptions
     from oppu_core.runs.start import start_run
     from oppu_eval.reporting.run_report import write_report
     from oppu_eval.scoring.run_results import evaluate_run

@@ -31,7 +31,7 @@ POINTS = {
     "after the first unit of answers": 'kill_at("oppu_core.runs.predictions", "Journal.add", 1, after=True)',
     "before it is written who is trained together": 'kill_at("oppu_core.training.plan", "write_jsonl", 1)',
     "in the middle of writing the second user's weights": (
-        'kill_at("oppu_core.storage.store", "save_file", 2, after=True)'
+        'kill_at("safetensors.torch", "save_file", 2, after=True)'
     ),
     "while users are trained again for the others' sake": (
         'kill_at("oppu_core.training.cohort", "Cohort._step", 2)'

@@ -17,7 +17,7 @@ from oppu_core.prompting.methods import parse_method, variant_method
 from oppu_core.prompting.retrieval import BM25Retriever
 from oppu_core.runs.answering import AnswerRules, answer
 from oppu_core.storage.store import Key, Store
-from oppu_core.training import personal, task_base
+from oppu_core.training import keys, personal, task_base
 from oppu_core.training.config import TrainConfig, personal_config, task_config
 from oppu_core.training.plan import CohortPlan
 from oppu_core.training.trainer import Trainer
@@ -44,13 +44,13 @@ class World:
         self, users: list[User], config: TrainConfig = CONFIG, size: int | None = None
     ) -> list[personal.UserDone]:
         done: list[personal.UserDone] = []
-        key = task_base.key_of(self.base.identity, self.dataset, self.variant, TASK_CONFIG)
+        key = keys.of_task_lora(self.base.identity, self.dataset, self.variant, TASK_CONFIG)
         method = variant_method(self.variant)
         trainer = Trainer.of(self.base, config)
 
         def key_of(user: User) -> Key:
             profile = self.builder.profile_for(method, user)
-            return personal.key_of(key, self.dataset.task, config, user, profile)
+            return keys.of_adapter(key, self.dataset.task, config, user, profile)
 
         personal.train_personal(
             trainer,
@@ -75,10 +75,10 @@ class World:
         return self
 
     def weights(self, user: User) -> bytes:
-        key = task_base.key_of(self.base.identity, self.dataset, self.variant, TASK_CONFIG)
+        key = keys.of_task_lora(self.base.identity, self.dataset, self.variant, TASK_CONFIG)
         method = parse_method("non_personalized" if self.variant == "base" else self.variant)
         profile = self.builder.profile_for(method, user)
-        folder = personal.key_of(key, self.dataset.task, CONFIG, user, profile).folder
+        folder = keys.of_adapter(key, self.dataset.task, CONFIG, user, profile).folder
         return (self.store.path / folder / "adapter_model.safetensors").read_bytes()
 
 
@@ -90,7 +90,7 @@ def world(movies: Dataset, tmp_path: Path):
         base = load_base("tiny", device="cpu")
         builder = PromptBuilder(dataset.task, base.tokenizer, {"bm25": BM25Retriever(dataset.task)})
         store = Store(tmp_path / name)
-        key = task_base.key_of(base.identity, dataset, variant, TASK_CONFIG)
+        key = keys.of_task_lora(base.identity, dataset, variant, TASK_CONFIG)
         base = task_base.train_task_lora(base, key, dataset, builder, TASK_CONFIG, store)
         return World(
             dataclasses.replace(base, supports_packing=supports_packing), builder, store, dataset, variant
@@ -234,8 +234,8 @@ def test_adapter_opens_with_plain_peft_on_the_exported_task_base(world, tmp_path
     ours = world(variant)
     user = next(ours.dataset.users("test"))
     ours.train([user])
-    key = task_base.key_of(ours.base.identity, ours.dataset, variant, TASK_CONFIG)
-    adapter = personal.key_of(key, ours.dataset.task, CONFIG, user, "")
+    key = keys.of_task_lora(ours.base.identity, ours.dataset, variant, TASK_CONFIG)
+    adapter = keys.of_adapter(key, ours.dataset.task, CONFIG, user, "")
     exported = tmp_path / "task-base"
     exported.mkdir()
     write_model(ours.base, exported)
@@ -257,7 +257,7 @@ def test_adapter_opens_with_plain_peft_on_the_exported_task_base(world, tmp_path
 
 def test_merged_task_base_is_the_base_with_its_lora(world) -> None:
     merged = world()
-    key = task_base.key_of(merged.base.identity, merged.dataset, "base", TASK_CONFIG)
+    key = keys.of_task_lora(merged.base.identity, merged.dataset, "base", TASK_CONFIG)
     stacked = attach(load_base("tiny", device="cpu").model, TASK_CONFIG)
     load_state(stacked, merged.store.load(key))
     ids = torch.tensor([merged.base.tokenizer.prompt_ids("description: The jokes never stop. tag:")])
@@ -320,8 +320,8 @@ def test_answers_do_not_depend_on_the_batch(world, name: str) -> None:
         base = dataclasses.replace(ours.base, model=attach(ours.base.model, CONFIG))
 
     def adapter_of(user: User):
-        key = task_base.key_of(ours.base.identity, ours.dataset, "rag_k1", TASK_CONFIG)
-        return ours.store.load(personal.key_of(key, ours.dataset.task, CONFIG, user, ""))
+        key = keys.of_task_lora(ours.base.identity, ours.dataset, "rag_k1", TASK_CONFIG)
+        return ours.store.load(keys.of_adapter(key, ours.dataset.task, CONFIG, user, ""))
 
     def texts(size: int, some: list[User]) -> dict[tuple[str, str], str]:
         rules = AnswerRules(ours.builder.answer_tokens)

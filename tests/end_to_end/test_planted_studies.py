@@ -10,7 +10,7 @@ from oppu_core.runs.config import RunConfig, resolve_config
 from oppu_core.runs.options import Compute, RunOptions
 from oppu_core.tasks.task_files import get_task
 from oppu_core.training.config import Peft
-from oppu_eval.studies import activity, driver, shift, study
+from oppu_eval.studies import activity, estimate, shift, study
 from oppu_eval.studies.context import StudyContext
 from oppu_eval.studies.driver import carry_out
 from oppu_eval.studies.similarity import UPDATE, Similarity
@@ -28,7 +28,7 @@ def without_retrieval() -> None:
     patch = pytest.MonkeyPatch()
     for module in (activity, shift, study):
         patch.setattr(module, "FOUR", PAIR)
-    patch.setattr(driver, "expected_seconds", lambda *_: None)
+    patch.setattr(estimate, "expected_seconds", lambda *_: None)
     yield
     patch.undo()
 

@@ -19,7 +19,7 @@ from oppu_core.modeling.dtypes import Dtype
 from oppu_core.storage.store import CONFIG_FILE, WEIGHTS_FILE, Key, Store, adapter_key, task_lora_key
 from oppu_core.tasks.task_files import TASKS
 from oppu_core.training.config import TrainConfig, personal_config
-from oppu_core.training.personal import history_hash, key_of
+from oppu_core.training.keys import history_hash, of_adapter
 
 CONFIG = {"r": 8, "target_modules": ["q_proj", "v_proj"]}
 STATE = {
@@ -105,7 +105,7 @@ def key_with(
     lora: Mapping[str, Any] | None = None,
     task: str = "lamp_2m",
 ) -> Key:
-    return key_of(
+    return of_adapter(
         task_lora_key(lora or {"base": a_base("b"), "variant": "base"}), TASKS[task], training, user, profile
     )
 

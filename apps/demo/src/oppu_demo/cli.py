@@ -56,6 +56,10 @@ def demo(
         raise ConfigError("--auth: write a name, a colon and a password, e.g. --auth ada:lovelace.")
     if run and model:
         raise ConfigError("--run has its own base; leave --model out, or --run.")
+    if run:
+        from oppu_core.runs.run import open_run
+
+        open_run(run)  # before what takes seconds to load
     from oppu_demo.serve import serve
 
     with interruptible():

@@ -8,8 +8,7 @@ from pathlib import Path
 import gradio as gr
 from oppu_core.errors import ConfigError
 from oppu_core.runs.execute import execute
-from oppu_core.runs.jobs import JOBS
-from oppu_core.runs.options import Compute
+from oppu_core.runs.options import JOBS, Compute
 from oppu_core.runs.progress import ProgressReporter, Stage
 from oppu_core.runs.run import Run, open_run
 from oppu_core.runs.variants import variants_of

@@ -27,8 +27,7 @@ from oppu_core.errors import DataError
 from oppu_core.ownership import personalize as own
 from oppu_core.runs.asking import ask
 from oppu_core.runs.execute import execute as execute_jobs
-from oppu_core.runs.jobs import JOBS, Job
-from oppu_core.runs.options import Compute
+from oppu_core.runs.options import JOBS, Compute, Job
 from oppu_core.runs.predictions import read_answers
 from oppu_core.runs.progress import ProgressReporter
 from oppu_core.runs.run import Run

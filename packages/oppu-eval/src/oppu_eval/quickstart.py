@@ -90,11 +90,23 @@ def quickstart_data(folder: Path, tasks: Sequence[str], size: Size = SHIPPED) ->
 
 
 def quickstart_run(path: Path, tasks: Sequence[str], model: str = TINY, dtype: Dtype = "float32") -> "Run":
-    """Start a quickstart, or continue one with the same configuration."""
+    """Start a quickstart, or continue one with the same configuration.
+
+    Raises:
+        ConfigError: the folder holds one of other tasks, or another run.
+    """
     from oppu_core.runs.options import RunOptions
+    from oppu_core.runs.run import open_run
     from oppu_core.runs.start import start_run
 
     base_folder(model)  # refused before anything is written
+    if (path / "run.json").exists():
+        before = open_run(path)
+        if before.begun and before.config.data.keys() != set(tasks):
+            raise ConfigError(
+                f"{path} has the tasks {', '.join(before.config.data)}. Make {', '.join(tasks)} in a folder "
+                f"of its own: --run {path}-{'-'.join(tasks)}"
+            )
     size = size_for(model)
     data = quickstart_data(path.parent / f"{path.name}-data", tasks, size)
     options = RunOptions(data=data, model=model, dtype=dtype, methods=size.methods, settings=size.settings)

@@ -159,12 +159,13 @@ def ask(
     """Answer one query by every method of a run, side by side."""
     from rich.table import Table
 
-    from oppu_core.runs.asking import ask as ask_run
-    from oppu_core.runs.asking import read_fields
     from oppu_core.runs.run import open_run
 
     console = Console()
-    opened = open_run(run)
+    opened = open_run(run)  # before what loads torch
+    from oppu_core.runs.asking import ask as ask_run
+    from oppu_core.runs.asking import read_fields
+
     with interruptible(), Console(stderr=True).status("thinking …"):
         answers = ask_run(opened, user, text, task, device, read_fields(field or []))
     table = Table("method", "answer", title=escape(f"{user}: {' '.join(text.split())[:80]}"))

@@ -1,7 +1,8 @@
 """A base's files: where they are, and what can be known of it without its weights.
 
 ``tiny`` is the base that ships with this package; a GGUF file becomes a folder
-(:mod:`oppu_core.modeling.gguf_files`).
+(:mod:`oppu_core.modeling.gguf_files`). torch and transformers are imported where modules or a tokenizer are
+made: most commands look for a base, and fewer read one.
 """
 
 import dataclasses
@@ -9,10 +10,6 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
-
-import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-from transformers.pytorch_utils import Conv1D
 
 from oppu_core.errors import DataError, ModelError
 from oppu_core.modeling.chat import chat_turn
@@ -160,6 +157,9 @@ def base_skeleton(folder: Path) -> Any:
         ModelError: the configuration is none of a causal language model.
     """
     read_config(folder)
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
     try:
         config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
         with torch.device("meta"):
@@ -216,6 +216,8 @@ def base_tokenizer(name: str, prompt_format: PromptFormat = "plain") -> Tokenize
 
 
 def hf_tokenizer(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
     try:
         return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
     except Exception as error:  # transformers raises many kinds for a broken folder
@@ -227,6 +229,9 @@ def hf_tokenizer(folder: Path) -> Any:
 
 def projection_names(model: Any) -> list[str]:
     """The full names of a model's linear maps, also of those that carry an adapter already."""
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
     return [
         name.removesuffix(".base_layer")
         for name, module in model.named_modules()
@@ -237,6 +242,8 @@ def projection_names(model: Any) -> list[str]:
 def shared_projections(model: Any) -> dict[str, str]:
     """The linear maps whose weights another module holds as well, and which: a head that is tied to the
     embedding, or layers that share their weights."""
+    import torch
+
     holders: dict[int, set[str]] = {}
     for name, module in model.named_modules():
         if isinstance(weight := getattr(module, "weight", None), torch.nn.Parameter):

@@ -11,15 +11,15 @@ import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from transformers.utils import logging as transformers_logging
 
 from oppu_core.errors import ModelError, reason
-from oppu_core.modeling.base import pick_device
 from oppu_core.modeling.base_files import base_folder, files_sha256, hf_tokenizer, read_config
+
+if TYPE_CHECKING:
+    import torch
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 _ADVICE = "It is damaged, or not of a kind that sentence-transformers reads."
@@ -72,6 +72,8 @@ class Encoder:
 
     @functools.cached_property
     def _model(self) -> Any:
+        from oppu_core.modeling.base import pick_device
+
         identity = self.identity
         if self.fingerprint not in (None, identity):
             raise ModelError(
@@ -122,9 +124,11 @@ def check_whole(name: str, found: dict[str, Any]) -> None:
 
 
 @functools.lru_cache(2)
-def _loaded(name: str, folder: Path, device: torch.device, identity: str) -> Any:
+def _loaded(name: str, folder: Path, device: "torch.device", identity: str) -> Any:
     """An encoder for inference; `identity` keeps those apart that lay in the same folder."""
+    import torch
     from sentence_transformers import SentenceTransformer
+    from transformers.utils import logging as transformers_logging
 
     kwargs = {"dtype": torch.float32, "use_safetensors": True}
     tokenizer = hf_tokenizer(folder)

@@ -8,14 +8,13 @@ import functools
 import importlib.util
 import re
 from pathlib import Path
-from typing import Any
-
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import logging as transformers_logging
+from typing import TYPE_CHECKING, Any
 
 from oppu_core.errors import ConfigError, ModelError, reason
 from oppu_core.storage.files import file_sha256, new_dir
+
+if TYPE_CHECKING:
+    from torch import dtype
 
 SUFFIX = ".gguf"
 _UNREADABLE = "It is damaged, cut off, or of an architecture that transformers does not read from GGUF."
@@ -70,6 +69,10 @@ def import_gguf(file: Path, out: Path) -> None:
         ModelError: the package ``gguf`` is missing, or the file is damaged, a part of several, or of an
             architecture that transformers does not read.
     """
+    import torch  # not at the top: that a name is none of a GGUF file is known without
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging as transformers_logging
+
     if not file.is_file():
         raise ModelError(f"There is no file {file}.")
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
@@ -110,9 +113,10 @@ def import_gguf(file: Path, out: Path) -> None:
         tokenizer.save_pretrained(folder)
 
 
-def _written_dtype(file: Path) -> torch.dtype:
+def _written_dtype(file: Path) -> "dtype":
     """float16, whose rounding is far below that of any quantization, unless matrices are not quantized."""
     import gguf
+    import torch
 
     matrices = {tensor.tensor_type.name for tensor in gguf.GGUFReader(file).tensors if len(tensor.shape) > 1}
     if "F32" in matrices:

@@ -5,8 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import ModelCard, ModelCardData
-
 from oppu_core.modeling.base_files import TINY
 from oppu_core.runs.run import Run
 from oppu_core.runs.variants import Variant
@@ -98,6 +96,8 @@ def base_card(run: Run, work: Variant) -> str:
 
 def _card(name: str, run: Run, tags: Sequence[str], **values: Any) -> str:
     """A filled-in template of ``cards/``."""
+    from huggingface_hub import ModelCard, ModelCardData
+
     model = run.config.model
     data = ModelCardData(
         # The hub refuses a base that is not one of its repositories.

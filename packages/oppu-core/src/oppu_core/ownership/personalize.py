@@ -22,7 +22,6 @@ from oppu_core.data.sample import GRAMMARS, sample_users
 from oppu_core.data.schema import shown
 from oppu_core.data.types import SPLITS, HistoryItem, User
 from oppu_core.errors import ConfigError, DataError, TrainingError
-from oppu_core.runs.jobs import VariantJobs
 from oppu_core.runs.options import Compute, RunOptions
 from oppu_core.runs.progress import ProgressReporter
 from oppu_core.runs.run import Run, open_run
@@ -176,6 +175,8 @@ def personalize(
             methods = ", ".join(run.config.methods)
             raise ConfigError(f"{run.path} has no method with personal adapters; it has {methods}.")
         there = _intact(store, variants(), new)
+        from oppu_core.runs.jobs import VariantJobs  # loads torch; what could be refused has been
+
         for variant in variants():
             VariantJobs(variant, store, Compute(device=device), reporter).do(["bases", "personal"])
             if reason := store.failure(variant.key_of(new)):

@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
 
 from rich.console import Console
 from rich.markup import escape
@@ -21,7 +20,7 @@ from oppu_core.modeling.precision import slow_dtype
 from oppu_core.prompting.builder import PromptBuilder
 from oppu_core.prompting.methods import Method, variant_method
 from oppu_core.runs.answering import answer, answer_rules, load_adapter
-from oppu_core.runs.options import Compute
+from oppu_core.runs.options import Compute, Job
 from oppu_core.runs.predictions import Journal
 from oppu_core.runs.progress import ProgressReporter, Stage
 from oppu_core.runs.variants import Variant
@@ -31,9 +30,6 @@ from oppu_core.training.loop import Progress
 from oppu_core.training.plan import CohortPlan
 from oppu_core.training.pooled import train_pooled
 from oppu_core.training.trainer import Trainer
-
-Job = Literal["bases", "personal", "pooled", "answers"]
-JOBS: tuple[Job, ...] = ("bases", "personal", "pooled", "answers")
 
 
 def quiet() -> ProgressReporter:

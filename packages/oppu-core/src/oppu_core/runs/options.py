@@ -6,7 +6,7 @@ Light to import: the command line needs it before it knows whether a model is ne
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import typer
 
@@ -14,6 +14,9 @@ from oppu_core.errors import ConfigError
 from oppu_core.modeling.dtypes import Dtype, PromptFormatOption, Quantize
 from oppu_core.prompting.methods import DEFAULT_METHODS, METHODS, Examples, parse_method
 from oppu_core.training.config import Peft, Preset
+
+Job = Literal["bases", "personal", "pooled", "answers"]
+JOBS: tuple[Job, ...] = ("bases", "personal", "pooled", "answers")
 
 METHODS_HELP = (
     f"Comma-separated: {METHODS} (N items in the prompt: others' at random, the user's own most alike by "

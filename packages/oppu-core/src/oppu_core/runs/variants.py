@@ -26,7 +26,7 @@ from oppu_core.runs.run import Run
 from oppu_core.storage.files import content_id
 from oppu_core.storage.store import Key
 from oppu_core.tasks.task import Task
-from oppu_core.training import personal, pooled, task_base
+from oppu_core.training import keys
 from oppu_core.training.config import TrainConfig
 
 
@@ -92,7 +92,7 @@ class Variant:
     @functools.cached_property
     def task_lora(self) -> Key:
         """The key of its task LoRA."""
-        return task_base.key_of(
+        return keys.of_task_lora(
             self.run.base_identity(),
             self.dataset,
             self.name,
@@ -105,12 +105,12 @@ class Variant:
     def key_of(self, user: User) -> Key:
         """The key of a user's adapter."""
         profile = self.profiles(user) if variant_method(self.name).profile else ""
-        return personal.key_of(self.task_lora, self.task, self.personal_config, user, profile)
+        return keys.of_adapter(self.task_lora, self.task, self.personal_config, user, profile)
 
     @functools.cached_property
     def pooled_key(self) -> Key:
         """The key of the adapter on all test users' histories."""
-        return pooled.key_of([self.key_of(user) for user in self.users])
+        return keys.of_pooled([self.key_of(user) for user in self.users])
 
     def adapter_key(self, method: Method, user: User) -> Key:
         """The key of the adapter by which a method answers a user.

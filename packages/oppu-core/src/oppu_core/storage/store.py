@@ -20,15 +20,15 @@ import shutil
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import tenacity
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from oppu_core.errors import StoreError
 from oppu_core.storage.files import canonical_json, content_id, file_sha256, new_dir, write_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS entries (
@@ -181,12 +181,14 @@ class Store:
         except OSError:
             return False
 
-    def load(self, key: Key) -> dict[str, torch.Tensor]:
+    def load(self, key: Key) -> "dict[str, Tensor]":
         """The stored tensors.
 
         Raises:
             StoreError: they are missing, or their bytes have changed since they were written.
         """
+        from safetensors.torch import load_file  # not at the top: lists of what is stored need no torch
+
         row = self._row(key)
         whom = f"of user {key.user_id!r} " if key.user_id is not None else ""
         if row is None or row[0] != "ok":
@@ -199,13 +201,16 @@ class Store:
                 f"The {key.kind} {whom}in {folder} is damaged: its bytes are not those that were stored. "
                 "`oppu run` or `oppu personal train` makes it again."
             )
-        state: dict[str, torch.Tensor] = load_file(folder / WEIGHTS_FILE)
+        state: dict[str, Tensor] = load_file(folder / WEIGHTS_FILE)
         return state
 
     def put(
-        self, key: Key, config: Mapping[str, Any], state: Mapping[str, torch.Tensor], facts: Mapping[str, Any]
+        self, key: Key, config: Mapping[str, Any], state: "Mapping[str, Tensor]", facts: Mapping[str, Any]
     ) -> None:
         """Store weights: first the folder, then the row of the manifest that makes it count."""
+        from safetensors import SafetensorError
+        from safetensors.torch import save_file
+
         with new_dir(self.path / key.folder) as folder:
             write_json(folder / CONFIG_FILE, dict(config))
             try:

@@ -6,40 +6,16 @@ is recorded, so that the same command gives the same bytes.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 from oppu_core.data.types import User
 from oppu_core.errors import TrainingError
 from oppu_core.modeling.adapters import adapter_config_json
-from oppu_core.modeling.base_files import BaseIdentity
 from oppu_core.modeling.packing import TokenizedExample
-from oppu_core.storage.files import content_id
-from oppu_core.storage.store import Key, Store, adapter_key
-from oppu_core.tasks.task import Task
-from oppu_core.training.config import TrainConfig
+from oppu_core.storage.store import Key, Store
 from oppu_core.training.loop import Outcome, Progress
 from oppu_core.training.plan import CohortPlan
 from oppu_core.training.trainer import Trainer
-
-
-def history_hash(user: User, profile: str) -> str:
-    """The hash of everything of a user that an adapter is trained on."""
-    items = [[item.id, dict(item.fields), item.date] for item in user.training_history]
-    return content_id([items, profile])
-
-
-def key_of(task_lora: Key, task: Task, config: TrainConfig, user: User, profile: str) -> Key:
-    """The key of a user's adapter on a task base; `profile` is the text in its prompts, or empty."""
-    shared: Mapping[str, Any] = {
-        "task_lora": task_lora.config_id,
-        "task": task.fingerprint,
-        "training": config.to_json(),
-    }
-    base = BaseIdentity(**task_lora.identity["base"])
-    if not (base.takes_merging or base.quantize):  # older versions merged here, with rounding
-        shared = {**shared, "task_lora_lies": "beside the weights"}
-    return adapter_key(shared, user.user_id, history_hash(user, profile))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,15 +9,16 @@ import itertools
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
-import torch
 
 from oppu_core.errors import DataError
-from oppu_core.modeling.packing import TokenizedExample
 from oppu_core.storage.files import read_jsonl, write_jsonl
-from oppu_core.training.cohort import Cohort
+
+if TYPE_CHECKING:
+    from oppu_core.modeling.packing import TokenizedExample
+    from oppu_core.training.cohort import Cohort
 
 # More tokens per step make training no faster (benchmarks/training.py); on a GPU, memory is the limit.
 ENOUGH_TOKENS = {"cpu": 4096}
@@ -104,13 +105,15 @@ class CohortPlan:
         return rows
 
 
-def auto_size(cohort: Cohort, heaviest: Sequence[TokenizedExample]) -> int:
+def auto_size(cohort: "Cohort", heaviest: "Sequence[TokenizedExample]") -> int:
     """How many users to train at once: as many as fit into free memory, but no more than make it faster.
 
     Args:
         cohort: Trains them.
         heaviest: The largest batch of all users, of which the memory is measured.
     """
+    import torch  # not at the top: plans are read where nothing is trained
+
     if not heaviest:
         return 1
     tokens, kept = cohort.measure(heaviest)

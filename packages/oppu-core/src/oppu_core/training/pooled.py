@@ -10,19 +10,9 @@ from collections.abc import Callable, Sequence
 from oppu_core.errors import TrainingError
 from oppu_core.modeling.adapters import adapter_config_json
 from oppu_core.modeling.packing import TokenizedExample
-from oppu_core.storage.store import Key, Store, pooled_key
+from oppu_core.storage.store import Key, Store
 from oppu_core.training.loop import Progress
 from oppu_core.training.trainer import Trainer
-
-
-def key_of(adapters: Sequence[Key]) -> Key:
-    """The key of the adapter on the histories that these personal adapters are trained on, one by one."""
-    histories = {str(key.user_id): key.identity["history"] for key in adapters}
-    config = dict(adapters[0].identity["config"])
-    config["training"] = {
-        k: v for k, v in config["training"].items() if k != "validate_share"
-    }  # not held out
-    return pooled_key(config, histories)
 
 
 def train_pooled(
@@ -36,7 +26,7 @@ def train_pooled(
 
     Args:
         trainer: Trains fresh adapters on the task base.
-        key: The adapter's key (:func:`key_of`).
+        key: The adapter's key (:func:`oppu_core.training.keys.of_pooled`).
         examples: All users' examples; they are held in memory.
         store: Where the adapter is stored.
         on_step: Called after every training step.

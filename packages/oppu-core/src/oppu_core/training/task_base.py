@@ -12,43 +12,13 @@ from oppu_core.data.types import User
 from oppu_core.errors import TrainingError
 from oppu_core.modeling.adapters import adapter_config_json, merge, stack
 from oppu_core.modeling.base import Base
-from oppu_core.modeling.base_files import BaseIdentity
 from oppu_core.modeling.packing import tokenize
 from oppu_core.prompting.builder import Example, PromptBuilder
-from oppu_core.prompting.methods import Examples, variant_method
-from oppu_core.storage.store import Key, Store, task_lora_key
+from oppu_core.prompting.methods import Examples
+from oppu_core.storage.store import Key, Store
 from oppu_core.training.config import TrainConfig
 from oppu_core.training.loop import Progress
 from oppu_core.training.trainer import Trainer
-
-
-def key_of(
-    base: BaseIdentity,
-    dataset: Dataset,
-    variant: str,
-    config: TrainConfig,
-    examples: Examples = "queries",
-    profiles: str | None = None,
-    encoder: str | None = None,
-) -> Key:
-    """The key of the task LoRA of a base, dataset, variant and settings; of the data, only *others* count.
-
-    `profiles` is the hash of the others' profiles if they are not computed (:meth:`Profiles.content`),
-    `encoder` that of the sentence encoder, for variants that need one.
-    """
-    method = variant_method(variant)
-    return task_lora_key(
-        {
-            "base": base.to_json(),
-            "task": dataset.task.fingerprint,
-            "variant": variant,
-            "training": config.to_json(),
-            "data": dataset.content("others"),
-            "examples": examples,
-            "profiles": profiles if method.profile else None,
-            **({"encoder": encoder} if method.retriever == "dense" else {}),
-        }
-    )
 
 
 def train_task_lora(

@@ -7,7 +7,7 @@ import typer
 from oppu_core.cli.data import app as data_app
 from oppu_core.cli.options import ReportToOption, RunOption, with_options
 from oppu_core.cli.shared import EVALUATE, START, interruptible, work
-from oppu_core.runs.options import Compute, DeviceOption, DtypeOption, ModelOption, RunOptions
+from oppu_core.runs.options import JOBS, Compute, DeviceOption, DtypeOption, ModelOption, RunOptions
 from rich.console import Console
 
 from oppu_eval.cli import harness
@@ -66,7 +66,6 @@ def run(
 
     Start the same command again to continue an interrupted run; what is done is not done again.
     """
-    from oppu_core.runs.jobs import JOBS
     from oppu_core.runs.start import start_run
 
     started = start_run(run, options)
@@ -98,8 +97,6 @@ def quickstart(
     Two tasks (movie tags, headlines; others with --task), ten users each, seven methods, and what no model
     could beat. With another --model it is one task, four users and three methods, and says how long it takes.
     """
-    from oppu_core.runs.jobs import JOBS
-
     from oppu_eval import quickstart as world
 
     tasks = world.quickstart_tasks(task, model)
@@ -119,7 +116,6 @@ def quickstart(
 
 def _expected(run: "Run", device: str) -> str:
     from oppu_core.modeling.base_files import TINY, base_tokenizer
-    from oppu_core.runs.jobs import JOBS
 
     from oppu_eval.studies.estimate import clock, expected_seconds
 

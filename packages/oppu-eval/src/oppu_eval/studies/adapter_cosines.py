@@ -6,9 +6,9 @@ updates are computed, too. A zero tensor has no direction: its cosines are NaN, 
 """
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from oppu_core.data.types import User
 from oppu_core.errors import DataError
 from oppu_core.tasks.task import Task
@@ -16,7 +16,10 @@ from oppu_core.tasks.task import Task
 from oppu_eval.reporting.habits import own_texts
 from oppu_eval.scoring.metrics import Array
 
-State = Mapping[str, torch.Tensor]
+if TYPE_CHECKING:
+    import torch
+
+State = Mapping[str, "torch.Tensor"]
 
 _A, _B = ".lora_A.weight", ".lora_B.weight"
 _CHUNK = 1_000_000  # numbers permuted at once
@@ -211,6 +214,8 @@ def _stacked(states: Sequence[State], name: str) -> Array:
             f"The users' tensors {name} cannot be compared: shapes {sorted(shapes) or 'missing'}. "
             "Compare adapters that were trained with the same settings."
         )
+    import torch
+
     zeros = torch.zeros(shapes.pop(), dtype=torch.float64)
     tensors = [state[name].detach().to("cpu", torch.float64) if name in state else zeros for state in states]
     return torch.stack(tensors).numpy()

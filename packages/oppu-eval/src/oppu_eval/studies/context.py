@@ -17,7 +17,7 @@ from oppu_core.data.sample import GRAMMARS, Planted, sample_users
 from oppu_core.data.types import User
 from oppu_core.errors import ConfigError
 from oppu_core.runs.config import RunConfig
-from oppu_core.runs.jobs import JOBS, Job
+from oppu_core.runs.options import JOBS, Job
 from oppu_core.runs.predictions import QueryId
 from oppu_core.runs.run import Run, open_run
 from oppu_core.storage.files import content_id

@@ -4,9 +4,8 @@ import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from oppu_core.runs.jobs import VariantJobs
 from oppu_core.runs.options import Compute
 from oppu_core.runs.progress import ProgressReporter
 from oppu_core.runs.variants import variants_of
@@ -19,6 +18,9 @@ from oppu_eval.studies.cost_lines import result
 from oppu_eval.studies.result import Result
 from oppu_eval.studies.study import Plain
 from oppu_eval.studies.training_times import ITEMS, SIZES, WORDS, Point, data_words, measure
+
+if TYPE_CHECKING:
+    from oppu_core.runs.jobs import VariantJobs
 
 _TOKENS_A_WORD, _INSTRUCTION = 1.6, 90  # roughly, for the expected time
 
@@ -59,6 +61,8 @@ class Cost(Plain):
 
     def conclude(self, context: StudyContext, done: Mapping[str, Done]) -> Result:
         """Measure what has not been measured yet; medians and lines."""
+        from oppu_core.runs.jobs import VariantJobs
+
         one = done["bases"]
         points: list[Point] = []
         reporter = ProgressReporter(Console(stderr=True), one.run.log_path)
@@ -69,7 +73,7 @@ class Cost(Plain):
         return result(points)
 
     def _measured(
-        self, context: StudyContext, one: Done, jobs: VariantJobs, reporter: ProgressReporter
+        self, context: StudyContext, one: Done, jobs: "VariantJobs", reporter: ProgressReporter
     ) -> list[Point]:
         variant, task = jobs.variant, jobs.variant.task.name
         points = self._points(context, one, task)

@@ -11,7 +11,6 @@ from oppu_core.data.sample import Planted
 from oppu_core.errors import ConfigError, DataError
 from oppu_core.modeling.base_files import base_tokenizer
 from oppu_core.runs.config import RunConfig, resolve_config
-from oppu_core.runs.execute import execute_visibly
 from oppu_core.runs.options import Compute, RunOptions
 from oppu_core.runs.run import Run, open_run
 from oppu_core.runs.start import start_run
@@ -35,7 +34,6 @@ from oppu_eval.studies.context import (
     provenance,
     sample_data,
 )
-from oppu_eval.studies.estimate import clock, expected_seconds
 from oppu_eval.studies.options import StudyOptions
 from oppu_eval.studies.output import facts_of, write_study
 from oppu_eval.studies.study import Study, options_of
@@ -51,6 +49,10 @@ def carry_out(study: Study, context: StudyContext, compute: Compute) -> Path:
     console.print(f"[bold]{study.title}[/bold] ({study.name})")
     own_folder(context.folder, study.name)
     with console.status("looking at what there is …"):
+        from oppu_core.runs.execute import execute_visibly  # these load torch
+
+        from oppu_eval.studies.estimate import clock, expected_seconds
+
         done = {work.label: Done(work, _start(work, context)) for work in study.works(context)}
         runs = [(one.run, one.work.jobs) for one in done.values()]
         for run, jobs in runs:
@@ -217,4 +219,6 @@ def _title(task: Task, scored: bool) -> str:
 def _expected(seconds: float | None) -> str:
     if seconds is None:
         return "Everything is there: a few seconds."
+    from oppu_eval.studies.estimate import clock
+
     return f"Expected time: about {clock(seconds)} (from a short trial here; what is done is not done again)."

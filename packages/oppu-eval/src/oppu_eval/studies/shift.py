@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, ClassVar
 from oppu_core.data.dataset import Dataset
 from oppu_core.data.types import User
 from oppu_core.errors import ConfigError
-from oppu_core.modeling.base import load_base
 from oppu_core.modeling.base_files import base_folder, base_skeleton
 from oppu_core.training.config import resolve_preset
 
@@ -157,6 +156,8 @@ class Shift(Plain):
                 *(" ".join(query.fields.values()) for query in user.queries),
             )
         ]
+        from oppu_core.modeling.base import load_base
+
         base = functools.partial(load_base, config.model, config.dtype, context.device, config.quantize)
         return sentence_features(self._encoder(context), base, texts, context.device)
 
