@@ -13,7 +13,8 @@ from oppu_core.data.dataset import Dataset
 from oppu_core.data.dataset_writer import write_dataset
 from oppu_core.data.types import User
 from oppu_core.runs.run import open_run
-from oppu_core.storage.store import Store, adapter_key
+from oppu_core.storage.keys import adapter_key
+from oppu_core.storage.store import Store
 from small_world import QUICK, sample_dataset
 
 USER, OTHER = "test-001", "others-002"

@@ -16,7 +16,8 @@ from oppu_core.prompting.builder import PromptBuilder
 from oppu_core.prompting.methods import parse_method, variant_method
 from oppu_core.prompting.retrieval import BM25Retriever
 from oppu_core.runs.answering import AnswerRules, answer
-from oppu_core.storage.store import Key, Store
+from oppu_core.storage.keys import Key
+from oppu_core.storage.store import Store
 from oppu_core.training import keys, personal, task_base
 from oppu_core.training.config import TrainConfig, personal_config, task_config
 from oppu_core.training.plan import CohortPlan

@@ -19,7 +19,8 @@ from oppu_core.modeling.generation import generate
 from oppu_core.prompting.methods import parse_method
 from oppu_core.prompting.profiles import compute_profile
 from oppu_core.storage.files import new_dir
-from oppu_core.storage.store import Store, adapter_key
+from oppu_core.storage.keys import adapter_key
+from oppu_core.storage.store import Store
 from oppu_core.tasks.task_files import TASKS
 from oppu_core.training.config import personal_config
 

@@ -16,7 +16,8 @@ from oppu_core.errors import StoreError
 from oppu_core.modeling.adapters import OWN, adapter_config_json, peft_config
 from oppu_core.modeling.base_files import BaseIdentity
 from oppu_core.modeling.dtypes import Dtype
-from oppu_core.storage.store import CONFIG_FILE, WEIGHTS_FILE, Key, Store, adapter_key, task_lora_key
+from oppu_core.storage.keys import Key, adapter_key, task_lora_key
+from oppu_core.storage.store import CONFIG_FILE, WEIGHTS_FILE, Store
 from oppu_core.tasks.task_files import TASKS
 from oppu_core.training.config import TrainConfig, personal_config
 from oppu_core.training.keys import history_hash, of_adapter

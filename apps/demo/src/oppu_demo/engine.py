@@ -26,7 +26,8 @@ from oppu_core.runs.jobs import VariantJobs
 from oppu_core.runs.options import Compute
 from oppu_core.runs.run import Run
 from oppu_core.runs.variants import Variant, prompt_builder, variants_of
-from oppu_core.storage.store import Key, Store, is_store
+from oppu_core.storage.keys import Key
+from oppu_core.storage.store import Store, is_store
 from oppu_core.tasks.task import Task
 from oppu_core.training.loop import Outcome, Progress, Trained
 from oppu_core.training.trainer import Trainer

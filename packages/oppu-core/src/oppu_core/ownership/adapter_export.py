@@ -16,7 +16,8 @@ from oppu_core.ownership.bundle import CARD_FILE, WEIGHT_FILES, Bundle, seal
 from oppu_core.ownership.card import Score, adapter_card
 from oppu_core.runs.run import Run
 from oppu_core.runs.variants import Variant
-from oppu_core.storage.store import CONFIG_FILE, WEIGHTS_FILE, Key, Store
+from oppu_core.storage.keys import Key
+from oppu_core.storage.store import CONFIG_FILE, WEIGHTS_FILE, Store
 
 
 def export_adapter(

@@ -8,9 +8,9 @@ from rich.console import Console
 from oppu_core.modeling.base_files import base_tokenizer
 from oppu_core.modeling.tokenizer import Tokenizer
 from oppu_core.runs.cautions import scoring_warnings, tokenizer_warnings, version_warnings
-from oppu_core.runs.jobs import VariantJobs, quiet
+from oppu_core.runs.jobs import VariantJobs
 from oppu_core.runs.options import JOBS, Compute, Job
-from oppu_core.runs.progress import ProgressReporter
+from oppu_core.runs.progress import ProgressReporter, quiet
 from oppu_core.runs.run import Run
 from oppu_core.runs.start import versions
 from oppu_core.runs.tracking import ReportTo, reporting

@@ -1,6 +1,6 @@
 """A run's jobs: task bases, personal adapters and answers; only what is missing is done.
 
-Everything that uses one task base is done while it is loaded.
+Everything that uses one task base is done while it is loaded; so all jobs are in one class, though it is long.
 """
 
 import contextlib
@@ -8,7 +8,6 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.markup import escape
 
 from oppu_core.data.types import Query, User
@@ -22,7 +21,7 @@ from oppu_core.prompting.methods import Method, variant_method
 from oppu_core.runs.answering import answer, answer_rules, load_adapter
 from oppu_core.runs.options import Compute, Job
 from oppu_core.runs.predictions import Journal
-from oppu_core.runs.progress import ProgressReporter, Stage
+from oppu_core.runs.progress import ProgressReporter, Stage, quiet
 from oppu_core.runs.variants import Variant
 from oppu_core.storage.store import Store
 from oppu_core.training import personal, task_base
@@ -30,11 +29,6 @@ from oppu_core.training.loop import Progress
 from oppu_core.training.plan import CohortPlan
 from oppu_core.training.pooled import train_pooled
 from oppu_core.training.trainer import Trainer
-
-
-def quiet() -> ProgressReporter:
-    """A reporter that shows and logs nothing."""
-    return ProgressReporter(Console(quiet=True))
 
 
 class VariantJobs:

@@ -96,3 +96,8 @@ class ProgressReporter:
             yield Stage(bar, task)
             bar.update(task, completed=total)
         self.event("end", stage=title, seconds=round(time.monotonic() - start, 3))
+
+
+def quiet() -> ProgressReporter:
+    """A reporter that shows and logs nothing."""
+    return ProgressReporter(Console(quiet=True))

@@ -24,7 +24,7 @@ from oppu_core.prompting.retrieval import (
 )
 from oppu_core.runs.run import Run
 from oppu_core.storage.files import content_id
-from oppu_core.storage.store import Key
+from oppu_core.storage.keys import Key
 from oppu_core.tasks.task import Task
 from oppu_core.training import keys
 from oppu_core.training.config import TrainConfig

@@ -6,17 +6,12 @@ would take half as long again) and whose messages are for their authors; rows of
 millions.
 """
 
-import functools
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 
-@functools.cache
-def _adapter(kind: type) -> Any:
-    from pydantic import TypeAdapter  # not at the top: it takes a sixth of a second
-
-    return TypeAdapter(kind)
+_ADAPTERS: dict[type, Any] = {}  # making one takes a tenth of a second
 
 
 def parse(kind: type[T], values: Any) -> T:
@@ -28,10 +23,12 @@ def parse(kind: type[T], values: Any) -> T:
     Raises:
         ValueError: a value is missing or wrong; the message names its field, but not the file.
     """
-    from pydantic import ValidationError
+    from pydantic import TypeAdapter, ValidationError  # not at the top: it takes a sixth of a second
 
+    if kind not in _ADAPTERS:
+        _ADAPTERS[kind] = TypeAdapter(kind)
     try:
-        parsed: T = _adapter(kind).validate_python(values)
+        parsed: T = _ADAPTERS[kind].validate_python(values)
         return parsed
     except ValidationError as error:
         first = error.errors()[0]

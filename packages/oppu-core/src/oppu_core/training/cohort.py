@@ -8,7 +8,6 @@ Axes: U users, N targets, V vocabulary, P parameters of one adapter.
 """
 
 import contextlib
-import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,16 +18,16 @@ import torch
 from oppu_core.errors import TrainingError
 from oppu_core.modeling.adapters import State, training_mode
 from oppu_core.modeling.packed_model import PackedModel
-from oppu_core.modeling.packing import IGNORED, TokenizedExample, epoch_order, pack
+from oppu_core.modeling.packing import IGNORED, TokenizedExample, pack
 from oppu_core.modeling.precision import overflow_advice
 from oppu_core.modeling.stacked_adapters import Drop, StackedAdapters
 from oppu_core.storage.files import content_id
+from oppu_core.training.cohort_member import Member
 from oppu_core.training.config import TrainConfig
 from oppu_core.training.loop import (
     NOTHING,
     Outcome,
     Progress,
-    Trained,
     at_least_float32,
     split_tail,
     target_count,
@@ -36,72 +35,6 @@ from oppu_core.training.loop import (
 from oppu_core.training.row_adamw import RowAdamW
 
 Batches = Sequence[Sequence[TokenizedExample]]  # each user's
-
-
-@dataclasses.dataclass
-class _Member:
-    """The training state of one user in a cohort."""
-
-    place: int
-    examples: Sequence[TokenizedExample]
-    held: Sequence[TokenizedExample]
-    config: TrainConfig
-    best: tuple[float, torch.Tensor] | None = None  # the least held-out loss, and the weights [P] then
-    kept: int = 0  # the steps up to then
-    worse: bool = False
-    losses: list[float] = dataclasses.field(default_factory=list)
-    tokens: int = 0
-    seconds: float = 0.0
-
-    def __post_init__(self) -> None:
-        self.per_epoch = math.ceil(len(self.examples) / self.config.batch_size)
-        self.steps = self.config.epochs * self.per_epoch
-        self._batches = self._draw()
-        self.batch: list[TokenizedExample] = []
-
-    def _draw(self) -> Iterator[list[int]]:
-        order = torch.Generator().manual_seed(self.config.seed)
-        for _ in range(self.config.epochs):
-            yield from epoch_order(self.examples, self.config.batch_size, order)
-
-    def next_batch(self) -> list[TokenizedExample]:
-        self.batch = [self.examples[index] for index in next(self._batches)]
-        return self.batch
-
-    @property
-    def rate(self) -> float:
-        """The learning rate of the next step: rising from 0, then falling to 0."""
-        done, rising = len(self.losses), round(self.config.warmup * self.steps)
-        if done < rising:
-            return self.config.learning_rate * done / max(1, rising)
-        return self.config.learning_rate * max(0.0, (self.steps - done) / max(1, self.steps - rising))
-
-    def add(self, loss: float) -> Progress:
-        self.losses.append(loss)
-        self.tokens += (count := sum(len(row.ids) for row in self.batch))
-        return Progress(len(self.losses), self.steps, loss, count)
-
-    @property
-    def last_epoch(self) -> float:
-        """The mean loss of the last whole epoch."""
-        return sum(self.losses[-self.per_epoch :]) / self.per_epoch
-
-    @property
-    def whole(self) -> bool:
-        """Whether an epoch has just ended."""
-        return len(self.losses) % self.per_epoch == 0
-
-    @property
-    def done(self) -> bool:
-        low = self.whole and self.last_epoch < self.config.stop_loss
-        return len(self.losses) == self.steps or self.worse or low
-
-    @property
-    def trained(self) -> Trained:
-        first = sum(self.losses[: self.per_epoch]) / self.per_epoch
-        kept = self.kept or len(self.losses)
-        last = sum(self.losses[kept - self.per_epoch : kept]) / self.per_epoch
-        return Trained(first, last, len(self.losses), self.tokens, round(self.seconds, 3))
 
 
 class Cohort:
@@ -174,7 +107,7 @@ class Cohort:
         """
         share = self._config.validate_share
         members = [
-            _Member(place, *split_tail(rows, share), self._config) for place, rows in enumerate(users) if rows
+            Member(place, *split_tail(rows, share), self._config) for place, rows in enumerate(users) if rows
         ]
         yield from ((place, TrainingError(NOTHING)) for place, rows in enumerate(users) if not rows)
         if not members:
@@ -207,7 +140,7 @@ class Cohort:
                 optimizer.keep(staying)
                 members = [members[u] for u in staying]
 
-    def _validate(self, members: Mapping[int, _Member], weights_UP: torch.Tensor) -> None:
+    def _validate(self, members: Mapping[int, Member], weights_UP: torch.Tensor) -> None:
         """Note the weights of users whose epoch has ended, if their held-out loss fell; else they are done.
 
         Args:
@@ -273,7 +206,7 @@ class Cohort:
         return losses.view(labels_UN.shape).sum(dim=1) / (labels_UN != IGNORED).sum(dim=1)
 
     def _finish(
-        self, members: Sequence[_Member], done: Sequence[int], weights_UP: torch.Tensor
+        self, members: Sequence[Member], done: Sequence[int], weights_UP: torch.Tensor
     ) -> dict[int, Outcome]:
         """The results of users who are done. Losses are taken before their step, so check the last step."""
         if not done:

@@ -8,7 +8,7 @@ from oppu_core.data.types import User
 from oppu_core.modeling.base_files import BaseIdentity
 from oppu_core.prompting.methods import Examples, variant_method
 from oppu_core.storage.files import content_id
-from oppu_core.storage.store import Key, adapter_key, pooled_key, task_lora_key
+from oppu_core.storage.keys import Key, adapter_key, pooled_key, task_lora_key
 from oppu_core.tasks.task import Task
 from oppu_core.training.config import TrainConfig
 

@@ -12,7 +12,8 @@ from oppu_core.data.types import User
 from oppu_core.errors import TrainingError
 from oppu_core.modeling.adapters import adapter_config_json
 from oppu_core.modeling.packing import TokenizedExample
-from oppu_core.storage.store import Key, Store
+from oppu_core.storage.keys import Key
+from oppu_core.storage.store import Store
 from oppu_core.training.loop import Outcome, Progress
 from oppu_core.training.plan import CohortPlan
 from oppu_core.training.trainer import Trainer

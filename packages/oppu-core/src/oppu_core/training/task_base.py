@@ -15,7 +15,8 @@ from oppu_core.modeling.base import Base
 from oppu_core.modeling.packing import tokenize
 from oppu_core.prompting.builder import Example, PromptBuilder
 from oppu_core.prompting.methods import Examples
-from oppu_core.storage.store import Key, Store
+from oppu_core.storage.keys import Key
+from oppu_core.storage.store import Store
 from oppu_core.training.config import TrainConfig
 from oppu_core.training.loop import Progress
 from oppu_core.training.trainer import Trainer

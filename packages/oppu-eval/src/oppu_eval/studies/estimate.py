@@ -12,8 +12,8 @@ from oppu_core.modeling.packing import tokenize
 from oppu_core.prompting.builder import PromptBuilder
 from oppu_core.prompting.methods import variant_method
 from oppu_core.runs.answering import AnswerRules, generate_answers
-from oppu_core.runs.jobs import Job, VariantJobs
-from oppu_core.runs.options import Compute
+from oppu_core.runs.jobs import VariantJobs
+from oppu_core.runs.options import Compute, Job
 from oppu_core.runs.run import Run
 from oppu_core.runs.variants import Variant, variants_of
 from oppu_core.storage.store import Store

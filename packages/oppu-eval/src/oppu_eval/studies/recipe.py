@@ -20,7 +20,6 @@ from typing import Any, ClassVar
 import numpy as np
 from oppu_core.errors import ConfigError, DataError
 from oppu_core.runs.preset_files import preset_text
-from oppu_core.training.config import ONLY_OF, TrainConfig
 from scipy.stats import rankdata
 
 from oppu_eval.scoring.metrics import metrics_for
@@ -28,6 +27,8 @@ from oppu_eval.studies.context import Done, StudyContext, Work
 from oppu_eval.studies.picture import Panel, Series, draw_settings
 from oppu_eval.studies.recipe_candidates import (
     Candidate,
+    common_settings,
+    finding,
     kept_aside,
     neighbours,
     personal_settings,
@@ -37,7 +38,6 @@ from oppu_eval.studies.recipe_candidates import (
 )
 from oppu_eval.studies.result import Column, Picture, Result, Table
 from oppu_eval.studies.scoring import COUNT_COLUMNS, VALUE_COLUMNS, Scored, difference, difference_columns
-from oppu_eval.studies.settings import told
 from oppu_eval.studies.study import Plain
 
 PLAIN, OWN = "non_personalized", "oppu_k0"
@@ -218,10 +218,13 @@ class Recipe(Plain):
                      **difference(gain, "adapter"), "metric_title": metric.title,
                      "best": one in (winner, tasks_best)}
                 )  # fmt: skip
-            findings.append(_finding(task, winner, _score(done, winner, task, context), plain, seed))
+            findings.append(finding(task, winner, _score(done, winner, task, context), plain, seed))
             panels.append(self._panel(context, done, task))
         config = done[winner.label].run.config
-        settings = {"task_lora": _common(config.task_lora), "personal": _common(config.personal)}
+        settings = {
+            "task_lora": common_settings(config.task_lora),
+            "personal": common_settings(config.personal),
+        }
         data = ", ".join(f"{task} ({context.dataset(task).fingerprint[:8]})" for task in context.tasks)
         comment = (
             f"oppu study recipe: the base {Path(context.config.model).name} ({context.config.dtype}),\n"
@@ -291,24 +294,3 @@ def _score(done: Mapping[str, Done], one: Candidate, task: str, context: StudyCo
     metric = metrics_for(context.dataset(task).task)[0]
     method = PLAIN if one.kind == "task_lora" else OWN
     return done[one.label].score(task, method, metric, one.label)
-
-
-def _common(configs: Mapping[str, TrainConfig]) -> dict[str, Any]:
-    """The settings of a preset, as far as all tasks have the same."""
-    first = next(iter(configs.values()))
-    fields = (field.name for field in dataclasses.fields(TrainConfig))
-    names = [
-        name for name in fields if name not in ("seed", "method") and ONLY_OF.get(name, "lora") == "lora"
-    ]
-    same = (name for name in names if len({getattr(one, name) for one in configs.values()}) == 1)
-    return {name: getattr(first, name) for name in same}
-
-
-def _finding(task: str, winner: Candidate, own: Scored | None, plain: Scored | None, seed: int) -> str:
-    gain = own.against(plain, seed) if own and plain else None
-    if own is None or plain is None or gain is None:
-        return f"{task}: no adapters with {winner.title}."
-    return (
-        f"{task}: {own.metric.title} {own.value:.3f}, without an adapter {plain.value:.3f}; difference "
-        f"{told(gain.delta, gain.ci95)} over {winner.users} users (positive is better)."
-    )

@@ -14,7 +14,10 @@ from oppu_core.modeling.base_files import base_folder, base_skeleton, projection
 from oppu_core.modeling.families import default_targets
 from oppu_core.runs.config import RunConfig
 from oppu_core.storage.files import content_id
-from oppu_core.training.config import PERSONAL_ROLES, TASK_ROLES, TrainConfig, personal_config
+from oppu_core.training.config import ONLY_OF, PERSONAL_ROLES, TASK_ROLES, TrainConfig, personal_config
+
+from oppu_eval.studies.scoring import Scored
+from oppu_eval.studies.settings import told
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,3 +118,25 @@ def title_of(start: Candidate, changes: Mapping[str, Any]) -> str:
     words = {"epochs": "epochs", "batch_size": "batches of", "rank": "rank"}
     new = [f"{words[k]} {v}" for k, v in changes.items() if k in words and v != (start.changes or {})[k]]
     return ", ".join([start.title, *new])
+
+
+def common_settings(configs: Mapping[str, TrainConfig]) -> dict[str, Any]:
+    """The settings of a preset, as far as all tasks have the same."""
+    first = next(iter(configs.values()))
+    fields = (field.name for field in dataclasses.fields(TrainConfig))
+    names = [
+        name for name in fields if name not in ("seed", "method") and ONLY_OF.get(name, "lora") == "lora"
+    ]
+    same = (name for name in names if len({getattr(one, name) for one in configs.values()}) == 1)
+    return {name: getattr(first, name) for name in same}
+
+
+def finding(task: str, winner: Candidate, own: Scored | None, plain: Scored | None, seed: int) -> str:
+    """What the winner changes in a task, in a sentence."""
+    gain = own.against(plain, seed) if own and plain else None
+    if own is None or plain is None or gain is None:
+        return f"{task}: no adapters with {winner.title}."
+    return (
+        f"{task}: {own.metric.title} {own.value:.3f}, without an adapter {plain.value:.3f}; difference "
+        f"{told(gain.delta, gain.ci95)} over {winner.users} users (positive is better)."
+    )
