@@ -1,6 +1,6 @@
 """A run's jobs: task bases, personal adapters and answers; only what is missing is done.
 
-Everything that uses one task base is done while it is loaded; so all jobs are in one class, though it is long.
+All that uses one task base is done while it is loaded; so the jobs are one class, though it is long.
 """
 
 import contextlib
