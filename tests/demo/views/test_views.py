@@ -14,8 +14,8 @@ from oppu_core.prompting.profiles import compute_profile
 from oppu_core.tasks.task import Task
 from oppu_core.tasks.task_files import get_task
 from oppu_demo.tabs.about import about_view
-from oppu_demo.tabs.scoreboard import per_user_rows, scoreboard_view
 from oppu_demo.views.person import Adapter, habit_line, history_view, loss_curve, person_view
+from oppu_demo.views.scoreboard import per_user_rows, scoreboard_view
 from oppu_eval.reporting.habits import habits
 from oppu_eval.reporting.table import number
 from oppu_eval.scoring.evaluate import evaluate

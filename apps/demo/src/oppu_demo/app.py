@@ -1,22 +1,20 @@
 """The page: its tabs, and the events between them."""
 
-import dataclasses
 from typing import Any
 
 import gradio as gr
-from oppu_core.errors import OppuError
 
 from oppu_demo.api import add_api
 from oppu_demo.state import YOU, Page
+from oppu_demo.tabs import QUIET
 from oppu_demo.tabs.about import about_view
-from oppu_demo.tabs.compare import CompareTab, compare_tab
+from oppu_demo.tabs.compare import compare_tab
 from oppu_demo.tabs.own import own_tab
-from oppu_demo.tabs.scoreboard import per_user_rows, scoreboard_view
-from oppu_demo.templating import problem, render
-from oppu_demo.views.person import history_view
+from oppu_demo.tabs.person import person_tab
+from oppu_demo.tabs.scoreboard import scoreboard_tab
+from oppu_demo.templating import render
 
 TITLE = "OPPU: one model, many people"
-QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
 
 def build(page: Page) -> gr.Blocks:
@@ -30,11 +28,11 @@ def build(page: Page) -> gr.Blocks:
             with gr.Tab("Compare", id="compare"):
                 compare = compare_tab(page, tasks)
             with gr.Tab("The user", id="user"):
-                person = _person_tab(page, compare)
+                person = person_tab(page, compare)
             with gr.Tab("Your own history", id="own"):
                 own = own_tab(page, tasks)
             with gr.Tab("Scoreboard", id="scores"):
-                board = _scoreboard_tab(page, tasks)
+                board = scoreboard_tab(page, tasks)
             with gr.Tab("How it works", id="about"):
                 gr.HTML(about_view())
 
@@ -79,66 +77,3 @@ def build(page: Page) -> gr.Blocks:
             event.then(**person.meet)
         blocks.unload(left)
     return blocks
-
-
-@dataclasses.dataclass(frozen=True)
-class _PersonTab:
-    """The tab; `meet` are the arguments of an event that shows the chosen person."""
-
-    meet: dict[str, Any]
-
-
-def _person_tab(page: Page, compare: CompareTab) -> _PersonTab:
-    """Lay out the tab about the person who is chosen in Compare."""
-    portrait = gr.HTML(min_height=300)
-    search = gr.Textbox(label="Search their history", placeholder="a word, a tag, a date")
-    history = gr.HTML(max_height=560)
-
-    def meet(task: str, user_id: str, words: str, request: gr.Request) -> list[Any]:
-        session = page.session(request.session_hash)
-        try:
-            person = page.person(task, user_id, session)
-        except OppuError as error:
-            return [problem(error), ""]
-        return [page.portrait(task, person, session), history_view(person, words)]
-
-    def look(task: str, user_id: str, words: str, request: gr.Request) -> str:
-        try:
-            return history_view(page.person(task, user_id, page.session(request.session_hash)), words)
-        except OppuError as error:
-            return problem(error)
-
-    who = [compare.task, compare.user, search]
-    search.change(look, who, history, trigger_mode="always_last", **QUIET)
-    return _PersonTab({"fn": meet, "inputs": who, "outputs": [portrait, history], **QUIET})
-
-
-@dataclasses.dataclass(frozen=True)
-class _ScoreboardTab:
-    """The tab; `score` are the arguments of an event that shows the current results."""
-
-    task: gr.Dropdown
-    people: gr.Dataframe
-    score: dict[str, Any]
-
-
-def _scoreboard_tab(page: Page, tasks: list[tuple[str, str]]) -> _ScoreboardTab:
-    """Lay out the tab with the run's results, over all people and for each."""
-    results, run = page.results(), str(page.engine.run.path)  # current ones; a page reads them again
-    task = gr.Dropdown(tasks, value=tasks[0][1], label="Task")
-    board = gr.HTML(scoreboard_view(results, tasks[0][1], run))
-    headers, rows = per_user_rows(results, tasks[0][1])
-    gr.HTML(
-        '<p class="oppu-note">Every person’s score by each method; click one to open them in Compare.</p>'
-    )
-    people = gr.Dataframe(
-        rows, headers=headers, label="People", interactive=False, show_search="search", max_height=420
-    )
-
-    def score(name: str) -> list[Any]:
-        results = page.results()
-        names, values = per_user_rows(results, name)
-        return [scoreboard_view(results, name, run), gr.update(value=values, headers=names)]
-
-    task.input(score, task, [board, people], **QUIET)
-    return _ScoreboardTab(task, people, {"fn": score, "inputs": task, "outputs": [board, people], **QUIET})
