@@ -18,9 +18,10 @@ import torch
 import transformers
 from oppu_core.errors import TrainingError
 from oppu_core.modeling.base import Base, load_base
-from oppu_core.modeling.base_files import TINY_FOLDER, projection_names
+from oppu_core.modeling.base_files import TINY_FOLDER
 from oppu_core.modeling.dtypes import Dtype
 from oppu_core.modeling.families import default_targets
+from oppu_core.modeling.skeleton import projection_names
 from oppu_core.process import tune_process
 from oppu_core.training.config import TrainConfig
 from oppu_core.training.trainer import Trainer

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from oppu_core.modeling.adapters import State, adapter_state, attach
 from oppu_core.modeling.base import load_base, pick_device
-from oppu_core.modeling.base_files import projection_names
 from oppu_core.modeling.families import default_targets
 from oppu_core.modeling.packing import TokenizedExample
+from oppu_core.modeling.skeleton import projection_names
 from oppu_core.training.config import TrainConfig
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
 

@@ -10,6 +10,8 @@ import pytest
 from oppu_core.data.dataset import Dataset
 from small_world import QUICK
 
+METHODS = "non_personalized,oppu_k0"
+
 # Runs each command in this process; whoever imports what takes seconds is told on.
 CODE = """
 import json, sys
@@ -37,9 +39,7 @@ print(json.dumps(codes))
 def run(oppu_process, movies: Dataset, tmp_path: Path) -> Path:
     """A run with everything."""
     path = tmp_path / "runs" / "movies"
-    done = oppu_process(
-        "run", "--run", path, "--data", movies.path, "--methods", "non_personalized,oppu_k0", *QUICK
-    )
+    done = oppu_process("run", "--run", path, "--data", movies.path, "--methods", METHODS, *QUICK)
     assert done.returncode == 0, done.stderr
     return path
 
@@ -69,6 +69,13 @@ def test_what_only_reads_computes_nothing(run: Path, movies: Dataset, tmp_path: 
         cwd=tmp_path,
     )
     assert codes == [0] * len(codes), said
+    codes, said = outcomes(
+        ["run", "--run", run, "--data", movies.path, "--methods", METHODS, *QUICK, "--seed", "7"],
+        ["quickstart", "--run", run, "--task", "lamp_4"],
+        cwd=tmp_path,
+    )
+    assert codes == [2, 2], said
+    assert "seed: 0 then, 7 now" in said and f"{run} has the tasks lamp_2m." in said
 
 
 def test_mistakes_that_can_be_seen_at_once_are(tmp_path: Path) -> None:

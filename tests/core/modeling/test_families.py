@@ -12,10 +12,10 @@ import torch
 from oppu_core.errors import ConfigError
 from oppu_core.modeling.adapters import adapter_config_json, adapter_state, attach, merge
 from oppu_core.modeling.base import Base, load_base
-from oppu_core.modeling.base_files import base_skeleton, projection_names, shared_projections
 from oppu_core.modeling.families import check_targets, default_targets
 from oppu_core.modeling.generation import generate
 from oppu_core.modeling.packing import tokenize
+from oppu_core.modeling.skeleton import base_skeleton, projection_names, shared_projections
 from oppu_core.prompting.builder import Example
 from oppu_core.training.config import TASK_ROLES, Peft, TrainConfig, personal_config
 from oppu_core.training.loop import train

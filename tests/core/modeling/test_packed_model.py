@@ -11,9 +11,9 @@ import pytest
 import torch
 from oppu_core.modeling.adapters import attach, load_state
 from oppu_core.modeling.base import load_base
-from oppu_core.modeling.base_files import projection_names
 from oppu_core.modeling.packed_model import PackedModel, prompts
 from oppu_core.modeling.packing import IGNORED, Packed, TokenizedExample, pack
+from oppu_core.modeling.skeleton import projection_names
 from oppu_core.training.config import personal_config
 from packed_toys import (
     SIZE,

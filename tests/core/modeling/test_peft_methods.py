@@ -115,7 +115,7 @@ def test_an_adapter_depends_on_its_own_examples_only(method: Peft, toy_folder: P
 
 @pytest.mark.parametrize("method", METHODS)
 def test_shapes_and_configuration_need_no_weights(method: Peft, toy_folder: Path) -> None:
-    from oppu_core.modeling.base_files import base_skeleton
+    from oppu_core.modeling.skeleton import base_skeleton
 
     config = config_for(method)
     real = attach(load_base(str(toy_folder), device="cpu").model, config)

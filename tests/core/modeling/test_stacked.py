@@ -9,10 +9,10 @@ import pytest
 import torch
 from oppu_core.modeling.adapters import State, adapter_state, attach, load_state, stack
 from oppu_core.modeling.base import load_base
-from oppu_core.modeling.base_files import projection_names
 from oppu_core.modeling.dtypes import Quantize
 from oppu_core.modeling.packed_model import PackedModel, prompts
 from oppu_core.modeling.packing import IGNORED, Packed, pack
+from oppu_core.modeling.skeleton import projection_names
 from oppu_core.modeling.stacked_adapters import StackedAdapters, stack_states
 from oppu_core.modeling.trial import try_out
 from oppu_core.training.config import Peft, TrainConfig, personal_config, task_config

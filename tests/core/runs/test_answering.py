@@ -12,8 +12,8 @@ from oppu_core.data.sample import sample_users
 from oppu_core.data.types import Query, User
 from oppu_core.modeling.adapters import State, attach, load_state
 from oppu_core.modeling.base import Base, load_base
-from oppu_core.modeling.base_files import projection_names
 from oppu_core.modeling.generation import AnswerSet, Sampling, answer_groups, generate
+from oppu_core.modeling.skeleton import projection_names
 from oppu_core.prompting.builder import PromptBuilder
 from oppu_core.prompting.methods import parse_method
 from oppu_core.prompting.retrieval import BM25Retriever

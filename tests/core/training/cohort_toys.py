@@ -9,8 +9,8 @@ import torch
 from oppu_core.errors import TrainingError
 from oppu_core.modeling.adapters import State, adapter_state, attach, load_state
 from oppu_core.modeling.base import load_base
-from oppu_core.modeling.base_files import projection_names
 from oppu_core.modeling.packing import TokenizedExample
+from oppu_core.modeling.skeleton import projection_names
 from oppu_core.training.cohort import Cohort
 from oppu_core.training.config import Peft, TrainConfig, personal_config
 from oppu_core.training.loop import Outcome, Progress, Trained, train

@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
-from rich.markup import escape
+
+from oppu_core.cli.shared import next_steps
 
 
 def download(
@@ -83,9 +84,4 @@ def download(
 
 
 def _print_next(task: str, folder: Path, format_: str) -> None:
-    Console().print(
-        f"Next: [bold]oppu data import {escape(str(folder))} --format {format_} --task {task} "
-        f"--out data/{task}[/bold]",
-        soft_wrap=True,
-        highlight=False,
-    )
+    next_steps(("data", "import", folder, "--format", format_, "--task", task, "--out", f"data/{task}"))

@@ -7,7 +7,7 @@ import importlib.metadata
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 from rich.console import Console
@@ -250,6 +250,22 @@ def register_plugins() -> None:
             )
 
 
+def _show_no_type_of_flags(command: Any) -> None:
+    """Make `--help` list options without a value as such, and not as `--sample <bool>`."""
+    params_of = command.get_params
+
+    def get_params(context: Any) -> list[Any]:
+        params: list[Any] = params_of(context)
+        for param in params:
+            if getattr(param, "is_flag", False):
+                param.metavar = ""
+        return params
+
+    command.get_params = get_params
+    for one in getattr(command, "commands", {}).values():
+        _show_no_type_of_flags(one)
+
+
 def _take_debug(arguments: list[str]) -> bool:
     """Remove ``--debug`` from the arguments, wherever it is before ``--``; return whether it was there."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
@@ -276,7 +292,9 @@ def main() -> None:
 
     try:
         register_plugins()
-        app()
+        command = typer.main.get_command(app)
+        _show_no_type_of_flags(command)
+        command()
     except KeyboardInterrupt:
         _interrupted("Interrupted.")
     except SystemExit as end:

@@ -12,12 +12,16 @@ from typing import Annotated, Any
 
 import typer
 
+from oppu_core.runs.options import MORE
 from oppu_core.runs.tracking import ReportTo
 
 RunOption = Annotated[Path, typer.Option("--run", help="The run folder, e.g. runs/movies.")]
 ReportToOption = Annotated[
     ReportTo,
-    typer.Option(help="Also send training losses (no texts, no user ids) there, if it is installed."),
+    typer.Option(
+        rich_help_panel=MORE,
+        help="Also send training losses (no texts, no user ids) there, if it is installed.",
+    ),
 ]
 
 

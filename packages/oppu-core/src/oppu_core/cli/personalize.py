@@ -32,12 +32,10 @@ def personalize(
     may be left out. As a plain line it is `description => tag`. The same history is not trained again; a
     changed one replaces the old one. Nothing leaves this machine; `oppu forget` removes it all.
     """
-    import shlex
-
     from rich.console import Console
     from rich.markup import escape
 
-    from oppu_core.cli.shared import interruptible
+    from oppu_core.cli.shared import interruptible, next_steps
     from oppu_core.errors import DataError
     from oppu_core.ownership.personalize import own_run, read_history, task_of
     from oppu_core.ownership.personalize import personalize as train_own
@@ -84,9 +82,5 @@ def personalize(
             else f"{done.removed} adapters of the old one were"
         )
         print_(f"The history has changed; {gone} removed.", highlight=False)
-    command = ["oppu", "ask", "--run", str(opened.path), "--task", chosen.name, "--user", user]
-    print_(
-        f'Next: [bold]{escape(shlex.join(command))} "The {chosen.long_field} to be answered."[/bold]',
-        highlight=False,
-        soft_wrap=True,
-    )
+    asking = ("ask", "--run", opened.path, "--task", chosen.name, "--user", user)
+    next_steps((*asking, f"The {chosen.long_field} to be answered."))

@@ -1,7 +1,10 @@
 """Helpers shared by commands."""
 
 import contextlib
+import os
+import shlex
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from typer.core import TyperGroup
@@ -53,3 +56,18 @@ def work(run: "Run", jobs: Sequence[Job], compute: Compute, report_to: ReportTo 
         with Console(stderr=True).status("loading torch …"):  # some seconds
             from oppu_core.runs.execute import execute_visibly
         execute_visibly(run, jobs, compute, report_to)
+
+
+def next_steps(*commands: Sequence[str | Path]) -> None:
+    """Print commands to go on with, each on a line that can be pasted whatever the terminal's width.
+
+    They begin as this one did: `uv run` tells its children of itself.
+    """
+    from rich.console import Console
+    from rich.markup import escape
+
+    program = ["uv", "run", "oppu"] if "UV_RUN_RECURSION_DEPTH" in os.environ else ["oppu"]
+    console = Console(highlight=False, soft_wrap=True)
+    for number, command in enumerate(commands):
+        line = escape(shlex.join([*program, *map(str, command)]))
+        console.print(f"{'  or' if number else 'Next'}: [bold]{line}[/bold]")

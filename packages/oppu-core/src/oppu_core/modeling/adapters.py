@@ -23,8 +23,8 @@ from peft import (
 from peft.tuners.tuners_utils import BaseTunerLayer
 
 from oppu_core.errors import ModelError
-from oppu_core.modeling.base_files import projection_names, shared_projections
 from oppu_core.modeling.families import ROLES, check_targets
+from oppu_core.modeling.skeleton import projection_names, shared_projections
 
 State = Mapping[str, torch.Tensor]
 OWN = "default"  # the adapter that is trained and stored; PEFT's own name for a model's only adapter

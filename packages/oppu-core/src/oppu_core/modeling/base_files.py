@@ -150,24 +150,6 @@ def read_config(folder: Path) -> Mapping[str, Any]:
     return config
 
 
-def base_skeleton(folder: Path) -> Any:
-    """A base without its weights (on torch's meta device): its modules, from ``config.json`` alone.
-
-    Raises:
-        ModelError: the configuration is none of a causal language model.
-    """
-    read_config(folder)
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    try:
-        config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
-        with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    except Exception as error:  # transformers raises many kinds for a broken configuration
-        raise ModelError(f"The base in {folder} cannot be loaded: {type(error).__name__}: {error}") from error
-
-
 def base_identity(
     folder: Path,
     dtype: Dtype,
@@ -225,33 +207,3 @@ def hf_tokenizer(folder: Path) -> Any:
             f"The base in {folder} has no tokenizer that can be loaded; "
             "it needs the model's own tokenizer.json and tokenizer_config.json beside the weights."
         ) from error
-
-
-def projection_names(model: Any) -> list[str]:
-    """The full names of a model's linear maps, also of those that carry an adapter already."""
-    import torch
-    from transformers.pytorch_utils import Conv1D
-
-    return [
-        name.removesuffix(".base_layer")
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear | Conv1D)
-    ]
-
-
-def shared_projections(model: Any) -> dict[str, str]:
-    """The linear maps whose weights another module holds as well, and which: a head that is tied to the
-    embedding, or layers that share their weights."""
-    import torch
-
-    holders: dict[int, set[str]] = {}
-    for name, module in model.named_modules():
-        if isinstance(weight := getattr(module, "weight", None), torch.nn.Parameter):
-            holders.setdefault(id(weight), set()).add(name.removesuffix(".base_layer"))
-    linear = set(projection_names(model))
-    return {
-        name: min(names - {name})
-        for names in holders.values()
-        if len(names) > 1
-        for name in sorted(names & linear)
-    }

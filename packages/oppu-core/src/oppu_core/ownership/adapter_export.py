@@ -10,7 +10,8 @@ from oppu_core.data.schema import shown
 from oppu_core.data.types import User
 from oppu_core.errors import StoreError
 from oppu_core.modeling.adapters import State, adapter_config_json, attach
-from oppu_core.modeling.base_files import base_folder, base_skeleton
+from oppu_core.modeling.base_files import base_folder
+from oppu_core.modeling.skeleton import base_skeleton
 from oppu_core.ownership.adapters import find_adapter, open_store
 from oppu_core.ownership.bundle import CARD_FILE, WEIGHT_FILES, Bundle, seal
 from oppu_core.ownership.card import Score, adapter_card

@@ -20,7 +20,8 @@ from oppu_core.data.schema import shown
 from oppu_core.data.types import User
 from oppu_core.errors import ConfigError, DataError
 from oppu_core.modeling.adapters import adapter_config_json, adapter_shapes, attach
-from oppu_core.modeling.base_files import base_folder, base_skeleton
+from oppu_core.modeling.base_files import base_folder
+from oppu_core.modeling.skeleton import base_skeleton
 from oppu_core.ownership.adapters import adapter_user
 from oppu_core.ownership.bundle import Bundle, manifest_of
 from oppu_core.runs.run import Run

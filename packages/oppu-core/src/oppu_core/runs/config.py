@@ -11,12 +11,10 @@ from oppu_core.errors import ConfigError
 from oppu_core.modeling.base_files import (
     TINY,
     base_folder,
-    base_skeleton,
-    projection_names,
-    shared_projections,
 )
 from oppu_core.modeling.dtypes import Dtype, PromptFormat, Quantize
 from oppu_core.modeling.families import check_targets
+from oppu_core.modeling.skeleton import skeleton_of
 from oppu_core.prompting.methods import Examples, parse_method
 from oppu_core.runs.options import ENCODER, RunOptions
 from oppu_core.runs.preset_files import read_preset
@@ -115,10 +113,10 @@ def resolve_config(options: RunOptions) -> RunConfig:
             "one dataset of each task is needed."
         )
     folder = base_folder(options.model)
-    skeleton = base_skeleton(folder)
+    skeleton = skeleton_of(folder)
     preset, file_settings = read_preset(options.preset, options.peft)
-    chosen = resolve_preset(preset, skeleton.num_parameters())
-    projections = projection_names(skeleton)
+    chosen = resolve_preset(preset, skeleton.parameters)
+    projections = skeleton.projections
     seed = options.seed
 
     def override(kind: str, config: TrainConfig) -> TrainConfig:
@@ -134,7 +132,7 @@ def resolve_config(options: RunOptions) -> RunConfig:
         personal[task.name] = override("personal", settings)
     for config in (*task_lora.values(), *personal.values()):
         if config.method != "prompt_tuning":
-            check_targets(config.targets, projections, shared_projections(skeleton))
+            check_targets(config.targets, projections, skeleton.shared)
     return RunConfig(
         data={dataset.task.name: str(dataset.path.resolve()) for dataset in datasets},
         model=options.model if options.model == TINY else placed(options.model),

@@ -15,6 +15,8 @@ from oppu_core.modeling.dtypes import Dtype, PromptFormatOption, Quantize
 from oppu_core.prompting.methods import DEFAULT_METHODS, METHODS, Examples, parse_method
 from oppu_core.training.config import Peft, Preset
 
+MORE = "More options"  # the heading, in --help, of those that are seldom needed
+
 Job = Literal["bases", "personal", "pooled", "answers"]
 JOBS: tuple[Job, ...] = ("bases", "personal", "pooled", "answers")
 
@@ -46,16 +48,21 @@ ModelOption = Annotated[
     str,
     typer.Option("--model", help="The base: 'tiny' (shipped), a folder, a GGUF file, or a Hugging Face id."),
 ]
-DtypeOption = Annotated[Dtype, typer.Option(help="Type of the base's weights.")]
+DtypeOption = Annotated[Dtype, typer.Option(rich_help_panel=MORE, help="Type of the base's weights.")]
 QuantizeOption = Annotated[
     Quantize | None,
-    typer.Option(help="Hold the base in 4 or 8 bits and compute in --dtype; adapters stay float32."),
+    typer.Option(
+        rich_help_panel=MORE,
+        help="Hold the base in 4 or 8 bits and compute in --dtype; adapters stay float32.",
+    ),
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto takes a GPU if there is one; or cpu, cuda, cuda:1.")]
 BatchOption = Annotated[
     int,
     typer.Option(
-        min=1, help="Prompts answered at a time; answers do not depend on it (with int8 weights they may)."
+        min=1,
+        rich_help_panel=MORE,
+        help="Prompts answered at a time; answers do not depend on it (with int8 weights they may).",
     ),
 ]
 
@@ -86,6 +93,7 @@ CohortOption = Annotated[
     typer.Option(
         callback=read_cohort,
         metavar="[auto|N]",
+        rich_help_panel=MORE,
         help="Users trained at once; but for rounding, adapters do not depend on it. auto goes by free "
         "memory, and follows the plan of an interrupted training.",
     ),
@@ -168,7 +176,12 @@ class RunOptions:
     seed: int = option(
         Annotated[
             int,
-            typer.Option(min=0, max=2**32 - 1, help="The same seed gives the same adapters and answers."),
+            typer.Option(
+                min=0,
+                max=2**32 - 1,
+                rich_help_panel=MORE,
+                help="The same seed gives the same adapters and answers.",
+            ),
         ],
         0,
     )
@@ -179,7 +192,9 @@ class RunOptions:
         Annotated[
             bool,
             typer.Option(
-                "--sample", help="Sample answers as in the paper (temperature 0.1, top-k 10, top-p 0.9)."
+                "--sample",
+                rich_help_panel=MORE,
+                help="Sample answers as in the paper (temperature 0.1, top-k 10, top-p 0.9).",
             ),
         ],
         False,
@@ -187,14 +202,20 @@ class RunOptions:
     store: Path | None = option(
         Annotated[
             Path | None,
-            typer.Option(help="Where trained weights are kept; by default `store` beside the run."),
+            typer.Option(
+                rich_help_panel=MORE,
+                help="Where trained weights are kept; by default `store` beside the run.",
+            ),
         ],
         None,
     )
     peft: Peft = option(
         Annotated[
             Peft,
-            typer.Option(help="What personal adapters are; a task's own adapter is always a LoRA."),
+            typer.Option(
+                rich_help_panel=MORE,
+                help="What personal adapters are; a task's own adapter is always a LoRA.",
+            ),
         ],
         "lora",
     )
@@ -204,6 +225,7 @@ class RunOptions:
             list[Path] | None,
             typer.Option(
                 "--profiles",
+                rich_help_panel=MORE,
                 help='Profile texts to use instead of computed ones: JSON lines {"task", "user_id", '
                 '"profile"}, as `oppu profiles` writes them. Repeat it for several files.',
             ),
@@ -214,7 +236,9 @@ class RunOptions:
         Annotated[
             Examples,
             typer.Option(
-                help="What task bases learn from: the others' queries, as in the paper, or histories as well."
+                rich_help_panel=MORE,
+                help="What task bases learn from: the others' queries, as in the paper, or their histories, "
+                "too.",
             ),
         ],
         "queries",
@@ -222,7 +246,11 @@ class RunOptions:
     constrain: bool = option(
         Annotated[
             bool,
-            typer.Option("--constrain", help="Let tasks with a set of labels answer with these alone."),
+            typer.Option(
+                "--constrain",
+                rich_help_panel=MORE,
+                help="Let tasks with a set of labels answer with these alone.",
+            ),
         ],
         False,
     )
@@ -231,6 +259,7 @@ class RunOptions:
             float,
             typer.Option(
                 "--validate-share",
+                rich_help_panel=MORE,
                 help="Hold out this share of each history, its latest items, and keep the epoch that reads "
                 "them best, e.g. 0.2. Off by default: on the sample world it did not pay (docs/presets.md).",
             ),
@@ -241,8 +270,9 @@ class RunOptions:
         Annotated[
             PromptFormatOption,
             typer.Option(
+                rich_help_panel=MORE,
                 help="How the base is asked: plain text, or in its chat template. auto is plain, as in the "
-                "paper, and says so where the base has a template."
+                "paper, and says so where the base has a template.",
             ),
         ],
         "auto",
@@ -251,7 +281,9 @@ class RunOptions:
         Annotated[
             str,
             typer.Option(
-                metavar="FOLDER_OR_HUB_ID", help="What dense_kN compares texts with: a sentence encoder."
+                metavar="FOLDER_OR_HUB_ID",
+                rich_help_panel=MORE,
+                help="What dense_kN compares texts with: a sentence encoder.",
             ),
         ],
         ENCODER,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from oppu_core.cli.data import app as data_app
 from oppu_core.cli.options import ReportToOption, RunOption, with_options
-from oppu_core.cli.shared import EVALUATE, START, interruptible, work
+from oppu_core.cli.shared import EVALUATE, START, interruptible, next_steps, work
 from oppu_core.runs.options import JOBS, Compute, DeviceOption, DtypeOption, ModelOption, RunOptions
 from rich.console import Console
 
@@ -110,8 +110,8 @@ def quickstart(
     work(started, JOBS, Compute(device=device))
     _finish(started, paper)
     if world.EXAMPLE_TASK in tasks:
-        example = f'--task {world.EXAMPLE_TASK} --user test-000 "{world.EXAMPLE}"'
-        Console(stderr=True).print(f"\nNext: [bold]oppu ask --run {run} {example}[/bold]")
+        example = ("--task", world.EXAMPLE_TASK, "--user", "test-000", world.EXAMPLE)
+        next_steps(("ask", "--run", run, *example), ("demo", "--run", run))
 
 
 def _expected(run: "Run", device: str) -> str:

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
-from oppu_core.modeling.base_files import base_folder, base_skeleton
+from oppu_core.modeling.base_files import base_folder
+from oppu_core.modeling.skeleton import skeleton_of
 from oppu_core.runs.variants import find_variant
 from oppu_core.storage.store import WEIGHTS_FILE, Store
 from oppu_core.tasks.task import Task
@@ -44,7 +45,7 @@ class PeftMethods(Plain):
     def conclude(self, context: StudyContext, done: Mapping[str, Done]) -> Result:
         """Scores against the task base and against LoRA; sizes and times from the store."""
         seed = context.config.seed
-        parameters = base_skeleton(base_folder(context.config.model)).num_parameters()
+        parameters = skeleton_of(base_folder(context.config.model)).parameters
         rows: list[dict[str, Any]] = []
         findings, panels = [], []
         for task in context.tasks:

@@ -10,8 +10,9 @@ from typing import Any
 from oppu_core.data.dataset import Dataset
 from oppu_core.data.types import User
 from oppu_core.errors import DataError
-from oppu_core.modeling.base_files import base_folder, base_skeleton, projection_names
+from oppu_core.modeling.base_files import base_folder
 from oppu_core.modeling.families import default_targets
+from oppu_core.modeling.skeleton import skeleton_of
 from oppu_core.runs.config import RunConfig
 from oppu_core.storage.files import content_id
 from oppu_core.training.config import ONLY_OF, PERSONAL_ROLES, TASK_ROLES, TrainConfig, personal_config
@@ -87,7 +88,7 @@ def _draw(user: User) -> str:
 
 def places(model: str) -> dict[str, tuple[str, ...]]:
     """Sets of projections to adapt."""
-    projections = projection_names(base_skeleton(base_folder(model)))
+    projections = skeleton_of(base_folder(model)).projections
     layers = (name for name in projections if re.search(r"\.\d+\.", name))
     return {
         "query and value": default_targets(PERSONAL_ROLES["lora"], projections),
@@ -100,7 +101,7 @@ def personal_settings(config: RunConfig, one: Candidate) -> dict[str, TrainConfi
     """A candidate's settings by task."""
     if one.changes is not None:
         return {task: dataclasses.replace(c, **one.changes) for task, c in config.personal.items()}
-    projections = projection_names(base_skeleton(base_folder(config.model)))
+    projections = skeleton_of(base_folder(config.model)).projections
     return {task: personal_config(task, "paper", config.seed, projections) for task in config.personal}
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, ClassVar
 from oppu_core.data.dataset import Dataset
 from oppu_core.data.types import User
 from oppu_core.errors import ConfigError
-from oppu_core.modeling.base_files import base_folder, base_skeleton
+from oppu_core.modeling.base_files import base_folder
+from oppu_core.modeling.skeleton import skeleton_of
 from oppu_core.training.config import resolve_preset
 
 from oppu_eval.reporting.paper import paper_shift
@@ -140,7 +141,7 @@ class Shift(Plain):
     def _encoder(self, context: StudyContext) -> str:
         if self.encoder != "auto":
             return self.encoder
-        parameters = base_skeleton(base_folder(context.config.model)).num_parameters()
+        parameters = skeleton_of(base_folder(context.config.model)).parameters
         return "base" if resolve_preset("auto", parameters) in ("medium", "paper") else "tfidf"
 
     def _features(self, context: StudyContext, task: str) -> "tuple[Features, str]":
