@@ -1,6 +1,8 @@
 """`oppu ask`: whom one can ask for, and queries of several fields."""
 
 import dataclasses
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -97,3 +99,26 @@ def test_a_query_of_the_user_s_own_is_asked_under_its_id() -> None:
 def test_a_field_option_that_cannot_be_read_is_refused(texts: list[str]) -> None:
     with pytest.raises(ConfigError, match="write name=text, each name once"):
         read_fields(texts)
+
+
+def test_the_run_used_last_its_first_task_and_user_are_asked_unless_told(
+    oppu, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def remember(opened: Run, *rest: object) -> dict[str, str]:
+        asked.append((opened.path.name, *rest[:3]))
+        return {"non_personalized": "[1]"}
+
+    monkeypatch.setattr("oppu_core.runs.asking.ask", remember)
+    monkeypatch.chdir(tmp_path)
+    nothing = oppu("ask", "A title")
+    assert nothing.returncode == 2 and "There is no run in runs" in nothing.stderr
+    for name, seconds in (("old", 100), ("new", 300), ("older", 200)):
+        shutil.copytree(run.path, tmp_path / "runs" / name)
+        os.utime(tmp_path / "runs" / name / "run.json", (seconds, seconds))
+    (tmp_path / "runs" / "store").mkdir()
+    found = oppu("ask", "A title")
+    assert found.returncode == 0 and "runs/new: lamp_1, user 't0'" in found.stdout
+    assert "user" not in oppu("ask", "A title", "--run", tmp_path / "runs" / "old", "--user", "t1").stdout
+    assert asked == [("new", "t0", "A title", "lamp_1"), ("old", "t1", "A title", None)]

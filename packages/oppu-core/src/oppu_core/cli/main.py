@@ -138,15 +138,16 @@ def answer(
 
 @app.command(
     rich_help_panel=ASK,
-    epilog='Example: [bold]oppu ask --run runs/quickstart --task lamp_2m --user test-003 "A ship."[/bold]',
+    epilog='Example: [bold]oppu ask "A ship."[/bold]  or [bold]oppu ask --run runs/quickstart --task lamp_2m '
+    '--user test-003 "A ship."[/bold]',
 )
 def ask(
     text: Annotated[str, typer.Argument(help="The query's text, e.g. a movie's description.")],
-    run: RunOption,
-    user: Annotated[
-        str | None, typer.Option(help="A test user of the run; left out, some of them are named.")
+    run: Annotated[
+        Path | None, typer.Option("--run", help="The run folder; by default that in runs used last.")
     ] = None,
-    task: Annotated[str | None, typer.Option(help="The task, where the run has several.")] = None,
+    user: Annotated[str | None, typer.Option(help="A test user of the run; by default its first.")] = None,
+    task: Annotated[str | None, typer.Option(help="A task of the run; by default its first.")] = None,
     field: Annotated[
         list[str] | None,
         typer.Option(
@@ -159,10 +160,17 @@ def ask(
     """Answer one query by every method of a run, side by side."""
     from rich.table import Table
 
-    from oppu_core.runs.run import open_run
+    from oppu_core.runs.run import last_run, open_run
 
     console = Console()
-    opened = open_run(run)  # before what loads torch
+    named = user is not None
+    opened = open_run(run or last_run(Path("runs")))  # before what loads torch
+    if user is None:
+        task = task or next(iter(opened.config.data))
+        user = next(iter(opened.dataset(task).user_ids("test")))
+    if run is None or not named:
+        whom = f"{opened.path}: {f'{task}, ' if task else ''}user {user!r}"
+        console.print(f"[dim]{escape(whom)} (others by --run, --task, --user)[/]", highlight=False)
     from oppu_core.runs.asking import ask as ask_run
     from oppu_core.runs.asking import read_fields
 

@@ -22,6 +22,7 @@ from oppu_core.runs.config import RunConfig
 from oppu_core.runs.predictions import QueryId, read_answers
 from oppu_core.storage.files import content_id, locked, read_appended, read_json, write_json
 
+_LOG = "log.jsonl"
 FORMAT = 1
 OUTCOMES = ("task_lora", "user")  # events in the log that mean something was trained
 
@@ -45,7 +46,7 @@ class Run:
     @property
     def log_path(self) -> Path:
         """The JSONL log."""
-        return self.path / "log.jsonl"
+        return self.path / _LOG
 
     def base_identity(self) -> BaseIdentity:
         """The base that the run was started with."""
@@ -170,6 +171,25 @@ def open_run(path: str | Path) -> Run:
         return Run(path, RunConfig.from_json(values["config"]), values["provenance"], store)
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"{file} is not a run's description ({error}); start a new run.") from error
+
+
+def last_run(folder: Path) -> Path:
+    """The run in a folder of runs that was worked on last.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    runs = [file.parent for file in folder.glob("*/run.json")]
+    if not runs:
+        raise ConfigError(
+            f"There is no run in {folder}. Name one with --run, or make one: `oppu quickstart`."
+        )
+
+    def worked_on(run: Path) -> tuple[int, str]:
+        files = (file for file in (run / "run.json", run / _LOG) if file.exists())
+        return max(file.stat().st_mtime_ns for file in files), run.name
+
+    return max(runs, key=worked_on)
 
 
 def follow_data(run: Run, fingerprints: Mapping[str, str]) -> None:
