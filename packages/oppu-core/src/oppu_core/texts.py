@@ -92,3 +92,11 @@ def unseen(text: str) -> bool:
     """Whether the official scorer's words (a-z, 0-9) hold less than half of a text's letters and digits."""
     folded = text.lower()
     return 2 * len(_LATIN.findall(folded)) < len(_LETTERS.findall(folded))
+
+
+def clock(seconds: float) -> str:
+    """``45 s``, ``3 min``, ``1 h 20 min``."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

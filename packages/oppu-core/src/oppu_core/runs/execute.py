@@ -48,12 +48,14 @@ def execute(
         for warning in warnings:
             reporter.warn(warning)
         warned: set[str] = set()
-        for variant in variants_of(run):
-            task = variant.task.name
+        work = [VariantJobs(variant, store, compute, reporter) for variant in variants_of(run)]
+        reporter.expect([unit for one in work for unit in one.stages(jobs)])
+        for one in work:
+            variant, task = one.variant, one.variant.task.name
             if task not in warned:
                 warned.add(task)
                 _warn(variant, tokenizer, reporter)
-            VariantJobs(variant, store, compute, reporter).do(jobs)
+            one.do(jobs)
             if "answers" in jobs and not run.profiles_path(task).exists():
                 rows = [
                     {"task": task, "user_id": user.user_id, "profile": variant.profiles(user)}

@@ -94,6 +94,17 @@ class VariantJobs:
             if method.adapter:
                 self._answer(base, method, builder)
 
+    def stages(self, jobs: Sequence[Job]) -> list[str]:
+        """The units of the stages that :meth:`do` will go through, in order (damaged weights aside)."""
+        variant, has = self.variant, self.store.has
+        answers = [m for m in variant.methods if "answers" in jobs and self._unanswered(m)]
+        units = ["%"] if not has(variant.task_lora) and ("bases" in jobs or answers) else []
+        if "personal" in jobs and variant.personal and not all(has(variant.key_of(u)) for u in self._users):
+            units.append("users")
+        if "pooled" in jobs and variant.pooled and not has(variant.pooled_key):
+            units.append("%")
+        return units + ["queries"] * len(answers)
+
     def ask(self, user: User, query: Query) -> dict[str, str]:
         """Answer one query by this variant's methods, as the run answers its own queries.
 

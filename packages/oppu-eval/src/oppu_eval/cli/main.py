@@ -116,8 +116,9 @@ def quickstart(
 
 def _expected(run: "Run", device: str) -> str:
     from oppu_core.modeling.base_files import TINY, base_tokenizer
+    from oppu_core.texts import clock
 
-    from oppu_eval.studies.estimate import clock, expected_seconds
+    from oppu_eval.studies.estimate import expected_seconds
 
     if run.config.model == TINY:
         return "About half a minute a task on two cores."

@@ -16,6 +16,7 @@ from oppu_core.runs.run import Run, open_run
 from oppu_core.runs.start import start_run
 from oppu_core.storage.files import read_json, write_bytes, write_json
 from oppu_core.tasks.task import Task
+from oppu_core.texts import clock
 from oppu_core.training.config import ONLY_OF, Peft
 from rich.console import Console
 
@@ -51,7 +52,7 @@ def carry_out(study: Study, context: StudyContext, compute: Compute) -> Path:
     with console.status("looking at what there is …"):
         from oppu_core.runs.execute import execute_visibly  # these load torch
 
-        from oppu_eval.studies.estimate import clock, expected_seconds
+        from oppu_eval.studies.estimate import expected_seconds
 
         done = {work.label: Done(work, _start(work, context)) for work in study.works(context)}
         runs = [(one.run, one.work.jobs) for one in done.values()]
@@ -219,6 +220,4 @@ def _title(task: Task, scored: bool) -> str:
 def _expected(seconds: float | None) -> str:
     if seconds is None:
         return "Everything is there: a few seconds."
-    from oppu_eval.studies.estimate import clock
-
     return f"Expected time: about {clock(seconds)} (from a short trial here; what is done is not done again)."

@@ -160,11 +160,3 @@ def _prompts(variant: Variant, builder: PromptBuilder) -> Iterator[str]:
 
 def _first(values: Iterable[Any], count: int) -> list[Any]:
     return list(itertools.islice(values, count))
-
-
-def clock(seconds: float) -> str:
-    """``45 s``, ``3 min``, ``1 h 20 min``."""
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
