@@ -3,6 +3,10 @@
 setup:
     uv sync
 
+# The versions that a sync resolves to, with hashes, for whoever installs with pip.
+lock:
+    uv export -q --no-dev --no-emit-workspace --no-header --no-annotate -o requirements.lock
+
 lint:
     uv run ruff check
     uv run ruff format --check

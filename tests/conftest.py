@@ -29,6 +29,7 @@ def group_of(item: pytest.Item) -> str:
     return "page" if "finished" in getattr(item, "fixturenames", ()) else str(item.path)
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Give every test its mark and its group, and start with long files: short ones fill what is left."""
     for item in items:

@@ -16,7 +16,7 @@ from small_world import sample_dataset
 
 # These need the shipped base as it is: planted habits are to be found, or processes of their own load it.
 WHOLE_BASE = {
-    "test_planted_studies", "test_harness_traps", "test_docs", "test_docs_lm_eval", "test_docs_python",
+    "test_planted_studies", "test_docs", "test_docs_lm_eval", "test_docs_python",
     "test_packaging", "test_quickstart_model", "test_gpu_benchmark", "test_recipe", "test_light_commands",
 }  # fmt: skip
 

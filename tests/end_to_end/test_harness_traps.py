@@ -40,6 +40,7 @@ from oppu_core.data.dataset import Dataset
 from oppu_core.data.dataset_writer import write_dataset
 from oppu_core.data.sample import GRAMMARS
 from oppu_core.errors import ConfigError, ModelError, OppuError, StoreError
+from oppu_core.modeling import base_files
 from oppu_core.modeling.base import Base
 from oppu_core.modeling.base_files import TINY_FOLDER, base_tokenizer
 from oppu_core.ownership.base_export import export_base
@@ -634,7 +635,9 @@ def command(*arguments: str | Path, cache: Path) -> subprocess.CompletedProcess[
     )  # fmt: skip
 
 
-def test_the_real_command_writes_what_was_asked(run: Path, tmp_path: Path) -> None:
+def test_the_real_command_writes_what_was_asked(tmp_path: Path, movies: Dataset, headlines: Dataset) -> None:
+    # A base that a process of its own finds as well.
+    run = make_run(tmp_path / "made" / "run", [movies, headlines], model=str(base_files.TINY_FOLDER))
     options: list[str | Path] = [
         "--model", "oppu", "--model_args", f"run={run},method=oppu_rag_k1", "--tasks", "lamp_2m,lamp_4",
         "--device", "cpu", "--use_cache", tmp_path / "answers", "--cache_requests", "true", "--write_out",
