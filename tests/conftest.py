@@ -24,18 +24,11 @@ def mark_of(item: pytest.Item) -> str:
     return "slow" if folders & SLOW_FOLDERS or fixtures & SLOW_FIXTURES else "unit"
 
 
-def group_of(item: pytest.Item) -> str:
-    """What one process runs as a whole: a file, and all files of the page, which share a served run."""
-    return "page" if "finished" in getattr(item, "fixturenames", ()) else str(item.path)
-
-
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give every test its mark and its group, and start with long files: short ones fill what is left."""
+    """Give every test its mark, and start with long files: short ones fill what is left."""
     for item in items:
         if not item.get_closest_marker("slow"):
             item.add_marker(mark_of(item))
-        item.add_marker(pytest.mark.xdist_group(group_of(item)))
     items.sort(key=lambda item: not {"demo", "end_to_end"} & set(item.path.parts))
 
 

@@ -35,7 +35,9 @@ def test_another_base_gets_a_smaller_quickstart_of_its_own(oppu: Oppu, base: Pat
     run = open_run("runs/quickstart-my-base")
     assert list(run.config.data) == ["lamp_2m"] and run.config.methods == quickstart.REAL.methods
     assert (run.path / "report.html").is_file()
-    assert "oppu ask --run runs/quickstart-my-base" in result.stderr
+    asking, showing = result.stdout.splitlines()[-2:]  # whole lines, to be pasted
+    assert asking.startswith("Next: ") and "oppu ask --run runs/quickstart-my-base --task lamp_2m" in asking
+    assert asking.endswith("'") and showing.endswith("oppu demo --run runs/quickstart-my-base")
     again = oppu("quickstart", "--model", base)
     assert again.returncode == 0 and "Everything is there." in again.stderr
 
