@@ -10,7 +10,7 @@ from typing import Any
 from oppu_demo.state import Page as DemoPage
 from playwright.sync_api import Locator, Page, expect
 
-TABS = ("Compare", "The user", "Your own history", "Scoreboard", "How it works")
+TABS = ("Compare", "The person", "Your own history", "Scoreboard", "How it works")
 SECONDS = 20.0
 CONTROLS = {
     "button", "checkbox", "combobox", "link", "listbox", "radio", "searchbox", "spinbutton", "tab", "textbox",

@@ -4,13 +4,14 @@ import io
 import os
 import shutil
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import gradio as gr
 import pytest
 from browser_pages import CUT_TEXT, FAINT_TEXT, Served, Visitor, eventually, files, squeezed
 from oppu_core.ownership.bundle import NAMES
+from oppu_core.runs.asking import asked_query
 from oppu_core.runs.run import Run
 from oppu_demo.launch import launch
 from oppu_demo.prepare import CHANGE_SECONDS, RELOAD, TITLE, Status, waiting_page
@@ -77,7 +78,7 @@ def test_every_tab_fits_has_names_and_can_be_read(
     for summary in page.locator(".oppu-card").last.locator("summary").all():
         summary.click()
     visitor.looks()
-    visitor.tab("The user")
+    visitor.tab("The person")
     expect(page.get_by_text("What they answer")).to_be_visible()
     visitor.looks()
     visitor.tab("Your own history")
@@ -89,7 +90,7 @@ def test_every_tab_fits_has_names_and_can_be_read(
     expect(page.get_by_role("alert")).to_contain_text("more than 2,000 items")
     visitor.looks()
     visitor.tab("Scoreboard")
-    expect(page.get_by_text("What the adapter changes for each user")).to_be_visible()
+    expect(page.get_by_text("What the adapter changes for each person")).to_be_visible()
     visitor.looks()
     visitor.tab("How it works")
     expect(page.get_by_role("img", name="How a personal answer is made")).to_be_visible()
@@ -197,6 +198,34 @@ def test_another_task_has_other_people_and_scores(
     expect(page.locator(".oppu-chip").first).to_contain_text("ROUGE")
 
 
+def test_another_person_is_asked_the_same(visit: Callable[..., Visitor], served: Served) -> None:
+    page = (visitor := visit()).page
+    engine = served.page.engine
+    user, query_id = served.page.telling("lamp_2m")
+    query = next(query for query in engine.users("lamp_2m")[user].queries if query.id == query_id)
+    other = next(person for name, person in engine.users("lamp_2m").items() if name != user)
+
+    def answered(fields: Mapping[str, str]) -> dict[str, str]:
+        """What the page has to show of the other person."""
+        asked = asked_query(other, fields)
+        return {
+            method: squeezed(engine.answer("lamp_2m", method, other, asked).text) for method in engine.methods
+        }
+
+    label = visitor.box("Which question").input_value()
+    visitor.choose("Person", other.user_id)
+    expect(page.get_by_text("Choose a person and a question")).to_be_visible()
+    expect(visitor.box("Which question")).to_have_value(label)
+    assert visitor.compare() == answered(query.fields)
+    expect(page.locator(".oppu-question")).to_contain_text(squeezed(query.fields["description"]))
+
+    visitor.ask("description", "A dragon sleeps.")
+    visitor.choose("Person", user)
+    visitor.choose("Person", other.user_id)
+    expect(visitor.box("description")).to_have_value("A dragon sleeps.")
+    assert visitor.compare() == answered({"description": "A dragon sleeps."})
+
+
 def test_own_words_are_answered_and_none_are_asked_for(visit: Callable[..., Visitor], served: Served) -> None:
     page = (visitor := visit()).page
     page.get_by_role("radio", name="My own words").check()
@@ -216,7 +245,7 @@ def test_own_words_are_answered_and_none_are_asked_for(visit: Callable[..., Visi
     expect(page.locator(".oppu-question")).to_contain_text(text)
 
 
-# The user, the scoreboard, and how it works
+# The person, the scoreboard, and how it works
 
 
 def test_a_click_on_the_scoreboard_opens_the_person(
@@ -232,7 +261,7 @@ def test_a_click_on_the_scoreboard_opens_the_person(
     expect(visitor.box("Person")).to_have_value(label)
     query = served.page.engine.users("lamp_2m")[other].queries[0]
     assert visitor.compare() == predicted(finished, "lamp_2m", other, query.id)
-    visitor.tab("The user")
+    visitor.tab("The person")
     expect(page.get_by_role("heading", name=other)).to_be_visible()
 
 
@@ -243,7 +272,7 @@ def test_the_search_finds_items(visit: Callable[..., Visitor], served: Served) -
     word = items[3].fields["tag"]
     found = [item for item in items if word in " ".join(item.fields.values())]
     assert 0 < len(found) < len(items)
-    visitor.tab("The user")
+    visitor.tab("The person")
     shown = page.locator(".oppu-items li")
     expect(shown).to_have_count(len(items))
     visitor.box("Search their history").fill(word.upper())
@@ -274,7 +303,7 @@ def test_an_own_adapter_from_the_first_item_to_forget_me(
     assert downloading.value.suggested_filename == "my-adapter-base.zip"
     archive = zipfile.ZipFile(io.BytesIO(Path(downloading.value.path()).read_bytes()))
     assert archive.testzip() is None and set(archive.namelist()) == set(NAMES) and len(NAMES) == 6
-    visitor.choose("Adapter", "rag_k1")
+    visitor.choose("Adapter", "OPPU + 1 similar item")
     eventually(lambda: any("my-adapter-rag_k1.zip" in file for file in files(root)))
 
     visitor.tab("Compare")
@@ -287,7 +316,7 @@ def test_an_own_adapter_from_the_first_item_to_forget_me(
     differs = (answers for text in questions if (answers := visitor.ask("description", text)))
     assert any(each["oppu_k0"] != each["non_personalized"] for each in differs)
     assert visitor.options("Person")[0] == "You"
-    visitor.tab("The user")
+    visitor.tab("The person")
     expect(page.get_by_text("24 history items")).to_be_visible()
     expect(page.locator(".oppu-adapter svg").first).to_be_visible()
 
@@ -338,7 +367,7 @@ def test_hostile_items_are_text(visit: Callable[..., Visitor], served: Served) -
     expect(visitor.box("Person")).to_have_value("You")
     visitor.ask(served.page.task("lamp_4").long_field, EVIL)
     expect(page.locator("[data-method=rag_k1] pre")).to_contain_text(right)
-    visitor.tab("The user")
+    visitor.tab("The person")
     expect(page.locator(".oppu-items").locator("visible=true").first).to_contain_text(right)
     expect(page.locator(".oppu-view img, .oppu-items img")).to_have_count(0)
 

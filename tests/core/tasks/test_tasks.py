@@ -263,6 +263,7 @@ def test_a_format_needs_its_fields() -> None:
 
 ABOUT = {
     "title",
+    "question",
     "metrics",
     "lamp_ids",
     "paper_id",

@@ -5,7 +5,7 @@ from oppu_core.data.types import HistoryItem
 from oppu_core.prompting.builder import Prompt
 from oppu_core.tasks.task_files import get_task
 from oppu_demo.engine import Answered
-from oppu_demo.views.comparison import Column, compare_view, default_methods, tagline_of, title_of
+from oppu_demo.views.comparison import Column, by_prompt, compare_view, default_methods, tagline_of, title_of
 
 MOVIES, HEADLINES, RATINGS = (get_task(name) for name in ("lamp_2m", "lamp_4", "lamp_3"))
 
@@ -14,19 +14,24 @@ def column(method: str, text: str, prompt: str = "prompt", items: tuple[HistoryI
     return Column(method, Answered(method, text, Prompt(prompt, items, ""), 0.0421))
 
 
-def test_the_first_five_are_one_of_each_kind() -> None:
-    methods = [
-        "non_personalized",
-        "random_k1",
-        "rag_k1",
-        "rag_k4",
-        "pag_k0",
-        "oppu_k0",
-        "oppu_rag_k4",
-        "oppu_pag_k0",
-    ]
-    assert default_methods(methods) == ["non_personalized", "rag_k1", "pag_k0", "oppu_k0", "oppu_rag_k4"]
+def test_the_first_are_three_prompts_without_and_with_the_adapter() -> None:
+    methods = ["non_personalized", "random_k1", "rag_k1", "rag_k4", "pag_k0", "oppu_k0", "oppu_rag_k1",
+               "oppu_rag_k4", "oppu_pag_k0", "pooled_k0", "stranger_k0"]  # fmt: skip
+    shown = ["non_personalized", "rag_k1", "pag_k0", "oppu_k0", "oppu_rag_k1", "oppu_pag_k0"]
+    assert default_methods(methods) == shown
     assert default_methods(["rag_k2", "oppu_rag_k2"]) == ["rag_k2", "oppu_rag_k2"]
+    assert default_methods(["random_k1", "oppu_k0"]) == ["oppu_k0"]
+
+
+def test_answers_to_one_prompt_stand_side_by_side() -> None:
+    methods = ["oppu_rag_k1", "non_personalized", "rag_k1", "oppu_k0", "pag_k0"]
+    rows = by_prompt([Column(method) for method in methods])
+    assert [[column.method for column in row] for row in rows] == [
+        ["rag_k1", "oppu_rag_k1"], ["non_personalized", "oppu_k0"], ["pag_k0"]
+    ]  # fmt: skip
+    page = compare_view(MOVIES, "a robot", [column(method, "comedy") for method in methods])
+    assert page.index('data-method="rag_k1"') < page.index('data-method="oppu_rag_k1"')
+    assert page.count('class="oppu-cards"') == 3 and "Which of these 15 tags" in page
 
 
 @pytest.mark.parametrize(

@@ -241,7 +241,8 @@ def test_an_adapters_facts_are_shown_and_a_failure_is_said() -> None:
     ]
     page = view(MOVIES, ann, [ann], adapters=adapters)
     for words in (
-        "base",
+        "OPPU",
+        "OPPU + 1 similar item",
         "size 66.3 kB",
         "items learnt from 24",
         "steps 12",
@@ -341,7 +342,7 @@ def test_who_was_set_aside_is_missing_and_said() -> None:
     results = results_of(
         MOVIES, people, {"non_personalized": ["action"] * 3, "oppu_k0": ["comedy", "", "comedy"]}
     )
-    assert "oppu_k0: 1 user without an answer" in Reader(scoreboard_view(results, "lamp_2m")).text
+    assert "oppu_k0: 1 person without an answer" in Reader(scoreboard_view(results, "lamp_2m")).text
     headers, rows = per_user_rows(results, "lamp_2m")
     assert rows[1][headers.index("adapter changes")] is None
     assert rows[1][headers.index("oppu_k0")] is None
@@ -352,7 +353,7 @@ def test_one_person_and_no_adapter_are_enough_for_a_scoreboard() -> None:
     both = results_of(MOVIES, alone, {"non_personalized": ["action"], "oppu_k0": ["comedy"]})
     assert "From a single user nothing follows" in Reader(scoreboard_view(both, "lamp_2m")).text
     plain = results_of(MOVIES, alone, {"non_personalized": ["action"]})
-    assert "changes for each user" not in Reader(scoreboard_view(plain, "lamp_2m")).text
+    assert "changes for each person" not in Reader(scoreboard_view(plain, "lamp_2m")).text
     assert "adapter changes" not in per_user_rows(plain, "lamp_2m")[0]
 
 

@@ -13,6 +13,7 @@ from oppu_demo.tabs.own import own_tab
 from oppu_demo.tabs.person import person_tab
 from oppu_demo.tabs.scoreboard import scoreboard_tab
 from oppu_demo.templating import render
+from oppu_demo.views.head import what_is_shown
 
 TITLE = "OPPU: one model, many people"
 
@@ -23,11 +24,11 @@ def build(page: Page) -> gr.Blocks:
     gr.set_static_paths([page.sessions.root])  # else Gradio would keep copies of downloads
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
         add_api(page)  # first, or a control's function of the same name would take the endpoint's name
-        gr.HTML(render("head.html.j2"))
+        gr.HTML(render("head.html.j2", what=what_is_shown(page.engine.run)))
         with gr.Tabs() as tabs:
             with gr.Tab("Compare", id="compare"):
                 compare = compare_tab(page, tasks)
-            with gr.Tab("The user", id="user"):
+            with gr.Tab("The person", id="person"):
                 person = person_tab(page, compare)
             with gr.Tab("Your own history", id="own"):
                 own = own_tab(page, tasks)
@@ -41,10 +42,13 @@ def build(page: Page) -> gr.Blocks:
                 return [gr.skip()] * len(compare.outputs)
             return compare.open(task, None, request.session_hash)
 
-        def choose_user(task: str, user_id: str, request: gr.Request) -> list[Any]:
+        def choose_user(
+            task: str, user_id: str, kind: str, query: str | None, request: gr.Request
+        ) -> list[Any]:
+            """Turn to another person; the question stays."""
             if compare.shows(task, user_id, request.session_hash):  # a list that was opened and left
                 return [gr.skip()] * len(compare.outputs)
-            return compare.open(task, user_id, request.session_hash)
+            return compare.open(task, user_id, request.session_hash, (kind, query or ""))
 
         def came_or_went(task: str, here: str, trained: int, request: gr.Request) -> list[Any]:
             """Select a visitor who has just trained an adapter; deselect one who was forgotten."""
@@ -65,12 +69,12 @@ def build(page: Page) -> gr.Blocks:
 
         page.on_forget = forget_values
 
-        both = [compare.task, compare.user]
+        asked = [compare.task, compare.user, compare.source, compare.query]
         blocks.load(**person.meet)
         blocks.load(**board.score)
         for event in (
             compare.task.input(choose_task, compare.task, compare.outputs, **QUIET),
-            compare.user.input(choose_user, both, compare.outputs, **QUIET),
+            compare.user.input(choose_user, asked, compare.outputs, **QUIET),
             own.trained.change(came_or_went, [own.task, compare.task, own.trained], compare.outputs, **QUIET),
             board.people.select(pick, board.task, [tabs, *compare.outputs], **QUIET),
         ):

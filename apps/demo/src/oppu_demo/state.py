@@ -1,18 +1,15 @@
 """The state and the functions of the page, without its controls."""
 
-import contextlib
 import dataclasses
 import functools
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 from oppu_core.data.types import Query, User
 from oppu_core.errors import ConfigError, DataError, OppuError
 from oppu_core.process import release_memory
 from oppu_core.prompting.methods import parse_method
 from oppu_core.runs.asking import asked_query
-from oppu_core.storage.store import WEIGHTS_FILE, Store
 from oppu_core.tasks.task import Task
 from oppu_eval.reporting.examples import shorten
 from oppu_eval.reporting.habits import Habits, habits
@@ -20,10 +17,11 @@ from oppu_eval.scoring.metrics import metrics_for
 from oppu_eval.scoring.results import Results
 from oppu_eval.scoring.run_results import known_results
 
+from oppu_demo.adapters import stored, trained
 from oppu_demo.engine import Engine
 from oppu_demo.sessions import Session, Sessions
 from oppu_demo.views.comparison import Column, compare_view, default_methods
-from oppu_demo.views.person import Adapter, habit_line, person_view
+from oppu_demo.views.person import habit_line, person_view
 
 # Stands for the visitor among the people of a run, whose ids may be any text.
 YOU = "you-e6f0b1d2c3a94857"
@@ -57,6 +55,7 @@ class Page:
         # Called for every forgotten visit: the server of the page may keep texts of its own.
         self.on_forget: Callable[[str], object] = lambda visit: None
         self.everybody = functools.cache(self._everybody)
+        self._questions = functools.cache(self._all_questions)
         self._ending = threading.Event()
         threading.Thread(target=self._expire, name="expire sessions", daemon=True).start()
 
@@ -147,8 +146,15 @@ class Page:
 
     def queries(self, task: str, user: User) -> list[tuple[str, str]]:
         """(label, id) of a user's test queries."""
-        field = self.task(task).long_field
-        return [(shorten(" ".join(query.fields[field].split()), 90), query.id) for query in user.queries]
+        return [(self._label(task, query), query.id) for query in user.queries]
+
+    def same_question(self, task: str, query_id: str) -> tuple[str, str] | None:
+        """(label, id) of anybody's query; None if there is none of this id."""
+        query = self._questions(task).get(query_id)
+        return None if query is None else (self._label(task, query), query.id)
+
+    def _label(self, task: str, query: Query) -> str:
+        return shorten(" ".join(query.fields[self.task(task).long_field].split()), 90)
 
     def telling(self, task: str) -> tuple[str, str]:
         """A user and a query to start with; if possible, one where the adapter helped in the run."""
@@ -176,10 +182,12 @@ class Page:
             ConfigError: a text is missing or too long.
         """
         if query_id is not None:
-            found = next((query for query in user.queries if query.id == query_id), None)
-            if found is None:
+            own = next((query for query in user.queries if query.id == query_id), None)
+            if own is None and query_id in self._questions(task):  # another's, asked of this person as well
+                return asked_query(user, self._questions(task)[query_id].fields)
+            if own is None:
                 raise DataError("Choose one of their queries first.")
-            return found
+            return own
         fields = dict(zip(self.task(task).input_fields, [text or "" for text in texts], strict=False))
         for name, text in fields.items():
             if not text.strip():
@@ -252,43 +260,18 @@ class Page:
 
     def portrait(self, task: str, user: User, session: Session) -> str:
         """Everything about a person as HTML."""
-        own = session.own
-        of_the_run = own is None or own.user is not user
-        if own is not None and not of_the_run:
-            adapters = [
-                Adapter(
-                    variant, dataclasses.asdict(own.facts[variant]), _bytes(state), losses=own.losses[variant]
-                )
-                for variant, state in own.adapters.items()
-            ]
-        else:
-            adapters = self._stored(task, user)
+        of_the_run = session.own is None or session.own.user is not user
+        adapters = stored(self.engine, task, user) if of_the_run else trained(session)
         profile = self.engine.profile(task, user)
         named = user if of_the_run else dataclasses.replace(user, user_id="You")
         return person_view(self.task(task), named, self.everybody(task), profile, adapters)
 
-    def _stored(self, task: str, user: User) -> list[Adapter]:
-        adapters = []
-        with contextlib.closing(Store(self.engine.run.store_path)) as store:
-            for variant, key in self.engine.keys(task, user).items():
-                entry = next((one for one in store.entries(key.config_id) if one.folder == key.folder), None)
-                if entry is None:
-                    adapters.append(Adapter(variant, problem="not trained yet"))
-                elif entry.status != "ok":
-                    adapters.append(Adapter(variant, problem=entry.reason or "training failed"))
-                else:
-                    file = store.path / entry.folder / WEIGHTS_FILE
-                    size = file.stat().st_size if file.exists() else None
-                    adapters.append(Adapter(variant, entry.facts, size))
-        return adapters
-
     def _everybody(self, task: str) -> Habits:
         return habits(self.task(task), self.engine.users(task).values())
+
+    def _all_questions(self, task: str) -> dict[str, Query]:
+        return {query.id: query for user in self.engine.users(task).values() for query in user.queries}
 
     def results(self) -> Results | None:
         """The run's results, if it has been evaluated."""
         return known_results(self.engine.run)
-
-
-def _bytes(state: Any) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in state.values())

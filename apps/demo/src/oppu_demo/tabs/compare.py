@@ -10,6 +10,7 @@ from oppu_core.errors import OppuError
 from oppu_demo.state import Page
 from oppu_demo.templating import notice, problem
 from oppu_demo.views.comparison import default_methods, title_of
+from oppu_demo.views.head import what_is_shown
 
 FIELDS = 3  # the most input fields that a task of LaMP has
 THEIRS, FREE = "One of their questions", "My own words"
@@ -38,8 +39,17 @@ class CompareTab:
         before = self.page.facing(visit)
         return before[0] == task and user_id in (None, before[1])
 
-    def open(self, task: str, user_id: str | None, visit: str | None) -> list[Any]:
-        """Switch to a task and a person; None takes the one of :meth:`Page.telling`."""
+    def open(
+        self, task: str, user_id: str | None, visit: str | None, kept: tuple[str, str] | None = None
+    ) -> list[Any]:
+        """Switch to a task and a person.
+
+        Args:
+            task: The task.
+            user_id: The person; None takes the one of :meth:`Page.telling`.
+            visit: The visitor.
+            kept: The kind of question and its query's id, if the question stays the same.
+        """
         page, session = self.page, self.page.session(visit)
         page.keep(visit, None)
         told, query_id = page.telling(task)
@@ -50,15 +60,25 @@ class CompareTab:
             who, person = told, page.person(task, told, session)
         page.turn_to(visit, task, who)
         queries = page.queries(task, person)
-        if who != told:
-            query_id = queries[0][1] if queries else ""
         kinds = [THEIRS, FREE] if queries else [FREE]
+        kind = kept[0] if kept and kept[0] in kinds else kinds[0]
+        if kept and kept[0] == THEIRS and (same := page.same_question(task, kept[1])):
+            if same not in queries:
+                queries, kinds = [same, *queries], [THEIRS, FREE]
+            kind, query_id = THEIRS, same[1]
+        elif who != told:
+            query_id = queries[0][1] if queries else ""
+        words = [gr.skip()] * FIELDS if kept and kept[0] == kind == FREE else self.boxes(task, kind)
         return [
             gr.update(value=task),
             gr.update(choices=page.people(task, session), value=who, info=page.habit(task, person)),
-            gr.update(choices=kinds, value=kinds[0]),
-            gr.update(choices=queries, value=query_id if queries else None, visible=bool(queries)),
-            *self.boxes(task, kinds[0]),
+            gr.update(choices=kinds, value=kind),
+            gr.update(
+                choices=queries,
+                value=query_id if queries else None,
+                visible=bool(queries) and kind == THEIRS,
+            ),
+            *words,
             EMPTY,
         ]
 
@@ -89,7 +109,15 @@ def compare_tab(page: Page, tasks: list[tuple[str, str]]) -> CompareTab:
             )  # fmt: skip
             source = gr.Radio([THEIRS, FREE], value=THEIRS, label="Question")
             query = gr.Dropdown(page.queries(first, person), value=what, label="Which question")
-            words = [gr.Textbox(visible=False, lines=3, max_lines=8) for _ in range(FIELDS)]
+            words = [
+                gr.Textbox(
+                    visible=False,
+                    lines=3,
+                    max_lines=8,
+                    info=None if place else what_is_shown(page.engine.run),
+                )
+                for place in range(FIELDS)
+            ]
             go = gr.Button("Compare", variant="primary")
             reveal = gr.Checkbox(False, label="Show the person’s own answer")
             with gr.Accordion("Methods", open=False):

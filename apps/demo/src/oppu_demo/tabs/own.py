@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 from oppu_core.data.history_files import how_to
 from oppu_core.errors import ConfigError, OppuError
+from oppu_core.tasks.task import Task
 
 from oppu_demo.export import write_zip
 from oppu_demo.own_history import (
@@ -22,6 +23,7 @@ from oppu_demo.own_history import (
 )
 from oppu_demo.state import Page
 from oppu_demo.templating import notice, problem, render
+from oppu_demo.views.comparison import adapter_title
 from oppu_demo.views.person import loss_curve
 
 PROMISE = (
@@ -44,6 +46,12 @@ class OwnTab:
     trained: gr.State
 
 
+def _how(task: Task) -> str:
+    """How to write items, and which answers they may have."""
+    labels = f" The {task.output_field} is one of: {', '.join(task.labels)}." if task.labelled_history else ""
+    return how_to(task) + labels
+
+
 class _Handlers:
     """The event handlers of the tab's controls."""
 
@@ -63,7 +71,7 @@ class _Handlers:
         """Show how items of another task are written."""
         # A text pasted meanwhile is checked separately, and its result may come before this one.
         preview = self.check(task, content) if content.strip() else gr.skip()
-        return [gr.update(info=how_to(self._page.task(task))), preview]
+        return [gr.update(info=_how(self._page.task(task))), preview]
 
     def fill(self, task: str) -> str:
         """Items to try."""
@@ -95,12 +103,13 @@ class _Handlers:
             if (own := session.own) is None:
                 raise ConfigError(session.ended)
             names = list(own.adapters)
+            named = [(adapter_title(name), name) for name in names]
             seconds = sum(facts.seconds for facts in own.facts.values())
             yield [
                 render("trained.html.j2", own=own, seconds=seconds),
                 on,
                 off,
-                gr.update(choices=names, value=names[0], visible=True),
+                gr.update(choices=named, value=names[0], visible=True),
                 gr.update(visible=True, value=str(write_zip(self._page.engine, session, names[0]))),
                 id(own),
             ]
@@ -136,7 +145,7 @@ def own_tab(page: Page, tasks: list[tuple[str, str]]) -> OwnTab:
         with gr.Column(scale=1, min_width=300):
             task = gr.Dropdown(tasks, value=first, label="What for")
             text = gr.Textbox(
-                label="Your items", info=how_to(page.task(first)), lines=12, max_lines=18,
+                label="Your items", info=_how(page.task(first)), lines=12, max_lines=18,
                 max_length=2 * MAX_BYTES,
             )  # fmt: skip
             with gr.Row():

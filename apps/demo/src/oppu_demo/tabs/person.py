@@ -1,4 +1,4 @@
-"""The tab "The user": the person who is chosen in Compare."""
+"""The tab "The person": the person who is chosen in Compare."""
 
 import dataclasses
 from typing import Any

@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 from collections.abc import Sequence
 
-from oppu_core.prompting.methods import parse_method
+from oppu_core.prompting.methods import Method, parse_method
 from oppu_core.tasks.task import Task
 from oppu_eval.reporting.findings import describe_method
 from oppu_eval.scoring.metrics import metrics_for
@@ -32,18 +32,31 @@ _ADAPTERS = {"own": "OPPU", "pooled": "One adapter for all", "stranger": "A stra
 
 
 def default_methods(methods: Sequence[str]) -> list[str]:
-    """The five methods shown first: plain, retrieval, profile, adapter, adapter with retrieval or profile."""
-    parsed = {name: parse_method(name) for name in methods}
+    """The methods shown first: the query alone, one kind of retrieval, a profile; each without and with the
+    person's own adapter, where there is one."""
+    own = {name: m for name in methods if (m := parse_method(name)).adapter in (None, "own")}
     kinds = [
-        [name for name, m in parsed.items() if not m.adapter and m.variant == "base"],
-        [name for name, m in parsed.items() if not m.adapter and m.k and not m.profile
-         and m.retriever != "random"],
-        [name for name, m in parsed.items() if not m.adapter and m.profile],
-        [name for name, m in parsed.items() if m.personal and m.variant == "base"],
-        [name for name, m in parsed.items() if m.personal and m.variant != "base"],
-    ]  # fmt: skip
+        [prompt_of(m) for m in own.values() if not m.k and not m.profile],
+        [prompt_of(m) for m in own.values() if m.k and not m.profile and m.retriever != "random"],
+        [prompt_of(m) for m in own.values() if m.profile],
+    ]
     chosen = {kind[0] for kind in kinds if kind}
-    return [name for name in methods if name in chosen]
+    return [name for name, m in own.items() if prompt_of(m) in chosen]
+
+
+def prompt_of(method: Method) -> str:
+    """The method with the same prompt and no adapter."""
+    return method.without_adapter.name
+
+
+def by_prompt(columns: Sequence[Column]) -> list[list[Column]]:
+    """Columns in rows of the same prompt, those without an adapter first."""
+    rows: dict[str, list[Column]] = {}
+    for column in columns:
+        rows.setdefault(prompt_of(parse_method(column.method)), []).append(column)
+    return [
+        sorted(row, key=lambda column: bool(parse_method(column.method).adapter)) for row in rows.values()
+    ]
 
 
 def title_of(method: str) -> str:
@@ -65,6 +78,11 @@ def title_of(method: str) -> str:
     if not parsed.adapter and parsed.profile:
         return "PAG: " + " + ".join(parts)
     return " + ".join(parts) or "Not personalized"
+
+
+def adapter_title(variant: str) -> str:
+    """A name for people of the adapter that was trained with a prompt: that of the method that uses it."""
+    return title_of("oppu_k0" if variant == "base" else f"oppu_{variant}")
 
 
 def tagline_of(method: str) -> str:
@@ -98,8 +116,17 @@ def compare_view(
         (c.answered.text for c in columns if c.answered and not parse_method(c.method).adapter), None
     )
     shown = gold if reveal else None
-    cards = [_card(task, column, plain, shown) for column in columns]
-    return render("compare.html.j2", task=task, question=question, cards=cards, gold=gold, reveal=reveal)
+    rows = [[_card(task, column, plain, shown) for column in row] for row in by_prompt(columns)]
+    answered = any(column.answered for column in columns)
+    return render(
+        "compare.html.j2",
+        task=task,
+        question=question,
+        rows=rows,
+        answered=answered,
+        gold=gold,
+        reveal=reveal,
+    )
 
 
 def _personal(method: str) -> bool:

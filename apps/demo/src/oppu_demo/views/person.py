@@ -22,6 +22,7 @@ from oppu_eval.reporting.habits import FEATURES, Habits, habit_field, habits
 from rich.filesize import decimal
 
 from oppu_demo.templating import render
+from oppu_demo.views.comparison import adapter_title
 
 _LINE_CHARS = 60
 _SHOWN_ITEMS = 100
@@ -271,7 +272,7 @@ def _adapter(adapter: Adapter) -> dict[str, Any]:
         else None,
     }
     return {
-        "variant": adapter.variant,
+        "title": adapter_title(adapter.variant),
         "prompt": describe_prompt(variant_method(adapter.variant)),
         "problem": adapter.problem,
         "facts": {name: value for name, value in known.items() if value is not None},

@@ -28,8 +28,8 @@ METRICS: Mapping[Kind, tuple[str, ...]] = {
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 # Not used in prompts or training examples: a new title is no reason to train again.
 _ABOUT = (
-    "title", "metrics", "lamp_ids", "paper_id", "release_name", "official_folder", "longlamp_config",
-    "input_pattern", "profile_prompt",
+    "title", "question", "metrics", "lamp_ids", "paper_id", "release_name", "official_folder",
+    "longlamp_config", "input_pattern", "profile_prompt",
 )  # fmt: skip
 # Settings that came later, with what they mean by default: tasks without them keep their fingerprint.
 _SINCE = {"words": "official", "long_history_field": ""}
@@ -62,6 +62,7 @@ class Task:
         instruction: What the model is asked, before the query; ``{labels}`` stands for the label list.
         query_template: The query after the instruction; ends where the answer starts.
         title: A title for people.
+        question: What is asked of a person, in a sentence for people; by default from the kind of task.
         metrics: Some of the kind's :data:`METRICS`, the primary one first; none for the usual ones.
         labels: All possible answers (classification, rating), else empty. Ratings are numbers.
         output_field: The history field that holds the answer; None if history items have no answers.
@@ -94,6 +95,7 @@ class Task:
     instruction: str
     query_template: str
     title: str = ""
+    question: str = ""
     metrics: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     output_field: str | None = None
@@ -152,8 +154,10 @@ class Task:
         written = f"{self.query_template.strip()} {{{self.output_field}}}"
         short = self.kind != "generation"
         about = self.output_field or history[0]
+        asked = f"Which of these {len(self.labels)} answers would this person give?"
         return {
             "title": self.name,
+            "question": asked if short else f"Which {about.replace('_', ' ')} would this person write?",
             "history_fields": history,
             "text_field": about,
             "long_field": self.input_fields[0],
