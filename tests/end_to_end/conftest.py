@@ -91,7 +91,8 @@ def oppu(
 # and matplotlib takes longer than most of these commands.
 FORKING = """
 import json, os, pathlib, sys
-import matplotlib.backends.backend_svg, matplotlib.figure
+import matplotlib.backends.backend_svg, matplotlib.figure, pandas
+import pydantic, sklearn.feature_extraction.text, sklearn.naive_bayes
 import oppu_core.runs.jobs, oppu_eval.reporting.run_report, oppu_eval.scoring.run_results
 for line in sys.stdin:
     job = json.loads(line)
