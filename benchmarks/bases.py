@@ -67,7 +67,7 @@ def row(name: str, base: Base, users: int, items: int) -> str:
             f"| `{Path(name).name}` | {family} | {parameters / 1e6:,.0f} M | not: {failed[0]} | – | – | – |"
         )
     states = [outcome for outcome in outcomes if not isinstance(outcome, TrainingError)]
-    packed = f"packed, {size} users at once"
+    packed = f"packed, {size} user{'s' * (size > 1)} at once"
     padded = "padded" if base.supports_padded_training else "one example at a time"
     way = packed if trainer.together else padded
     rate = sum(trained.tokens for trained, _ in states) / seconds
