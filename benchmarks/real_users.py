@@ -35,11 +35,12 @@ RUN, WRITTEN_RUN = "run-{}", "written-{}"
 
 
 def oppu(*arguments: str | Path) -> None:
-    """Run a command, visibly; its time goes to the terminal."""
+    """Run a command, visibly, with its time; end with its exit code if it fails."""
     command = [sys.executable, "-m", "oppu_core", *map(str, arguments)]
     print("$ oppu", shlex.join(command[3:]), flush=True)
     start = time.monotonic()
-    subprocess.run(command, check=True)
+    if code := subprocess.run(command, check=False).returncode:
+        sys.exit(code)
     print(f"({time.monotonic() - start:,.0f} s)", flush=True)
 
 

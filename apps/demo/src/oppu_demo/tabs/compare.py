@@ -8,6 +8,7 @@ import gradio as gr
 from oppu_core.errors import OppuError
 
 from oppu_demo.state import Page
+from oppu_demo.tabs import QUIET
 from oppu_demo.templating import notice, problem
 from oppu_demo.views.comparison import default_methods, title_of
 from oppu_demo.views.head import what_is_shown
@@ -159,5 +160,5 @@ def compare_tab(page: Page, tasks: list[tuple[str, str]]) -> CompareTab:
         concurrency_id="compare", concurrency_limit=2, api_visibility="private", show_progress="minimal",
         show_progress_on=[result],
     )  # fmt: skip
-    reveal.input(show_gold, reveal, result, api_visibility="private", show_progress="hidden")
+    reveal.input(show_gold, reveal, result, **QUIET)
     return tab

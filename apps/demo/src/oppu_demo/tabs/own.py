@@ -22,6 +22,7 @@ from oppu_demo.own_history import (
     train_own,
 )
 from oppu_demo.state import Page
+from oppu_demo.tabs import QUIET
 from oppu_demo.templating import notice, problem, render
 from oppu_demo.views.comparison import adapter_title
 from oppu_demo.views.person import loss_curve
@@ -163,17 +164,16 @@ def own_tab(page: Page, tasks: list[tuple[str, str]]) -> OwnTab:
             forget = gr.Button("Forget me", variant="stop")
     trained = gr.State(0)
     do, done = _Handlers(page), [variant, download, trained]
-    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-    text.change(do.check, [task, text], preview, trigger_mode="always_last", **quiet)
-    task.input(do.choose_task, [task, text], [text, preview], **quiet)
-    sample.click(do.fill, task, text, **quiet)
-    upload.upload(do.take_file, [task, upload], [text, preview], **quiet)
+    text.change(do.check, [task, text], preview, trigger_mode="always_last", **QUIET)
+    task.input(do.choose_task, [task, text], [text, preview], **QUIET)
+    sample.click(do.fill, task, text, **QUIET)
+    upload.upload(do.take_file, [task, upload], [text, preview], **QUIET)
     train.click(
         do.learn, [task, text], [progress, train, cancel, *done],
         concurrency_id="train", concurrency_limit=2, api_visibility="private", show_progress="minimal",
         show_progress_on=[progress],
     )  # fmt: skip
-    cancel.click(do.cancel, queue=False, **quiet)
-    variant.input(do.choose_variant, variant, download, **quiet)
-    forget.click(do.erase, None, [text, preview, progress, *done], **quiet)
+    cancel.click(do.cancel, queue=False, **QUIET)
+    variant.input(do.choose_variant, variant, download, **QUIET)
+    forget.click(do.erase, None, [text, preview, progress, *done], **QUIET)
     return OwnTab(task, trained)

@@ -74,10 +74,8 @@ class Manifest:
         for split in SPLITS:
             if not self.counts.get(split, {}).keys() >= set(NUMBERS) or split not in self.content:
                 raise ValueError(f"a number or the checksum of {split} is missing")
-            if (
-                sum(shard.users for shard in self.shards if shard.split == split)
-                != self.counts[split]["users"]
-            ):
+            users = sum(shard.users for shard in self.shards if shard.split == split)
+            if users != self.counts[split]["users"]:
                 raise ValueError(f"the shards of {split} do not have as many users as it says")
 
 

@@ -49,13 +49,14 @@ def execute(
             reporter.warn(warning)
         warned: set[str] = set()
         work = [VariantJobs(variant, store, compute, reporter) for variant in variants_of(run)]
-        reporter.expect([unit for one in work for unit in one.stages(jobs)])
-        for one in work:
+        todo = [one.todo(jobs) for one in work]
+        reporter.expect([unit for one in todo for unit in one.units])
+        for one, missing in zip(work, todo, strict=True):
             variant, task = one.variant, one.variant.task.name
             if task not in warned:
                 warned.add(task)
                 _warn(variant, tokenizer, reporter)
-            one.do(jobs)
+            one.do(jobs, missing)
             if "answers" in jobs and not run.profiles_path(task).exists():
                 rows = [
                     {"task": task, "user_id": user.user_id, "profile": variant.profiles(user)}

@@ -22,6 +22,7 @@ from oppu_core.runs.answering import answer, answer_rules, load_adapter
 from oppu_core.runs.options import Compute, Job
 from oppu_core.runs.predictions import Journal
 from oppu_core.runs.progress import ProgressReporter, Stage, quiet
+from oppu_core.runs.todo import Todo
 from oppu_core.runs.variants import Variant
 from oppu_core.storage.store import Store
 from oppu_core.training import personal, task_base
@@ -52,24 +53,29 @@ class VariantJobs:
         self._compute, self._reporter = compute or Compute(), reporter or quiet()
         self._run, self._users = variant.run, variant.users
 
-    def do(self, jobs: Sequence[Job]) -> None:
-        """Do whatever is missing of these jobs.
+    def todo(self, jobs: Sequence[Job]) -> Todo:
+        """What is missing of these jobs; before training, stored weights are checked: damaged ones count."""
+        variant = self.variant
+        there = self.store.intact if "personal" in jobs else self.store.has
+        return Todo(
+            jobs,
+            answers=[m for m in variant.methods if "answers" in jobs and self._unanswered(m)],
+            untrained=[u for u in self._users if not there(variant.key_of(u))] if variant.personal else [],
+            no_pooled=variant.pooled and not there(variant.pooled_key),
+            no_base=not self.store.intact(variant.task_lora),
+        )
+
+    def do(self, jobs: Sequence[Job], todo: Todo | None = None) -> None:
+        """Do whatever is missing of these jobs, which :meth:`todo` may have found out before.
 
         Raises:
             OppuError: a task base cannot be trained, or adapters that answers need are missing.
         """
-        variant = self.variant
-        open_methods = [m for m in variant.methods if "answers" in jobs and self._unanswered(m)]
-        # Before training, stored weights are checked: damaged ones are trained again.
-        there = self.store.intact if "personal" in jobs else self.store.has
-        untrained = [u for u in self._users if not there(variant.key_of(u))] if variant.personal else []
-        no_pooled = variant.pooled and not there(variant.pooled_key)
-        wanted: dict[Job, bool] = {"personal": bool(untrained), "pooled": no_pooled}
-        train = [job for job, missing in wanted.items() if missing and job in jobs]
-        train_base = "bases" in jobs and not self.store.intact(variant.task_lora)
-        if not (open_methods or train or train_base):
+        variant, todo = self.variant, todo or self.todo(jobs)
+        open_methods = todo.answers
+        if todo.nothing:
             return
-        missing = [user for user in untrained if self.store.failure(variant.key_of(user)) is None]
+        missing = [user for user in todo.untrained if self.store.failure(variant.key_of(user)) is None]
         personal_methods = any(method.adapter in ("own", "stranger") for method in open_methods)
         if missing and "personal" not in jobs and personal_methods:
             raise StoreError(
@@ -79,7 +85,7 @@ class VariantJobs:
             )
         pooled_failed = variant.pooled and self.store.failure(variant.pooled_key) is not None
         pooled_methods = any(method.adapter == "pooled" for method in open_methods)
-        if no_pooled and "pooled" not in jobs and pooled_methods and not pooled_failed:
+        if todo.no_pooled and "pooled" not in jobs and pooled_methods and not pooled_failed:
             raise StoreError(
                 f"There is no pooled adapter for {variant.title}. Run `oppu personal train --run "
                 f"{self._run.path}` first."
@@ -88,22 +94,11 @@ class VariantJobs:
         for method in open_methods:
             if not method.adapter:
                 self._answer(base, method, builder)
-        if train or any(method.adapter for method in open_methods):
-            base, builder = self.with_adapter(base, builder, train)
+        if todo.train or any(method.adapter for method in open_methods):
+            base, builder = self.with_adapter(base, builder, todo.train)
         for method in open_methods:
             if method.adapter:
                 self._answer(base, method, builder)
-
-    def stages(self, jobs: Sequence[Job]) -> list[str]:
-        """The units of the stages that :meth:`do` will go through, in order (damaged weights aside)."""
-        variant, has = self.variant, self.store.has
-        answers = [m for m in variant.methods if "answers" in jobs and self._unanswered(m)]
-        units = ["%"] if not has(variant.task_lora) and ("bases" in jobs or answers) else []
-        if "personal" in jobs and variant.personal and not all(has(variant.key_of(u)) for u in self._users):
-            units.append("users")
-        if "pooled" in jobs and variant.pooled and not has(variant.pooled_key):
-            units.append("%")
-        return units + ["queries"] * len(answers)
 
     def ask(self, user: User, query: Query) -> dict[str, str]:
         """Answer one query by this variant's methods, as the run answers its own queries.
