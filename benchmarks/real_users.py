@@ -16,7 +16,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from oppu_core.data.dataset import MANIFEST, Dataset
@@ -24,6 +24,7 @@ from oppu_core.data.dataset_writer import write_dataset
 from oppu_core.data.types import User
 from oppu_core.storage.files import read_json
 from oppu_eval.reporting.figures import comparison
+from oppu_eval.reporting.table import number, p_text, signed
 from oppu_eval.scoring.results import Results, ScoreRow, TaskResults
 from oppu_eval.studies.histories import keep
 
@@ -90,14 +91,14 @@ def found(name: str, out: Path) -> TaskResults | None:
     return dataclasses.replace(one, title=name.replace("_", " "), rows=rows)
 
 
-def _interval(values: Sequence[float] | None) -> str:
-    return "" if values is None else f" [{values[0]:.3f}, {values[1]:.3f}]".replace("-", "−")
+def _with_interval(value: float, ci95: Sequence[float] | None, show: Callable[[float], str] = number) -> str:
+    return show(value) if ci95 is None else f"{show(value)} [{', '.join(map(show, ci95))}]"
 
 
 def _value(row: ScoreRow | None, best: float) -> str:
     if row is None:
         return "–"
-    return f"**{row.value:.3f}**" if row.value == best else f"{row.value:.3f}"
+    return f"**{number(row.value)}**" if row.value == best else number(row.value)
 
 
 def tables(results: Sequence[TaskResults]) -> str:
@@ -119,12 +120,12 @@ def tables(results: Sequence[TaskResults]) -> str:
         rule = pick((row for row in of_task.values() if row.reference), key=lambda row: row.value)
         wins = own.wins or {}
         count = "/".join(str(wins.get(key, "–")) for key in ("better", "equal", "worse"))
-        p = "–" if own.p_value is None else f"{own.p_value:.3f}"
-        delta = "–" if own.delta is None else f"{own.delta:+.3f}".replace("-", "−")
+        p = "–" if own.p_value is None else p_text(own.p_value)
+        delta = "–" if own.delta is None else _with_interval(own.delta, own.delta_ci95, signed)
+        values = [_with_interval(row.value, row.ci95) for row in (plain, own, rule)]
         lines.append(
-            f"| {one.title} | {own.users}, {own.queries} | {plain.value:.3f}{_interval(plain.ci95)} | "
-            f"{own.value:.3f}{_interval(own.ci95)} | {delta}{_interval(own.delta_ci95)} | {p} | {count} | "
-            f"{rule.method} {rule.value:.3f}{_interval(rule.ci95)} |"
+            f"| {one.title} | {own.users}, {own.queries} | {values[0]} | {values[1]} | {delta} | "
+            f"{p} | {count} | {rule.method} {values[2]} |"
         )
     return "\n".join(lines)
 
@@ -145,6 +146,8 @@ def main() -> None:
     parser.add_argument("--history", type=int, default=40, help="latest items of a history")
     parser.add_argument("--queries", type=int, default=8, help="latest queries of a user")
     arguments = parser.parse_args()
+    if not arguments.data.is_dir():
+        sys.exit(f"{arguments.data} is no folder; name the one with a folder for each dataset.")
     names = arguments.names or sorted(
         folder.name for folder in arguments.data.iterdir() if any(folder.glob("*.json"))
     )

@@ -72,9 +72,12 @@ def test_what_only_reads_computes_nothing(run: Path, movies: Dataset, tmp_path: 
     codes, said = outcomes(
         ["run", "--run", run, "--data", movies.path, "--methods", METHODS, *QUICK, "--seed", "7"],
         ["quickstart", "--run", run, "--task", "lamp_4"],
+        ["ask", "--run", run, "  "],
+        ["ask", "--run", run, "--field", "stars=5", "A ship."],
+        ["ask", "--run", run, "--user", "nobody", "A ship."],
         cwd=tmp_path,
     )
-    assert codes == [2, 2], said
+    assert codes == [2, 2, 2, 2, 1], said
     assert "seed: 0 then, 7 now" in said and f"{run} has the tasks lamp_2m." in said
 
 

@@ -160,20 +160,19 @@ def ask(
     """Answer one query by every method of a run, side by side."""
     from rich.table import Table
 
+    from oppu_core.runs.asking import ask as ask_run
+    from oppu_core.runs.asking import read_fields
     from oppu_core.runs.run import last_run, open_run
 
     console = Console()
     named = user is not None
-    opened = open_run(run or last_run(Path("runs")))  # before what loads torch
+    opened = open_run(run or last_run(Path("runs")))
     if user is None:
         task = task or next(iter(opened.config.data))
         user = next(iter(opened.dataset(task).user_ids("test")))
     if run is None or not named:
         whom = f"{opened.path}: {f'{task}, ' if task else ''}user {user!r}"
         console.print(f"[dim]{escape(whom)} (others by --run, --task, --user)[/]", highlight=False)
-    from oppu_core.runs.asking import ask as ask_run
-    from oppu_core.runs.asking import read_fields
-
     with interruptible(), Console(stderr=True).status("thinking …"):
         answers = ask_run(opened, user, text, task, device, read_fields(field or []))
     table = Table("method", "answer", title=escape(f"{user}: {' '.join(text.split())[:80]}"))

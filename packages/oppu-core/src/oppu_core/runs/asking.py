@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from oppu_core.data.schema import shown
 from oppu_core.data.types import Query, User
 from oppu_core.errors import ConfigError, DataError
-from oppu_core.runs.jobs import VariantJobs
 from oppu_core.runs.options import Compute
 from oppu_core.runs.run import Run
 from oppu_core.runs.variants import variants_of
@@ -77,6 +76,8 @@ def ask(
     if user.split != "test":
         raise DataError(f"User {user_id!r} is one of the others; only test users have adapters. {hint}.")
     asked = asked_query(user, fields)
+    from oppu_core.runs.jobs import VariantJobs  # loads torch; what could be refused has been
+
     answers: dict[str, str] = {}
     with contextlib.closing(Store(run.store_path)) as store:
         for variant in variants_of(run):
