@@ -1,9 +1,11 @@
 """Models with fresh adapters, made once for a file."""
 
 import functools
+from pathlib import Path
 
 import pytest
 from cohort_toys import Folder, Loaded, Trainee, make
+from oppu_core.modeling.base import Base, load_base
 from oppu_core.training.config import Peft
 
 
@@ -14,3 +16,8 @@ def trainee(family_folder: Folder) -> Loaded:
         return make(family_folder(family), method)
 
     return load
+
+
+@pytest.fixture
+def base(toy_folder: Path) -> Base:
+    return load_base(str(toy_folder), device="cpu")

@@ -1,22 +1,18 @@
 """Many users trained at once, held to the loop that trains one after the other."""
 
 import dataclasses
-import math
 from typing import Any
 
-import oppu_core.training.cohort
 import pytest
 import torch
+from cohort_spies import spy_on_pack
 from cohort_toys import USERS, Folder, Loaded, Trainee, finished, furthest, identical, make
-from oppu_core.errors import TrainingError
 from oppu_core.modeling.adapters import State, adapter_state, load_state
 from oppu_core.modeling.packed_model import PackedModel
-from oppu_core.modeling.packing import Packed, TokenizedExample, pack
-from oppu_core.modeling.stacked_adapters import Drop
-from oppu_core.training.cohort import Cohort, _dropout
+from oppu_core.modeling.packing import TokenizedExample, pack
+from oppu_core.training.cohort import Cohort
 from oppu_core.training.config import Peft
 from oppu_core.training.loop import Progress
-from oppu_core.training.row_adamw import RowAdamW
 from packed_toys import Users, count_hooks, draw, example, filled, in_doubles, partitions, state_distance
 from rounding import ADAPTERS, LOSSES, UNDECIDED
 from toy_models import FAMILIES
@@ -113,17 +109,6 @@ def test_prompts_that_share_nothing_are_packed_all_the_same(
     assert {packed.own_UB.shape for packed in supports_packing[:2]} == {(3, 3), (3, 2)}
 
 
-def spy_on_pack(monkeypatch: pytest.MonkeyPatch) -> list[Packed]:
-    supports_packing: list[Packed] = []
-
-    def spy(*args: Any, **options: Any) -> Packed:
-        supports_packing.append(pack(*args, **options))
-        return supports_packing[-1]
-
-    monkeypatch.setattr(oppu_core.training.cohort, "pack", spy)
-    return supports_packing
-
-
 def test_prefixes_are_read_once(trainee: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
     supports_packing = spy_on_pack(monkeypatch)
     trainee().cohort(USERS)
@@ -133,9 +118,6 @@ def test_prefixes_are_read_once(trainee: Loaded, monkeypatch: pytest.MonkeyPatch
         assert one >= 20
         assert other == 0
         assert last >= 6
-
-
-# What a user gets, whoever else is there.
 
 
 def test_any_partition_into_cohorts_comes_to_the_same(trainee: Loaded) -> None:
@@ -184,82 +166,6 @@ def test_users_come_as_they_are_finished(trainee: Loaded) -> None:
     for place in (2, 3):  # handed out before the others go on
         assert seen.index(("left", place, 0)) < seen.index(("step", 1, 3))
     assert seen.index(("left", 4, 0)) < seen.index(("step", 1, 5))
-
-
-def test_a_user_without_examples_is_a_failure_that_harms_nobody(trainee: Loaded) -> None:
-    outcomes = trainee().cohort([[], *USERS, []])
-    for place in (0, 5):
-        outcome = outcomes[place]
-        assert isinstance(outcome, TrainingError)
-        with pytest.raises(TrainingError) as loop:
-            trainee().loop([])
-        assert str(outcome) == str(loop.value)
-    ours = [finished(outcomes[place])[1] for place in range(1, 5)]
-    assert identical(ours, trainee().states(USERS))
-    nobody = trainee().cohort([[], []])
-    assert all(isinstance(outcome, TrainingError) for outcome in nobody.values())
-    assert trainee().cohort([]) == {}
-
-
-@pytest.mark.parametrize(
-    ("broken", "value"), [(0, math.nan), (1, math.nan), (2, math.inf), (3, math.nan), (0, math.inf)]
-)
-def test_a_user_who_diverges_leaves_and_harms_nobody(
-    broken: int, value: float, trainee: Loaded, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sound = trainee().cohort(USERS)
-    step = RowAdamW.step
-
-    def spoil(self: RowAdamW, *args: Any) -> None:
-        step(self, *args)
-        if self.steps == 1:
-            self.weights_UP[broken] = value
-
-    monkeypatch.setattr(RowAdamW, "step", spoil)
-    seen: list[tuple[int, int]] = []
-    outcomes = trainee().cohort(USERS, lambda place, progress: seen.append((place, progress.step)))
-    monkeypatch.undo()
-    outcome = outcomes.pop(broken)
-    assert isinstance(outcome, TrainingError)
-    assert str(outcome) == f"the loss became nan at step 2 of {finished(sound[broken])[0].steps}"
-    assert [number for place, number in seen if place == broken] == [1]
-    for place, other in outcomes.items():
-        assert state_distance(finished(other)[1], finished(sound[place])[1]) < ADAPTERS
-
-
-def test_a_rate_that_is_far_too_high_is_noticed_as_in_the_loop(trainee: Loaded) -> None:
-    wild = trainee().with_(learning_rate=1e20, warmup=0.0)
-    outcomes = wild.cohort(USERS)
-    for place, rows in enumerate(USERS):
-        with pytest.raises(TrainingError) as loop:
-            wild.loop(rows)
-        assert str(outcomes[place]) == str(loop.value)
-
-
-def test_examples_without_an_answer_fail_as_in_the_loop(trainee: Loaded) -> None:
-    silent = TokenizedExample((5, 6), 2)
-    users = [USERS[1], [silent, *USERS[1][:2]], [silent] * 2, USERS[1]]
-    outcomes = trainee().cohort(users)
-    reasons = {
-        1: "training diverged: the loss after the last step is nan",
-        2: "the loss became nan at step 1 of 2",
-    }
-    for place, reason in reasons.items():
-        with pytest.raises(TrainingError, match=reason):
-            trainee().loop(users[place])
-        assert str(outcomes[place]) == reason
-    state = trainee().states([USERS[1]])[0]
-    assert furthest([finished(outcomes[place])[1] for place in (0, 3)], [state, state]) < ADAPTERS
-
-
-def test_weights_that_are_not_finite_after_the_last_step_are_noticed(trainee: Loaded) -> None:
-    wild = trainee().with_(learning_rate=1e20, weight_decay=3e18, warmup=0.0, epochs=1, batch_size=99)
-    fresh = {
-        name: torch.full_like(weight, 10.0) if "lora_A" in name else weight  # decays to 10 (1 - 3e38)
-        for name, weight in wild.fresh.items()
-    }
-    for outcome in dataclasses.replace(wild, fresh=fresh).cohort(USERS).values():
-        assert "training diverged: the loss after the last step" in str(outcome)
 
 
 def test_every_user_stops_early_as_in_the_loop(trainee: Loaded) -> None:
@@ -344,70 +250,3 @@ def test_a_step_can_be_measured_beforehand(trainee: Loaded) -> None:
     frozen = sum(weight.nbytes for weight in one.model.parameters())
     assert cohort.measure(USERS[2])[1] < 5 * frozen
     assert identical(one.states(USERS), before)
-
-
-# Dropout.
-
-
-def test_dropout_does_not_depend_on_the_others(
-    family_folder: Folder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    dropping = make(family_folder("llama"), dropout=0.4)
-    supports_packing = spy_on_pack(monkeypatch)
-    states = dropping.states(USERS)
-    assert identical(dropping.states(USERS), states)
-    for place in range(len(USERS)):  # alone, a row is shorter
-        assert state_distance(dropping.states([USERS[place]])[0], states[place]) < ADAPTERS
-    assert furthest(dropping.states(USERS[::-1])[::-1], states) < ADAPTERS
-    assert len({packed.ids_UT.shape[1] for packed in supports_packing}) > 3
-    assert {packed.prefix for packed in supports_packing} == {0}, (
-        "a dropped-out prefix would be the same for all rows"
-    )
-    none = make(family_folder("llama"), dropout=0.0).states(USERS)
-    assert min(map(state_distance, states, none)) > 0.01
-
-
-def test_dropout_drops_its_share_anew_in_every_layer_and_step(
-    family_folder: Folder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    inside = _dropout
-    drops: list[torch.Tensor] = []
-
-    def spy(share: float, seed: int, step: int) -> Drop:
-        drop = inside(share, seed, step)
-
-        def recorded(name: str, x_UTd: torch.Tensor) -> torch.Tensor:
-            drops.append(drop(name, torch.ones_like(x_UTd)).detach())
-            return drop(name, x_UTd)
-
-        return recorded
-
-    monkeypatch.setattr(oppu_core.training.cohort, "_dropout", spy)
-    make(family_folder("llama"), dropout=0.4).cohort([USERS[2] * 3])
-    assert {round(value, 4) for drop in drops for value in set(drop.flatten().tolist())} == {
-        0.0,
-        round(1 / 0.6, 4),
-    }
-    assert float(torch.cat([drop.flatten() for drop in drops]).mean()) == pytest.approx(1, abs=0.02)
-    distinct = {drop.numpy().tobytes() for drop in drops}
-    assert len(distinct) == 2 * 2 * 2 + 2 * 2, "q and v of two layers in two steps, and after the last one"
-
-
-def test_dropout_and_gradient_checkpointing_go_together(family_folder: Folder) -> None:
-    """What is computed again is computed with the same mask."""
-    plain = make(family_folder("llama"), dropout=0.4)
-    saving = make(family_folder("llama"), dropout=0.4, gradient_checkpointing=True)
-    assert furthest(saving.states(USERS), plain.states(USERS)) < 1e-6
-
-
-@pytest.mark.parametrize(("users", "advice"), [(4, "--cohort 2"), (1, "batch_size")])
-def test_too_little_memory_says_what_to_do(
-    users: int, advice: str, trainee: Loaded, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: Any) -> torch.Tensor:
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    monkeypatch.setattr(Cohort, "_loss", full)
-    with pytest.raises(TrainingError, match=f"{users} at once.*{advice}"):
-        trainee().cohort(USERS[:users])
-    assert count_hooks(trainee().model) == 0

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from oppu_core.errors import ConfigError, ModelError, TrainingError
-from oppu_core.modeling.adapters import adapter_state, attach, load_state, merge
+from loop_toys import CONFIG, EXAMPLES, distance, rows_for, trained_state
+from oppu_core.errors import TrainingError
+from oppu_core.modeling.adapters import adapter_state, attach, load_state
 from oppu_core.modeling.base import Base, load_base
 from oppu_core.modeling.packing import TokenizedExample, collate, epoch_order, tokenize
 from oppu_core.prompting.builder import Example
@@ -17,50 +18,6 @@ from oppu_core.training import loop
 from oppu_core.training.config import TrainConfig
 from oppu_core.training.loop import Progress, Trained, target_loss, train, train_each
 from oppu_core.training.trainer import Trainer
-from transformers import LlamaForCausalLM
-from transformers.models.llama.modeling_llama import LlamaMLP
-
-CONFIG = TrainConfig(
-    targets=("q_proj", "v_proj"),
-    rank=4,
-    alpha=8,
-    dropout=0.0,
-    learning_rate=2e-2,
-    weight_decay=0.1,
-    warmup=0.25,
-    max_grad_norm=0.3,
-    epochs=3,
-    batch_size=3,
-    seed=5,
-    gradient_checkpointing=False,
-)
-EXAMPLES = [
-    Example("a ship:", "action"),
-    Example("two lovers on a boat:", "romance"),
-    Example("x:", "sci-fi"),
-    Example("a robot learns to dream:", "sci-fi"),
-    Example("it is funny:", "comedy"),
-    Example("nobody sees it coming:", "twist ending"),
-    Example("a goat:", "comedy"),
-]
-
-
-@pytest.fixture
-def base(toy_folder: Path) -> Base:
-    return load_base(str(toy_folder), device="cpu")
-
-
-def rows_for(base: Base) -> list[TokenizedExample]:
-    return tokenize(EXAMPLES, base.tokenizer)
-
-
-def trained_state(
-    folder: Path, config: TrainConfig, examples: Sequence[Example] = EXAMPLES
-) -> dict[str, torch.Tensor]:
-    base = load_base(str(folder), device="cpu")
-    model = attach(base.model, config)
-    train(model, tokenize(examples, base.tokenizer), config, base.tokenizer.pad_id)
-    return adapter_state(model)
 
 
 def slow_loss(model: Any, rows: Sequence[TokenizedExample]) -> torch.Tensor:
@@ -106,12 +63,6 @@ def slow_training(folder: Path, config: TrainConfig) -> tuple[dict[str, torch.Te
                     weight.sub_(rate * mean / (square.sqrt() + 1e-8))
             losses.append(loss.item())
     return adapter_state(model), losses
-
-
-def distance(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> float:
-    """The largest relative difference (in norm) of any tensor."""
-    assert ours.keys() == theirs.keys()
-    return max(float((ours[name] - theirs[name]).norm() / theirs[name].norm()) for name in theirs)
 
 
 def test_the_loss_is_the_mean_log_loss_of_the_answer_tokens(base: Base) -> None:
@@ -275,167 +226,6 @@ def test_training_stops_after_an_epoch_of_low_loss(base: Base, stop: float) -> N
         assert trained.last_loss == pytest.approx(means[steps // 3 - 1])
 
 
-def test_a_state_is_a_copy_and_loads_as_it_was_saved(base: Base) -> None:
-    model = attach(base.model, CONFIG)
-    fresh = adapter_state(model)
-    copies = {name: weight.clone() for name, weight in fresh.items()}
-    train(model, rows_for(base), CONFIG, base.tokenizer.pad_id)
-    assert all(torch.equal(fresh[name], copies[name]) for name in fresh)
-    load_state(model, fresh)
-    assert all(torch.equal(weight, fresh[name]) for name, weight in adapter_state(model).items())
-    assert list(fresh) == sorted(fresh)
-
-
-def test_weights_that_do_not_fit_are_refused(base: Base) -> None:
-    model = attach(base.model, CONFIG)
-    state = adapter_state(model)
-    name = next(iter(state))
-    short = {other: weight for other, weight in state.items() if other != name}
-    for wrong in (
-        short,
-        {**short, name + "x": state[name]},
-        {**state, "more": state[name]},
-        {**state, name: torch.zeros(3, 3)},
-        {},
-    ):
-        with pytest.raises(ModelError, match="does not fit"):
-            load_state(model, wrong)
-
-
-def test_a_merged_adapter_answers_as_the_stacked_one(toy_folder: Path) -> None:
-    state = trained_state(toy_folder, CONFIG)
-    ids = torch.arange(1, 30)[None]
-    with torch.no_grad():
-        plain = load_base(str(toy_folder), device="cpu").model
-        untouched = plain(ids).logits
-        stacked = attach(load_base(str(toy_folder), device="cpu").model, CONFIG)
-        load_state(stacked, state)
-        merged = merge(plain, CONFIG, state)
-        assert isinstance(merged, LlamaForCausalLM)
-        assert not any("lora" in name for name, _ in merged.named_parameters())
-        torch.testing.assert_close(merged(ids).logits, stacked(ids).logits, rtol=1e-4, atol=1e-4)
-        assert float((merged(ids).logits - untouched).abs().max()) > 0.1
-
-
-def test_a_loss_that_is_not_finite_ends_training(base: Base) -> None:
-    model = attach(base.model, CONFIG)
-    steps: list[Progress] = []
-    for name, weight in model.named_parameters():
-        if "layers.1" in name and "lora_B" in name:
-            weight.data.fill_(float("nan"))
-    with pytest.raises(TrainingError, match="the loss became nan at step 1 of 9"):
-        train(model, rows_for(base), CONFIG, base.tokenizer.pad_id, steps.append)
-    assert steps == []
-
-
-def test_a_rate_that_is_far_too_high_is_noticed(base: Base) -> None:
-    config = dataclasses.replace(CONFIG, learning_rate=1e30, warmup=0.0)
-    with pytest.raises(TrainingError, match=r"the loss became (nan|inf) at step [2-9] of 9"):
-        train(attach(base.model, config), rows_for(base), config, base.tokenizer.pad_id)
-
-
-def test_weights_that_are_not_finite_after_the_last_step_are_noticed(base: Base) -> None:
-    config = dataclasses.replace(
-        CONFIG, learning_rate=1e20, weight_decay=3e18, warmup=0.0, epochs=1, batch_size=99
-    )
-    model = attach(base.model, config)
-    for name, weight in model.named_parameters():
-        if "lora_A" in name:
-            weight.data.fill_(10.0)  # decays to 10 (1 - 3e38)
-    with pytest.raises(TrainingError, match="diverged"):
-        train(model, rows_for(base), config, base.tokenizer.pad_id)
-
-
-def test_nothing_to_train_on_is_an_error(base: Base) -> None:
-    with pytest.raises(TrainingError, match="nothing to train on"):
-        train(attach(base.model, CONFIG), [], CONFIG, base.tokenizer.pad_id)
-
-
-def test_a_base_without_the_targeted_modules_is_refused(base: Base) -> None:
-    config = dataclasses.replace(CONFIG, targets=("q_proj", "c_attn"))
-    with pytest.raises(ConfigError, match=r"no module called c_attn .*q_proj.*--set personal\.targets"):
-        attach(base.model, config)
-
-
-def test_gradient_checkpointing_recomputes_and_changes_nothing(
-    toy_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls = []
-    original = LlamaMLP.forward
-
-    def count(self: Any, x: torch.Tensor) -> torch.Tensor:
-        calls.append(torch.is_grad_enabled())
-        return original(self, x)
-
-    monkeypatch.setattr(LlamaMLP, "forward", count)
-    config = dataclasses.replace(CONFIG, epochs=1)
-    plain = trained_state(toy_folder, config)
-    once = sum(calls)  # with gradients; the last look at the loss is without
-    assert once == 2 * 3, "two layers, three steps"
-    calls.clear()
-    recomputed = trained_state(toy_folder, dataclasses.replace(config, gradient_checkpointing=True))
-    assert sum(calls) == 2 * once, "each layer's forward runs again for the backward pass"
-    assert distance(recomputed, plain) < 1e-6
-
-
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_dropout_of_the_base_is_never_active(
-    toy_folder: Path, monkeypatch: pytest.MonkeyPatch, checkpointing: bool
-) -> None:
-    """The toy has attention dropout 0.5; training is the same as if it had none."""
-    config = dataclasses.replace(CONFIG, epochs=1, gradient_checkpointing=checkpointing)
-    state = trained_state(toy_folder, config)
-    base = load_base(str(toy_folder), device="cpu")
-    assert base.model.config.attention_dropout == 0.5
-    model = attach(base.model, config)
-    attention = [module for name, module in model.named_modules() if name.endswith("self_attn")]
-    assert [module.attention_dropout for module in attention] == [0.5, 0.5]
-    assert not any(module.training for module in attention)
-    for module in attention:
-        module.attention_dropout = 0.0
-    train(model, rows_for(base), config, base.tokenizer.pad_id)
-    assert all(torch.equal(weight, state[name]) for name, weight in adapter_state(model).items())
-    # And the test would notice: with the layers in training mode the same training comes out otherwise.
-    for module in attention:
-        module.attention_dropout = 0.5
-        module.train()
-    train(model, rows_for(base), config, base.tokenizer.pad_id)
-    assert not all(torch.equal(weight, state[name]) for name, weight in adapter_state(model).items())
-
-
-def test_dropout_of_gpt2_layers_is_never_active() -> None:
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    torch.manual_seed(0)
-    gpt = GPT2LMHeadModel(
-        GPT2Config(vocab_size=64, n_positions=32, n_embd=16, n_layer=2, n_head=2,
-                   resid_pdrop=0.5, embd_pdrop=0.5, attn_pdrop=0.5, bos_token_id=0, eos_token_id=0)
-    )  # fmt: skip
-    model = attach(gpt.eval().requires_grad_(False), dataclasses.replace(CONFIG, targets=("c_attn",)))
-    rows = [TokenizedExample((1, 2, 3, 4, 0), 2), TokenizedExample((5, 6, 0), 1)]
-    losses = {target_loss(model, collate(rows, 0)).item() for _ in range(3)}
-    assert len(losses) == 1
-    assert (
-        train(model, rows, dataclasses.replace(CONFIG, targets=("c_attn",), epochs=1), 0).first_loss in losses
-    )
-
-
-def test_lora_dropout_acts_in_training_when_it_is_asked_for(base: Base, toy_folder: Path) -> None:
-    config = dataclasses.replace(CONFIG, dropout=0.5)
-    model = attach(base.model, config)
-    fresh = adapter_state(model)
-    states = []
-    for _ in range(2):
-        load_state(model, fresh)
-        train(model, rows_for(base), config, base.tokenizer.pad_id)
-        states.append(adapter_state(model))
-    assert all(torch.equal(states[0][name], states[1][name]) for name in fresh), "seeded for every user anew"
-    assert distance(states[0], trained_state(toy_folder, CONFIG)) > 1e-3
-
-
-# --- rows one by one -------------------------------------------------------------------------------------
-
-
 def test_rows_one_by_one_come_to_the_same_as_a_padded_batch(
     base: Base, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -479,9 +269,3 @@ def test_a_base_that_padding_on_the_right_changes_is_trained_row_by_row(
         ((_, outcome),) = Trainer(adapted, CONFIG, fresh).train([rows])
         assert not isinstance(outcome, TrainingError)
         assert max(widths) == widest
-
-
-def test_nothing_to_learn_is_a_failure_row_by_row_as_well(base: Base) -> None:
-    model = attach(base.model, CONFIG)
-    with pytest.raises(TrainingError, match="the loss became nan at step 1"):
-        train(model, [TokenizedExample((5, 6), 2)] * 2, CONFIG, base.tokenizer.pad_id, padded=False)
