@@ -10,7 +10,7 @@ from typing import Any
 from oppu_demo.state import Page as DemoPage
 from playwright.sync_api import Locator, Page, expect
 
-TABS = ("Compare", "The person", "Your own history", "Scoreboard", "How it works")
+TABS = ("Compare", "Person", "Your history", "Scores")
 SECONDS = 20.0
 CONTROLS = {
     "button", "checkbox", "combobox", "link", "listbox", "radio", "searchbox", "spinbutton", "tab", "textbox",
@@ -118,12 +118,8 @@ class Visitor:
         page.get_by_role("tab", name=TABS[0]).wait_for()
 
     def tab(self, name: str) -> None:
-        """Turn to a tab; on a narrow screen some are in a menu."""
-        tab = self.page.get_by_role("tab", name=name, exact=True)
-        if not tab.is_visible():
-            self.page.get_by_role("button", name="More tabs").click()
-            tab = self.page.get_by_role("button", name=name, exact=True)
-        tab.click()
+        """Turn to a tab; none is in a menu, on a narrow screen either."""
+        self.page.get_by_role("tab", name=name, exact=True).click()
         expect(self.page.get_by_role("tab", name=name, selected=True)).to_be_visible()
 
     def box(self, label: str) -> Locator:
@@ -161,22 +157,38 @@ class Visitor:
 
     def compare(self) -> dict[str, str]:
         """Press Compare; every method's answer."""
-        self.page.evaluate("document.querySelector('.oppu-compare')?.setAttribute('data-old', '')")
+        self.look_away()
         self.button("Compare").click()
         return self.answers()
 
-    def answers(self) -> dict[str, str]:
-        """Every method's answer, once all are there."""
+    def look_away(self) -> None:
+        """Let :meth:`answers` wait for others than those that are there."""
+        self.page.evaluate("document.querySelector('.oppu-compare')?.setAttribute('data-old', '')")
+
+    def people(self) -> list[tuple[str, str]]:
+        """The first view: whose model answers what, once all have answered; the model alone comes first."""
         self.page.wait_for_function(
             """() => {
-              const view = document.querySelector(".oppu-compare:not([data-old])");
-              return view && view.querySelector(".oppu-card") && !view.querySelector(".oppu-waiting");
+              const view = document.querySelector(".oppu-people:not([data-old])");
+              return view && !view.querySelector(".oppu-waiting");
             }"""
         )
-        cards = self.page.locator(".oppu-card")
-        found = cards.evaluate_all(
-            "cards => cards.map(card => [card.dataset.method, card.querySelector('.oppu-answer')?.innerText])"
+        found = self.page.locator(".oppu-voice").evaluate_all(
+            "all => all.map(each => [each.querySelector('h3'), each.querySelector('.oppu-answer')]"
+            ".map(part => part.innerText))"
         )
+        return [(whose, squeezed(answer)) for whose, answer in found]
+
+    def answers(self) -> dict[str, str]:
+        """Every method's answer, once all are there."""
+        found = self.page.wait_for_function(
+            """() => {
+              const view = document.querySelector(".oppu-compare:not([data-old])");
+              const cards = [...view?.querySelectorAll(".oppu-card") ?? []];
+              if (!cards.length || view.querySelector(".oppu-waiting")) return null;
+              return cards.map(card => [card.dataset.method, card.querySelector('.oppu-answer')?.innerText]);
+            }"""
+        ).json_value()
         return {method: squeezed(answer) for method, answer in found}
 
     def ask(self, field: str, text: str) -> dict[str, str]:

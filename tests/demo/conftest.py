@@ -83,7 +83,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return made
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # an idle server takes a tenth of a core from the tests that come after
 def served(finished: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """The page of the finished run."""
     cache = tmp_path_factory.mktemp("gradio")

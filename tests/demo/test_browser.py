@@ -71,6 +71,7 @@ def test_every_tab_fits_has_names_and_can_be_read(
     visitor = visit(width, theme)
     page = visitor.page
     assert page.evaluate("document.body.classList.contains('dark')") == (theme == "dark")
+    assert visitor.people() and visitor.answers()
     visitor.looks()
     visitor.compare()
     visitor.box("Show the person").check()
@@ -78,10 +79,10 @@ def test_every_tab_fits_has_names_and_can_be_read(
     for summary in page.locator(".oppu-card").last.locator("summary").all():
         summary.click()
     visitor.looks()
-    visitor.tab("The person")
+    visitor.tab("Person")
     expect(page.get_by_text("What they answer")).to_be_visible()
     visitor.looks()
-    visitor.tab("Your own history")
+    visitor.tab("Your history")
     visitor.looks()
     visitor.paste("A cat. => comedy\nA ship.\n" + "x" * 300 + " => action")
     expect(page.get_by_text("2 items to learn from; 1 line cannot be used.")).to_be_visible()
@@ -89,10 +90,11 @@ def test_every_tab_fits_has_names_and_can_be_read(
     visitor.paste("A cat. => comedy\n" * 2001)
     expect(page.get_by_role("alert")).to_contain_text("more than 2,000 items")
     visitor.looks()
-    visitor.tab("Scoreboard")
+    visitor.tab("Scores")
     expect(page.get_by_text("What the adapter changes for each person")).to_be_visible()
     visitor.looks()
-    visitor.tab("How it works")
+    visitor.tab("Compare")
+    page.get_by_role("button", name="How it works").click()
     expect(page.get_by_role("img", name="How a personal answer is made")).to_be_visible()
     visitor.looks()
 
@@ -128,9 +130,10 @@ def test_everything_can_be_done_by_keyboard(visit: Callable[..., Visitor]) -> No
         assert len(stops) < 20, stops
     # No list that was passed covers the page.
     expect(page.get_by_role("option").locator("visible=true")).to_have_count(0)
+    visitor.look_away()
     page.keyboard.press("Enter")
     first = visitor.answers()
-    page.evaluate("document.querySelector('.oppu-compare').dataset.old = ''")
+    visitor.look_away()
     page.keyboard.press("Space")
     assert visitor.answers() == first
     page.keyboard.press("Tab")
@@ -141,12 +144,53 @@ def test_everything_can_be_done_by_keyboard(visit: Callable[..., Visitor]) -> No
 # Compare
 
 
+def test_the_first_view_is_filled_with_people_who_answer_differently(
+    visit: Callable[..., Visitor], served: Served, finished: Run
+) -> None:
+    page = (visitor := visit()).page
+    engine = served.page.engine
+    told = served.page.telling("lamp_2m")
+    for _, user_id, query_id in (("lamp_2m", *told), served.page.several.after("lamp_2m", *told)):
+        asker = engine.users("lamp_2m")[user_id]
+        query = next(query for query in asker.queries if query.id == query_id)
+        (alone, generic), *people = visitor.people()
+        assert (alone, generic) == (
+            "The model alone", predicted(finished, "lamp_2m", user_id, query_id)["non_personalized"]
+        )  # fmt: skip
+        assert people[0] == (
+            f"The model of {user_id}", predicted(finished, "lamp_2m", user_id, query_id)["oppu_k0"]
+        )  # fmt: skip
+        assert len(people) == len(engine.users("lamp_2m")) == 3
+        for whose, answer in people[1:]:
+            other = engine.users("lamp_2m")[whose.removeprefix("The model of ")]
+            asked = asked_query(other, query.fields)
+            assert answer == squeezed(engine.answer("lamp_2m", "oppu_k0", other, asked).text)
+        expect(page.locator(".oppu-people h2")).to_have_text(served.page.task("lamp_2m").question)
+        expect(page.locator(".oppu-said")).to_have_text(squeezed(query.fields["description"]))
+        # Below, the methods for whose question it is, without anything pressed.
+        expect(visitor.box("Person")).to_have_value(
+            dict(map(reversed, served.page.people("lamp_2m", None)))[user_id]
+        )
+        assert visitor.answers() == predicted(finished, "lamp_2m", user_id, query_id)
+        visitor.look_away()
+        page.evaluate("document.querySelector('.oppu-people').setAttribute('data-old', '')")
+        visitor.button("Another question").click()
+
+
+def test_on_a_phone_the_answers_come_into_view(visit: Callable[..., Visitor]) -> None:
+    visitor = visit(390)
+    visitor.answers()
+    expect(visitor.page.locator("#oppu-result .oppu-asked")).not_to_be_in_viewport()
+    visitor.compare()
+    expect(visitor.page.locator("#oppu-result .oppu-asked")).to_be_in_viewport()
+
+
 def test_the_first_look_shows_what_is_personal(
     visit: Callable[..., Visitor], served: Served, finished: Run
 ) -> None:
     page = (visitor := visit()).page
     user, query = served.page.telling("lamp_2m")
-    answers = visitor.compare()
+    answers = visitor.answers()
     assert answers == predicted(finished, "lamp_2m", user, query)
     assert answers["oppu_k0"] != answers["non_personalized"]
     expect(page.locator("[data-method=oppu_k0] .oppu-answer mark")).to_be_visible()
@@ -157,7 +201,10 @@ def test_answers_are_those_of_oppu_answer_and_gold_waits(
     visit: Callable[..., Visitor], served: Served, finished: Run
 ) -> None:
     page = (visitor := visit()).page
+    visitor.answers()
+    visitor.look_away()
     visitor.choose("Person", "test-002")
+    visitor.answers()  # to the question of before
     user = served.page.engine.users("lamp_2m")["test-002"]
     query = user.queries[1]
     (label,) = [label for label, name in served.page.queries("lamp_2m", user) if name == query.id]
@@ -190,7 +237,6 @@ def test_another_task_has_other_people_and_scores(
     page = (visitor := visit()).page
     visitor.choose("Task", "headlines")
     user, query = served.page.telling("lamp_4")
-    expect(page.get_by_text("Choose a person and a question")).to_be_visible()
     expect(visitor.box("Person")).to_have_value(dict(map(reversed, served.page.people("lamp_4", None)))[user])
     assert len(visitor.options("Person")) == 2
     assert visitor.compare() == predicted(finished, "lamp_4", user, query)
@@ -213,10 +259,11 @@ def test_another_person_is_asked_the_same(visit: Callable[..., Visitor], served:
         }
 
     label = visitor.box("Which question").input_value()
+    visitor.answers()
+    visitor.look_away()
     visitor.choose("Person", other.user_id)
-    expect(page.get_by_text("Choose a person and a question")).to_be_visible()
+    assert visitor.answers() == answered(query.fields)  # without anything pressed
     expect(visitor.box("Which question")).to_have_value(label)
-    assert visitor.compare() == answered(query.fields)
     expect(page.locator(".oppu-question")).to_contain_text(squeezed(query.fields["description"]))
 
     visitor.ask("description", "A dragon sleeps.")
@@ -255,14 +302,16 @@ def test_a_click_on_the_scoreboard_opens_the_person(
     page = (visitor := visit()).page
     told, _ = served.page.telling("lamp_2m")
     other = next(user for user in served.page.engine.users("lamp_2m") if user != told)
-    visitor.tab("Scoreboard")
+    visitor.answers()
+    visitor.look_away()
+    visitor.tab("Scores")
     page.get_by_role("gridcell", name=other, exact=True).click()
     expect(page.get_by_role("tab", name="Compare", selected=True)).to_be_visible()
     label = dict(map(reversed, served.page.people("lamp_2m", None)))[other]
     expect(visitor.box("Person")).to_have_value(label)
     query = served.page.engine.users("lamp_2m")[other].queries[0]
-    assert visitor.compare() == predicted(finished, "lamp_2m", other, query.id)
-    visitor.tab("The person")
+    assert visitor.answers() == predicted(finished, "lamp_2m", other, query.id)
+    visitor.tab("Person")
     expect(page.get_by_role("heading", name=other)).to_be_visible()
 
 
@@ -273,7 +322,7 @@ def test_the_search_finds_items(visit: Callable[..., Visitor], served: Served) -
     word = items[3].fields["tag"]
     found = [item for item in items if word in " ".join(item.fields.values())]
     assert 0 < len(found) < len(items)
-    visitor.tab("The person")
+    visitor.tab("Person")
     shown = page.locator(".oppu-items li")
     expect(shown).to_have_count(len(items))
     visitor.box("Search their history").fill(word.upper())
@@ -291,7 +340,8 @@ def test_an_own_adapter_from_the_first_item_to_forget_me(
 ) -> None:
     visitor, other = visit(), visit()
     page, root = visitor.page, served.page.sessions.root
-    visitor.tab("Your own history")
+    visitor.tab("Your history")
+    expect(visitor.button("Forget me")).to_have_count(0)
     visitor.button("Fill in an example").click()
     expect(page.get_by_text("24 items to learn from.")).to_be_visible()
     visitor.button("Train my adapter").click()
@@ -307,8 +357,10 @@ def test_an_own_adapter_from_the_first_item_to_forget_me(
     visitor.choose("Adapter", "OPPU + 1 similar item")
     eventually(lambda: any("my-adapter-rag_k1.zip" in file for file in files(root)))
 
-    visitor.tab("Compare")
+    visitor.button("Compare yourself with the model alone").click()
+    expect(page.get_by_role("tab", name="Compare", selected=True)).to_be_visible()
     expect(visitor.box("Person")).to_have_value("You")
+    assert visitor.answers().keys() == set(served.page.engine.methods)
     questions = [
         query.fields["description"]
         for user in served.page.engine.users("lamp_2m").values()
@@ -317,21 +369,22 @@ def test_an_own_adapter_from_the_first_item_to_forget_me(
     differs = (answers for text in questions if (answers := visitor.ask("description", text)))
     assert any(each["oppu_k0"] != each["non_personalized"] for each in differs)
     assert visitor.options("Person")[0] == "You"
-    visitor.tab("The person")
+    visitor.tab("Person")
     expect(page.get_by_text("24 history items")).to_be_visible()
     expect(page.locator(".oppu-adapter svg").first).to_be_visible()
 
     # Somebody else has none of it.
     assert not [name for name in other.options("Person") if "You" in name]
-    other.tab("Your own history")
+    other.tab("Your history")
     expect(other.box("Your items")).to_have_value("")
     expect(other.page.get_by_text("Download it").locator("visible=true")).to_have_count(0)
 
-    visitor.tab("Your own history")
+    visitor.tab("Your history")
     assert files(root)
     visitor.button("Forget me").click()
     expect(page.get_by_text("gone from memory and disk")).to_be_visible()
     expect(visitor.box("Your items")).to_have_value("")
+    expect(visitor.button("Forget me")).to_have_count(0)
     expect(page.get_by_text("Download it").locator("visible=true")).to_have_count(0)
     assert files(root) == files(served.cache) == []
     visitor.tab("Compare")
@@ -341,7 +394,7 @@ def test_an_own_adapter_from_the_first_item_to_forget_me(
 
 def test_a_training_can_be_cancelled_and_begun_anew(visit: Callable[..., Visitor], served: Served) -> None:
     page = (visitor := visit()).page
-    visitor.tab("Your own history")
+    visitor.tab("Your history")
     visitor.paste("A dragon sleeps under the castle. => fantasy\n" * 2000)
     expect(page.get_by_text("2,000 items to learn from.")).to_be_visible()
     visitor.button("Train my adapter").click()
@@ -356,7 +409,7 @@ def test_a_training_can_be_cancelled_and_begun_anew(visit: Callable[..., Visitor
 
 def test_hostile_items_are_text(visit: Callable[..., Visitor], served: Served) -> None:
     page = (visitor := visit()).page
-    visitor.tab("Your own history")
+    visitor.tab("Your history")
     visitor.choose("What for", "headlines")
     left, right = EVIL.split(" ", 1)
     visitor.paste(f"{left} => {right}\n" * 3)
@@ -368,14 +421,14 @@ def test_hostile_items_are_text(visit: Callable[..., Visitor], served: Served) -
     expect(visitor.box("Person")).to_have_value("You")
     visitor.ask(served.page.task("lamp_4").long_field, EVIL)
     expect(page.locator("[data-method=rag_k1] pre")).to_contain_text(right)
-    visitor.tab("The person")
+    visitor.tab("Person")
     expect(page.locator(".oppu-items").locator("visible=true").first).to_contain_text(right)
     expect(page.locator(".oppu-view img, .oppu-items img")).to_have_count(0)
 
 
 def test_what_is_no_history_is_said_and_not_kept(visit: Callable[..., Visitor], served: Served) -> None:
     page = (visitor := visit()).page
-    visitor.tab("Your own history")
+    visitor.tab("Your history")
     zipped = io.BytesIO()
     with zipfile.ZipFile(zipped, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("bomb.csv", b"\0" * 10**7)
@@ -402,7 +455,7 @@ def test_what_is_no_history_is_said_and_not_kept(visit: Callable[..., Visitor], 
 
 def test_whoever_leaves_leaves_nothing(visit: Callable[..., Visitor], served: Served) -> None:
     visitor, root = visit(), served.page.sessions.root
-    visitor.tab("Your own history")
+    visitor.tab("Your history")
     visitor.paste("A dragon sleeps under the castle. => fantasy\n" * 2)
     expect(visitor.page.get_by_text("2 items to learn from.")).to_be_visible()
     before = set(root.iterdir())

@@ -40,7 +40,7 @@ def test_answers_to_one_prompt_stand_side_by_side() -> None:
         ("non_personalized", "Not personalized", "Knows nothing of the person."),
         ("rag_k1", "RAG: 1 similar item", "Sees their most similar item."),
         ("recent_k2", "2 latest items", "Sees their latest items."),
-        ("dense_k1", "1 semantically similar item", "Sees their semantically most similar item."),
+        ("dense_k1", "RAG: 1 semantically similar item", "Sees their semantically most similar item."),
         ("random_k1", "1 item of others", "Sees some others’ item."),
         ("pag_k0", "PAG: profile", "Sees a text about them."),
         ("pag_k1", "PAG: profile + 1 similar item", "Sees their most similar item and a text about them."),

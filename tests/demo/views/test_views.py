@@ -13,12 +13,14 @@ from oppu_core.data.types import HistoryItem, Query, User
 from oppu_core.prompting.profiles import compute_profile
 from oppu_core.tasks.task import Task
 from oppu_core.tasks.task_files import get_task
-from oppu_demo.tabs.about import about_view
+from oppu_demo.views.about import about_view
 from oppu_demo.views.person import Adapter, habit_line, history_view, loss_curve, person_view
 from oppu_demo.views.scoreboard import per_user_rows, scoreboard_view
 from oppu_eval.reporting.habits import habits
+from oppu_eval.reporting.method_titles import title_of
 from oppu_eval.reporting.table import number
 from oppu_eval.scoring.evaluate import evaluate
+from oppu_eval.scoring.references import REFERENCES
 from oppu_eval.scoring.results import Results
 
 EVIL = '<script>alert(1)</script><img src=x onerror="alert(2)">'
@@ -291,7 +293,7 @@ def test_the_scoreboard_says_what_the_results_say(results: Results) -> None:
     page = Reader(scoreboard_view(results, "lamp_2m"))
     for row in results.rows:
         assert number(row.value) in page.text
-    assert "oppu_k0 best .750 .250 to 1.000" in page.text
+    assert "OPPU best .750 .250 to 1.000" in page.text
     assert page.text.count(" best ") == 1
     assert "2/1/1" in page.text
     assert "personal adapters answer as the user did in 75 % of the queries, against 50 %" in page.text
@@ -318,11 +320,14 @@ def test_the_table_has_every_person_under_every_method(results: Results) -> None
     headers, rows = per_user_rows(results, "lamp_2m")
     scores = results.tasks["lamp_2m"].per_user
     assert headers[:3] == ["person", "items", "adapter changes"]
-    assert set(headers[3:]) == set(scores)
+    methods = ["non_personalized", "rag_k1", "oppu_k0"]  # models before reference rows
+    methods += [name for name in REFERENCES if name in scores]
+    assert set(methods) == set(scores)
+    assert headers[3:] == [title_of(name) for name in methods]
     for user_id, items, change, *values in rows:
         assert items == results.tasks["lamp_2m"].history_lengths[user_id]
         assert change == scores["oppu_k0"][user_id] - scores["non_personalized"][user_id]
-        assert values == [round(scores[method][user_id], 3) for method in headers[3:]]
+        assert values == [round(scores[method][user_id], 3) for method in methods]
     assert [row[0] for row in rows] == ["p0", "p1", "p2", "p3"]
 
 
@@ -342,10 +347,10 @@ def test_who_was_set_aside_is_missing_and_said() -> None:
     results = results_of(
         MOVIES, people, {"non_personalized": ["action"] * 3, "oppu_k0": ["comedy", "", "comedy"]}
     )
-    assert "oppu_k0: 1 person without an answer" in Reader(scoreboard_view(results, "lamp_2m")).text
+    assert "OPPU: 1 person without an answer" in Reader(scoreboard_view(results, "lamp_2m")).text
     headers, rows = per_user_rows(results, "lamp_2m")
     assert rows[1][headers.index("adapter changes")] is None
-    assert rows[1][headers.index("oppu_k0")] is None
+    assert rows[1][headers.index("OPPU")] is None
 
 
 def test_one_person_and_no_adapter_are_enough_for_a_scoreboard() -> None:

@@ -7,9 +7,9 @@ import gradio as gr
 from oppu_demo.api import add_api
 from oppu_demo.state import YOU, Page
 from oppu_demo.tabs import QUIET
-from oppu_demo.tabs.about import about_view
-from oppu_demo.tabs.compare import compare_tab
+from oppu_demo.tabs.compare import THEIRS, compare_tab
 from oppu_demo.tabs.own import own_tab
+from oppu_demo.tabs.people import people_part
 from oppu_demo.tabs.person import person_tab
 from oppu_demo.tabs.scoreboard import scoreboard_tab
 from oppu_demo.templating import render
@@ -27,20 +27,29 @@ def build(page: Page) -> gr.Blocks:
         gr.HTML(render("head.html.j2", what=what_is_shown(page.engine.run)))
         with gr.Tabs() as tabs:
             with gr.Tab("Compare", id="compare"):
-                compare = compare_tab(page, tasks)
-            with gr.Tab("The person", id="person"):
-                person = person_tab(page, compare)
-            with gr.Tab("Your own history", id="own"):
+                people = people_part(page, tasks)
+                compare = compare_tab(page, people.task)
+            with gr.Tab("Person", id="person"):
+                person = person_tab(page)
+            with gr.Tab("Your history", id="own"):
                 own = own_tab(page, tasks)
-            with gr.Tab("Scoreboard", id="scores"):
+            with gr.Tab("Scores", id="scores"):
                 board = scoreboard_tab(page, tasks)
-            with gr.Tab("How it works", id="about"):
-                gr.HTML(about_view())
+
+        def turn(task: str, who: str | None, request: gr.Request) -> list[Any]:
+            """Open a task and a person: [question, *compare.outputs]; another task has another question."""
+            same = compare.shows(task, None, request.session_hash)
+            question = gr.skip() if same else (task, *page.telling(task))
+            return [question, *compare.open(task, who, request.session_hash)]
 
         def choose_task(task: str, request: gr.Request) -> list[Any]:
             if compare.shows(task, None, request.session_hash):
-                return [gr.skip()] * len(compare.outputs)
-            return compare.open(task, None, request.session_hash)
+                return [gr.skip()] * len(turned)
+            return turn(task, None, request)
+
+        def next_question(question: tuple[str, str, str], request: gr.Request) -> list[Any]:
+            task, user_id, query_id = following = page.several.after(*question)
+            return [following, *compare.open(task, user_id, request.session_hash, (THEIRS, query_id))]
 
         def choose_user(
             task: str, user_id: str, kind: str, query: str | None, request: gr.Request
@@ -52,11 +61,10 @@ def build(page: Page) -> gr.Blocks:
 
         def came_or_went(task: str, here: str, trained: int, request: gr.Request) -> list[Any]:
             """Select a visitor who has just trained an adapter; deselect one who was forgotten."""
-            return compare.open(task if trained else here, YOU if trained else None, request.session_hash)
+            return turn(task if trained else here, YOU if trained else None, request)
 
         def pick(task: str, event: gr.SelectData, request: gr.Request) -> list[Any]:
-            who = str(event.row_value[0])
-            return [gr.update(selected="compare"), *compare.open(task, who, request.session_hash)]
+            return [gr.update(selected="compare"), *turn(task, str(event.row_value[0]), request)]
 
         def left(request: gr.Request) -> None:
             page.forget(request.session_hash)
@@ -70,14 +78,19 @@ def build(page: Page) -> gr.Blocks:
         page.on_forget = forget_values
 
         asked = [compare.task, compare.user, compare.source, compare.query]
-        blocks.load(**person.meet)
+        turned = [people.question, *compare.outputs]
         blocks.load(**board.score)
         for event in (
-            compare.task.input(choose_task, compare.task, compare.outputs, **QUIET),
-            compare.user.input(choose_user, asked, compare.outputs, **QUIET),
-            own.trained.change(came_or_went, [own.task, compare.task, own.trained], compare.outputs, **QUIET),
-            board.people.select(pick, board.task, [tabs, *compare.outputs], **QUIET),
+            people.task.input(choose_task, people.task, turned, **QUIET).then,
+            people.another.click(next_question, people.question, turned, **QUIET).then,
+            own.trained.change(came_or_went, [own.task, people.task, own.trained], turned, **QUIET).then,
+            board.people.select(pick, board.task, [tabs, *turned], **QUIET).then,
+            blocks.load,
         ):
-            event.then(**person.meet)
+            event(**people.show)
+            event(**person.meet).then(**compare.fill)
+        chosen = compare.user.input(choose_user, asked, compare.outputs, **QUIET)
+        chosen.then(**person.meet).then(**compare.fill)
+        own.compare.click(lambda: gr.update(selected="compare"), None, tabs, **QUIET)
         blocks.unload(left)
     return blocks

@@ -170,7 +170,7 @@ class Engine:
             DataError: the query does not fit into the base's context.
         """
         method = self._methods[name]
-        self._check_current()
+        self.check_current()
         stage = self._stages[task, method.variant]
         private = self._users[task].get(user.user_id) is not user
         builder = self._builder(task, method, private)
@@ -192,7 +192,7 @@ class Engine:
             ((text,),) = generate_answers(base, [[prompt.text]], states, rules)
             return Answered(name, text, prompt, time.perf_counter() - start)
 
-    def _check_current(self) -> None:
+    def check_current(self) -> None:
         """Refuse to go on if somebody was forgotten since the page was opened: it has everybody in memory."""
         if self._description() != self._opened_with:
             raise StoreError(

@@ -19,6 +19,8 @@ from oppu_eval.scoring.run_results import known_results
 
 from oppu_demo.adapters import stored, trained
 from oppu_demo.engine import Engine
+from oppu_demo.looking import Asked, Looking
+from oppu_demo.people import People
 from oppu_demo.sessions import Session, Sessions
 from oppu_demo.views.comparison import Column, compare_view, default_methods
 from oppu_demo.views.person import habit_line, person_view
@@ -26,16 +28,8 @@ from oppu_demo.views.person import habit_line, person_view
 # Stands for the visitor among the people of a run, whose ids may be any text.
 YOU = "you-e6f0b1d2c3a94857"
 UNUSED_SECONDS = 3600.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Asked:
-    """A comparison: its question and its answers."""
-
-    task: str
-    question: str
-    gold: str | None
-    columns: tuple[Column, ...]
+_OFFERED = 200  # of others' questions
+_WITH_HABITS = 1000  # people whose habits stand in the list, where they can be searched for
 
 
 class Page:
@@ -43,18 +37,21 @@ class Page:
 
     Args:
         engine: The run's base and adapters.
+
+    Attributes:
+        several: Puts a question to several people's models.
     """
 
     def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+        self.engine, self.several = engine, People(engine)
         self.sessions = Sessions()
         self._by_visit: dict[str, Session] = {}
-        self._asked: dict[str, Asked] = {}
-        self._facing: dict[str, tuple[str, str]] = {}
+        self._looking: dict[str, Looking] = {}
         self._lock = threading.Lock()
         # Called for every forgotten visit: the server of the page may keep texts of its own.
         self.on_forget: Callable[[str], object] = lambda visit: None
         self.everybody = functools.cache(self._everybody)
+        self._people = functools.cache(self._all_people)
         self._questions = functools.cache(self._all_questions)
         self._ending = threading.Event()
         threading.Thread(target=self._expire, name="expire sessions", daemon=True).start()
@@ -96,8 +93,7 @@ class Page:
         """Remove everything of a visitor."""
         with self._lock:
             session = self._by_visit.pop(visit or "", None)
-            self._asked.pop(visit or "", None)
-            self._facing.pop(visit or "", None)
+            self._looking.pop(visit or "", None)
         if session:
             trained = session.own is not None
             self.sessions.forget(session)
@@ -124,7 +120,7 @@ class Page:
         own = session.own if session else None
         if user_id == YOU:
             if own is None or own.task != task:
-                raise DataError("You have no adapter for this task; train one in “Your own history”.")
+                raise DataError("You have no adapter for this task; train one in “Your history”.")
             return own.user
         if user_id not in self.engine.users(task):
             raise DataError(f"There is no user {user_id!r}.")
@@ -140,13 +136,18 @@ class Page:
         """A line on what a person usually does."""
         return habit_line(self.task(task), user)
 
-    def _people(self, task: str) -> list[tuple[str, str]]:
+    def _all_people(self, task: str) -> list[tuple[str, str]]:
         users = self.engine.users(task).items()
-        return [(f"{shorten(user_id, 40)} · {len(user.history):,} items", user_id) for user_id, user in users]
+        if len(users) > _WITH_HABITS:
+            return [
+                (f"{shorten(user_id, 40)} · {len(user.history):,} items", user_id) for user_id, user in users
+            ]
+        return [(f"{shorten(user_id, 40)} · {self.habit(task, user)}", user_id) for user_id, user in users]
 
     def queries(self, task: str, user: User) -> list[tuple[str, str]]:
-        """(label, id) of a user's test queries."""
-        return [(self._label(task, query), query.id) for query in user.queries]
+        """(label, id) of a user's test queries; of everybody's for a visitor, who has none."""
+        queries = user.queries or list(self._questions(task).values())[:_OFFERED]
+        return [(self._label(task, query), query.id) for query in queries]
 
     def same_question(self, task: str, query_id: str) -> tuple[str, str] | None:
         """(label, id) of anybody's query; None if there is none of this id."""
@@ -231,28 +232,12 @@ class Page:
                 columns[name] = Column(name, problem="This adapter has been forgotten.")
             yield dataclasses.replace(asked, columns=tuple(columns.values()))
 
-    def keep(self, visit: str | None, asked: Asked | None) -> None:
-        """Record a visitor's latest comparison; None for none."""
-        with self._lock:
-            if asked is not None and visit in self._by_visit:
-                self._asked[visit] = asked
-            else:
-                self._asked.pop(visit or "", None)
-
-    def turn_to(self, visit: str | None, task: str, user_id: str) -> None:
-        """Record the task and the person that a visitor is looking at."""
-        with self._lock:
-            if visit in self._by_visit:
-                self._facing[visit] = task, user_id
-
-    def facing(self, visit: str | None) -> tuple[str, str]:
-        """The task and the person that a visitor is looking at."""
+    def looking(self, visit: str | None) -> Looking:
+        """What a visitor is looking at; at first, at what :meth:`telling` tells of the first task."""
         first = next(iter(self.engine.tasks))
-        return self._facing.get(visit or "") or (first, self.telling(first)[0])
-
-    def latest(self, visit: str | None) -> Asked | None:
-        """A visitor's latest comparison."""
-        return self._asked.get(visit or "")
+        at_first = Looking(first, *self.telling(first))
+        with self._lock:
+            return self._looking.setdefault(visit, at_first) if visit in self._by_visit else at_first
 
     def shown(self, asked: Asked, reveal: bool) -> str:
         """A comparison's cards as HTML."""

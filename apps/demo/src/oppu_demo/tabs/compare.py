@@ -1,26 +1,36 @@
-"""The tab "Compare": a person, a query, and the answers side by side."""
+"""The tab "Compare": one question to several people's models, then one person's answers side by side."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import gradio as gr
 from oppu_core.errors import OppuError
+from oppu_eval.reporting.method_titles import title_of
 
 from oppu_demo.state import Page
 from oppu_demo.tabs import QUIET
-from oppu_demo.templating import notice, problem
-from oppu_demo.views.comparison import default_methods, title_of
+from oppu_demo.templating import notice, problem, render
+from oppu_demo.views.comparison import default_methods
 from oppu_demo.views.head import what_is_shown
 
 FIELDS = 3  # the most input fields that a task of LaMP has
-THEIRS, FREE = "One of their questions", "My own words"
+THEIRS, FREE = "From the data", "My own words"
 EMPTY = notice("Choose a person and a question, then press Compare.")
+# On a narrow screen the answers are below what was pressed.
+SCROLL = """(...given) => {
+  const result = document.getElementById("oppu-result");
+  if (result.getBoundingClientRect().top > innerHeight / 2) result.scrollIntoView({behavior: "smooth"});
+  return given;
+}"""
 
 
 @dataclasses.dataclass(frozen=True)
 class CompareTab:
-    """The tab's controls; `outputs` are those that :meth:`open` sets."""
+    """The tab's controls; `outputs` are those that :meth:`open` sets.
+
+    `fill` are the arguments of an event that shows the chosen person's answers.
+    """
 
     page: Page
     task: gr.Dropdown
@@ -29,6 +39,7 @@ class CompareTab:
     query: gr.Dropdown
     words: list[gr.Textbox]
     result: gr.HTML
+    fill: dict[str, Any]
 
     @property
     def outputs(self) -> list[Any]:
@@ -37,8 +48,8 @@ class CompareTab:
 
     def shows(self, task: str, user_id: str | None, visit: str | None) -> bool:
         """Whether the visitor is already looking at this task, and at this person if one is given."""
-        before = self.page.facing(visit)
-        return before[0] == task and user_id in (None, before[1])
+        before = self.page.looking(visit)
+        return before.task == task and user_id in (None, before.user_id)
 
     def open(
         self, task: str, user_id: str | None, visit: str | None, kept: tuple[str, str] | None = None
@@ -52,14 +63,14 @@ class CompareTab:
             kept: The kind of question and its query's id, if the question stays the same.
         """
         page, session = self.page, self.page.session(visit)
-        page.keep(visit, None)
+        looking = page.looking(visit)
+        looking.begin()
         told, query_id = page.telling(task)
         who = user_id or told
         try:
             person = page.person(task, who, session)
         except OppuError:  # forgotten meanwhile
             who, person = told, page.person(task, told, session)
-        page.turn_to(visit, task, who)
         queries = page.queries(task, person)
         kinds = [THEIRS, FREE] if queries else [FREE]
         kind = kept[0] if kept and kept[0] in kinds else kinds[0]
@@ -69,6 +80,8 @@ class CompareTab:
             kind, query_id = THEIRS, same[1]
         elif who != told:
             query_id = queries[0][1] if queries else ""
+        looking.task, looking.user_id = task, who
+        looking.query_id = query_id if kind == THEIRS else None
         words = [gr.skip()] * FIELDS if kept and kept[0] == kind == FREE else self.boxes(task, kind)
         return [
             gr.update(value=task),
@@ -96,14 +109,14 @@ class CompareTab:
         ]
 
 
-def compare_tab(page: Page, tasks: list[tuple[str, str]]) -> CompareTab:
-    """Lay out the tab."""
-    first = tasks[0][1]
+def compare_tab(page: Page, task: gr.Dropdown) -> CompareTab:
+    """Lay out the part of the tab that is about one person; `task` stands above it."""
+    first = str(task.value)
     who, what = page.telling(first)
     person = page.engine.users(first)[who]
+    gr.HTML(render("one_person.html.j2"))
     with gr.Row(equal_height=False):
         with gr.Column(scale=1, min_width=280):
-            task = gr.Dropdown(tasks, value=first, label="Task")
             user = gr.Dropdown(
                 page.people(first, None), value=who, label="Person (type to search)",
                 info=page.habit(first, person),
@@ -129,36 +142,57 @@ def compare_tab(page: Page, tasks: list[tuple[str, str]]) -> CompareTab:
                 )
         with gr.Column(scale=3, min_width=300):
             result = gr.HTML(EMPTY, elem_id="oppu-result", min_height=420)
-    tab = CompareTab(page, task, user, source, query, words, result)
 
-    def choose_source(name: str, kind: str) -> list[Any]:
-        return [gr.update(visible=kind == THEIRS), *tab.boxes(name, kind)]
+    def answer(
+        visit: str | None, pressed: bool, name: str, who: str, query_id: str | None, texts: Sequence[str],
+        chosen: list[str], revealed: bool,
+    ) -> Iterator[str]:  # fmt: skip
+        session, looking = page.session(visit), page.looking(visit)
+        mine = looking.begin(pressed)
+        try:
+            somebody = page.person(name, who, session)
+            what = page.question(name, somebody, query_id, texts)
+            for state in page.compare(name, somebody, what, page.chosen(chosen), session):
+                if not looking.keep(mine, state):
+                    return  # the visitor has asked something else meanwhile
+                yield page.shown(state, revealed)
+        except OppuError as error:
+            yield problem(error)
 
     def run(
         name: str, who: str, kind: str, query_id: str, chosen: list[str], revealed: bool,
         one: str, two: str, three: str, request: gr.Request,
     ) -> Iterator[str]:  # fmt: skip
-        session = page.session(request.session_hash)
-        try:
-            somebody = page.person(name, who, session)
-            texts = (one, two, three)
-            what = page.question(name, somebody, query_id or "" if kind == THEIRS else None, texts)
-            for state in page.compare(name, somebody, what, page.chosen(chosen), session):
-                page.keep(request.session_hash, state)
-                yield page.shown(state, revealed)
-        except OppuError as error:
-            page.keep(request.session_hash, None)
-            yield problem(error)
+        known = query_id or "" if kind == THEIRS else None
+        yield from answer(request.session_hash, True, name, who, known, (one, two, three), chosen, revealed)
+
+    def fill(
+        chosen: list[str], revealed: bool, one: str, two: str, three: str, request: gr.Request
+    ) -> Iterator[Any]:
+        at = page.looking(request.session_hash)
+        if at.pressed:
+            yield gr.skip()
+        else:
+            asked = at.task, at.user_id, at.query_id, (one, two, three)
+            yield from answer(request.session_hash, False, *asked, chosen, revealed)
 
     def show_gold(revealed: bool, request: gr.Request) -> Any:
-        asked = page.latest(request.session_hash)
+        asked = page.looking(request.session_hash).asked
         return page.shown(asked, revealed) if asked else gr.skip()
 
+    options = [methods, reveal, *words]
+    answering: dict[str, Any] = {
+        "outputs": result, "concurrency_id": "compare", "concurrency_limit": 2, "api_visibility": "private",
+        "show_progress": "minimal", "show_progress_on": [result],
+    }  # fmt: skip
+    tab = CompareTab(
+        page, task, user, source, query, words, result, {"fn": fill, "inputs": options, **answering}
+    )
+
+    def choose_source(name: str, kind: str) -> list[Any]:
+        return [gr.update(visible=kind == THEIRS), *tab.boxes(name, kind)]
+
     source.input(choose_source, [task, source], [query, *words], api_visibility="private")
-    go.click(
-        run, [task, user, source, query, methods, reveal, *words], result,
-        concurrency_id="compare", concurrency_limit=2, api_visibility="private", show_progress="minimal",
-        show_progress_on=[result],
-    )  # fmt: skip
+    go.click(run, [task, user, source, query, *options], **answering, js=SCROLL)
     reveal.input(show_gold, reveal, result, **QUIET)
     return tab

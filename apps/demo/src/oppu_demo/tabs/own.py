@@ -1,4 +1,4 @@
-"""The tab "Your own history": paste, train, download, forget."""
+"""The tab "Your history": paste, train, download, forget."""
 
 import contextlib
 import dataclasses
@@ -45,6 +45,7 @@ class OwnTab:
 
     task: gr.Dropdown
     trained: gr.State
+    compare: gr.Button
 
 
 def _how(task: Task) -> str:
@@ -92,9 +93,9 @@ class _Handlers:
         return [content, self.check(task, content)]
 
     def learn(self, task: str, content: str, request: gr.Request) -> Iterator[list[Any]]:
-        """Train and show the progress: [progress, train, cancel, variant, download, trained]."""
+        """Train and show the progress: [progress, train, cancel, variant, download, compare, trained]."""
         session = self._page.session(request.session_hash)
-        off, on, rest = gr.update(interactive=False), gr.update(interactive=True), [gr.skip()] * 3
+        off, on, rest = gr.update(interactive=False), gr.update(interactive=True), [gr.skip()] * 4
         try:
             items = read_items(self._page.task(task), content, None).something()
             yield [render("training.html.j2", step=None, curve=""), off, on, *rest]
@@ -112,10 +113,16 @@ class _Handlers:
                 off,
                 gr.update(choices=named, value=names[0], visible=True),
                 gr.update(visible=True, value=str(write_zip(self._page.engine, session, names[0]))),
+                gr.update(visible=True),
                 id(own),
             ]
         except OppuError as error:
             yield [problem(error), on, off, *rest]
+
+    def something(self, content: str, request: gr.Request) -> Any:
+        """Offer to forget what there is."""
+        session = self._page.known(request.session_hash)
+        return gr.update(visible=bool(content.strip() or (session and session.own)))
 
     def cancel(self, request: gr.Request) -> None:
         """End the training at its next step."""
@@ -130,11 +137,11 @@ class _Handlers:
         return gr.update(value=str(path))
 
     def erase(self, request: gr.Request) -> list[Any]:
-        """Remove everything: [text, preview, progress, variant, download, trained]."""
+        """Remove everything: [text, preview, progress, variant, download, compare, trained]."""
         self._page.forget(request.session_hash)
         return [
             "", UNCHECKED, FORGOTTEN, gr.update(visible=False, choices=[]),
-            gr.update(visible=False, value=None), 0,
+            gr.update(visible=False, value=None), gr.update(visible=False), 0,
         ]  # fmt: skip
 
 
@@ -161,10 +168,13 @@ def own_tab(page: Page, tasks: list[tuple[str, str]]) -> OwnTab:
             with gr.Row():
                 variant = gr.Dropdown([], label="Adapter", visible=False)
                 download = gr.DownloadButton("Download it", visible=False)
-            forget = gr.Button("Forget me", variant="stop")
+            compare = gr.Button("Compare yourself with the model alone", variant="primary", visible=False)
+            forget = gr.Button("Forget me", variant="stop", visible=False)
     trained = gr.State(0)
-    do, done = _Handlers(page), [variant, download, trained]
+    do, done = _Handlers(page), [variant, download, compare, trained]
     text.change(do.check, [task, text], preview, trigger_mode="always_last", **QUIET)
+    text.input(lambda: "", None, progress, **QUIET)  # what was said of other items
+    gr.on([text.change, trained.change], do.something, text, forget, trigger_mode="always_last", **QUIET)
     task.input(do.choose_task, [task, text], [text, preview], **QUIET)
     sample.click(do.fill, task, text, **QUIET)
     upload.upload(do.take_file, [task, upload], [text, preview], **QUIET)
@@ -176,4 +186,4 @@ def own_tab(page: Page, tasks: list[tuple[str, str]]) -> OwnTab:
     cancel.click(do.cancel, queue=False, **QUIET)
     variant.input(do.choose_variant, variant, download, **QUIET)
     forget.click(do.erase, None, [text, preview, progress, *done], **QUIET)
-    return OwnTab(task, trained)
+    return OwnTab(task, trained, compare)

@@ -1,4 +1,4 @@
-"""The tab "Scoreboard": the run's results, over all people and for each."""
+"""The tab "Scores": the run's results, over all people and for each."""
 
 import dataclasses
 from typing import Any

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from oppu_core.prompting.methods import Method, parse_method
 from oppu_core.tasks.task import Task
 from oppu_eval.reporting.findings import describe_method
+from oppu_eval.reporting.method_titles import title_of
 from oppu_eval.scoring.metrics import metrics_for
 
 from oppu_demo.engine import Answered
@@ -26,9 +27,6 @@ class Column:
     method: str
     answered: Answered | None = None
     problem: str = ""
-
-
-_ADAPTERS = {"own": "OPPU", "pooled": "One adapter for all", "stranger": "A stranger’s adapter"}
 
 
 def default_methods(methods: Sequence[str]) -> list[str]:
@@ -57,27 +55,6 @@ def by_prompt(columns: Sequence[Column]) -> list[list[Column]]:
     return [
         sorted(row, key=lambda column: bool(parse_method(column.method).adapter)) for row in rows.values()
     ]
-
-
-def title_of(method: str) -> str:
-    """A method's name for people."""
-    parsed = parse_method(method)
-    parts = [_ADAPTERS[parsed.adapter]] if parsed.adapter else []
-    if parsed.profile:
-        parts.append("profile")
-    if parsed.retriever == "random":
-        parts.append(f"{parsed.k} item{'s' * (parsed.k > 1)} of others")
-    elif parsed.k:
-        kind = {"recent": "latest", "dense": "semantically similar"}.get(parsed.retriever or "", "similar")
-        parts.append(f"{parsed.k} {kind} item{'s' * (parsed.k > 1)}")
-    short = {"profile": "PAG: profile"}
-    if not parsed.adapter and parsed.retriever == "bm25" and not parsed.profile:
-        return f"RAG: {parts[0]}"
-    if not parsed.adapter and parts == ["profile"]:
-        return short["profile"]
-    if not parsed.adapter and parsed.profile:
-        return "PAG: " + " + ".join(parts)
-    return " + ".join(parts) or "Not personalized"
 
 
 def adapter_title(variant: str) -> str:
@@ -146,9 +123,8 @@ def _card(task: Task, column: Column, plain: str | None, gold: str | None) -> di
     }
     if answered is None:
         return card
-    differs = plain is not None and answered.text != plain
     card |= {
-        "words": _marked(answered.text, plain) if differs else [(answered.text, False)] * bool(answered.text),
+        "words": marked(answered.text, plain),
         "seconds": _seconds(answered.seconds),
         "items": [task.history_line(item.fields) for item in answered.prompt.retrieved],
     }
@@ -161,8 +137,10 @@ def _seconds(seconds: float) -> str:
     return f"{1000 * seconds:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
 
 
-def _marked(text: str, plain: str | None) -> list[tuple[str, bool]]:
-    """The text in pieces: (piece, whether it differs from the plain answer)."""
+def marked(text: str, plain: str | None) -> list[tuple[str, bool]]:
+    """The text in pieces: (piece, whether it differs from the plain answer); whole if there is none."""
+    if plain is None:
+        return [(text, False)] * bool(text)
     words, others = text.split(), (plain or "").split()
     pieces: list[tuple[str, bool]] = []
     matcher = difflib.SequenceMatcher(

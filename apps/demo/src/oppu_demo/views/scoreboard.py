@@ -5,6 +5,7 @@ from typing import Any
 
 from oppu_eval.reporting.figures import personal_pair
 from oppu_eval.reporting.findings import describe_method, finding
+from oppu_eval.reporting.method_titles import title_of
 from oppu_eval.reporting.table import counts_text, number, p_text, signed
 from oppu_eval.scoring.results import Results, ScoreRow, TaskResults
 
@@ -23,22 +24,24 @@ def scoreboard_view(results: Results | None, task: str, run: str = "RUN") -> str
         run: The run's folder, for the command that makes results.
     """
     one = results.tasks.get(task) if results else None
-    return render("scoreboard.html.j2", board=_board(one) if one else None, run=run)
+    return render("scoreboard.html.j2", board=_board(one) if one else None, run=run, title_of=title_of)
 
 
 def per_user_rows(results: Results | None, task: str) -> tuple[list[str], list[list[Any]]]:
     """Every person's score under every method, as a table: its headers and its rows.
 
     The columns are the person, the items of their history, what the adapter changes (positive is better) if
-    there is a pair to compare, and a column for each method; None where a method has no answers.
+    there is a pair to compare, and a column for each method, models before reference rows; None where a
+    method has no answers.
     """
     one = results.tasks.get(task) if results else None
     if one is None:
         return ["person", "items"], []
-    methods = [method for method in one.by_method() if method in one.per_user]
+    rows = sorted(one.primary_rows().items(), key=lambda pair: pair[1].reference)
+    methods = [method for method, _ in rows if method in one.per_user]
     pair = personal_pair(one)
     changes = one.gains(*pair) if pair else {}
-    headers = ["person", "items", *(["adapter changes"] if pair else []), *methods]
+    headers = ["person", "items", *(["adapter changes"] if pair else []), *map(title_of, methods)]
     return headers, [
         [user_id, items, *([_rounded(changes.get(user_id))] if pair else []),
          *(_rounded(one.per_user[method].get(user_id)) for method in methods)]
@@ -88,6 +91,7 @@ def _row(row: ScoreRow, top: float) -> dict[str, Any]:
     sure = p_value is not None and p_value < 0.05 and not row.reference
     return {
         "method": row.method,
+        "title": title_of(row.method),
         "reference": row.reference,
         "personal": row.method.startswith("oppu_"),
         "value": number(row.value),

@@ -158,7 +158,13 @@ def open_run(path: str | Path) -> Run:
     file = path / "run.json"
     if not file.is_file():
         raise ConfigError(f"{path} is no run (it has no run.json). Start one with `oppu run --run {path} …`.")
-    values = read_json(file)
+    try:
+        values = read_json(file)
+    except DataError as error:
+        raise ConfigError(
+            f"{str(error).rstrip('.')}. It is damaged: start a new run with the same options beside it; "
+            "what the store has is not trained again."
+        ) from error
     try:
         if values["checksum"] != _checksum(values):
             raise ConfigError(
