@@ -16,8 +16,8 @@ from rich.markup import escape
 from oppu_core import __version__
 from oppu_core.cli import adapters as ownership
 from oppu_core.cli.data import app as data_app
+from oppu_core.cli.dataclass_options import ReportToOption, RunOption, with_options
 from oppu_core.cli.forget import forget
-from oppu_core.cli.options import ReportToOption, RunOption, with_options
 from oppu_core.cli.personalize import personalize
 from oppu_core.cli.shared import ASK, DATA, OWN, TRAIN, Grouped, interruptible, work
 from oppu_core.errors import ConfigError, Interrupted, OppuError, reason

@@ -27,7 +27,7 @@ METHODS_HELP = (
 
 
 def option(cli: Any, default: Any = dataclasses.MISSING) -> Any:
-    """A dataclass field that is a command line option, too (:func:`oppu_core.cli.options.with_options`).
+    """A dataclass field that is an option of commands, too (:mod:`oppu_core.cli.dataclass_options`).
 
     Args:
         cli: The option's type and help: ``Annotated[type, typer.Option(…)]``.

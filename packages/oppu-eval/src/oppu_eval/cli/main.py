@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from oppu_core.cli.data import app as data_app
-from oppu_core.cli.options import ReportToOption, RunOption, with_options
+from oppu_core.cli.dataclass_options import ReportToOption, RunOption, with_options
 from oppu_core.cli.shared import EVALUATE, START, interruptible, next_steps, work
 from oppu_core.runs.options import JOBS, Compute, DeviceOption, DtypeOption, ModelOption, RunOptions
 from rich.console import Console

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from oppu_core.cli.options import with_options
+from oppu_core.cli.dataclass_options import with_options
 from oppu_core.cli.shared import interruptible
 from oppu_core.errors import ConfigError, DataError, Interrupted, OppuError
 from oppu_core.runs.options import Compute
