@@ -30,4 +30,4 @@ def test_real_people_and_models_have_names(run: Run, tmp_path: Path, model: str,
     config = dataclasses.replace(run.config, data={"lamp_2m": str(real.path)}, model=model)
     provenance = {**run.provenance, "data": {"lamp_2m": Dataset.open(real.path).fingerprint}}
     shown = what_is_shown(dataclasses.replace(run, config=config, provenance=provenance))
-    assert shown.startswith("People of the data in movies; ") and said in shown
+    assert shown.startswith("People of LaMP, from the OPPU authors’ release (movies); ") and said in shown

@@ -9,14 +9,18 @@ import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from html.parser import HTMLParser
-from typing import Any
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from oppu_core.data.types import User
+from oppu_core.runs.run import Run
 from oppu_core.tasks.task import Task
 from oppu_eval.reporting.examples import ExampleUser, pick_examples, shorten
 from oppu_eval.reporting.figures import draw_figures, personal_pair
 from oppu_eval.reporting.findings import describe_method, finding
+from oppu_eval.reporting.method_titles import people_of, title_of
 from oppu_eval.reporting.report import render_report
 from oppu_eval.reporting.table import p_text, render_table, signed
 from oppu_eval.scoring.evaluate import evaluate
@@ -163,8 +167,9 @@ def test_page_is_well_formed_with_unique_ids_and_one_outline(page: str) -> None:
 
 def test_page_shows_every_row_and_answer(page: str, results: Results) -> None:
     for method in {row.method for row in results.rows}:
-        assert f'<th scope="row">{method}</th>' in page
-        assert f"<dt>{method}</dt><dd>{describe_method(method)}</dd>" in page
+        named = f"{title_of(method)}<code>{method}</code>"
+        assert f'<th scope="row">{named}</th>' in page
+        assert f"<dt>{named}</dt><dd>{describe_method(method)}</dd>" in page
     assert page.count("<article") == 10
     assert "✓" in page
     assert "✗" in page
@@ -381,3 +386,37 @@ def test_importing_the_package_does_not_import_torch_or_matplotlib() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_first_screen_says_whose_data_and_from_what_to_what(page: str, results: Results) -> None:
+    rows = results.tasks["lamp_2m"].primary_rows()
+    first = render_report(results, {}, [], {}, people="Invented <people>").partition("<section")[0]
+    assert '<p class="badge">Invented &lt;people&gt;</p>' in first
+    before, after = (
+        f"{100 * rows[method].value:.0f}\N{NO-BREAK SPACE}%" for method in ("non_personalized", "oppu_k0")
+    )
+    assert f">{before} <" in first and f">{after}</b>" in first
+    assert '<p class="badge">' not in page  # nothing is known of whose data it is
+    places = [page.index(f"<code>{method}</code></th>") for method in ("oppu_k0", "global_majority")]
+    assert places == sorted(places)  # models before reference rows
+    folded = page.index("<details><summary><h3>Some users’ answers")
+    assert folded < page.index("<article") < page.index("</details>", folded)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "said"),
+    [
+        (["sample world", "sample world"], "Invented people of a sample world"),
+        (["oppu-release"], "People of LaMP, from the OPPU authors’ release (data-0)"),
+        (["lamp", "lamp"], "People of LaMP (data-0, data-1)"),
+        (["lamp", "sample world"], "People of the data in data-0, data-1"),
+        (["events"], "People of the data in data-0"),
+    ],
+)
+def test_whose_data_it_is(kinds: list[str], said: str) -> None:
+    datasets = {
+        f"task-{number}": SimpleNamespace(path=Path(f"data-{number}"), source={"kind": kind})
+        for number, kind in enumerate(kinds)
+    }
+    run = SimpleNamespace(config=SimpleNamespace(data=datasets), dataset=datasets.__getitem__)
+    assert people_of(cast(Run, run)) == said

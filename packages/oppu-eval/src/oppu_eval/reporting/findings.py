@@ -20,7 +20,7 @@ def finding(one: TaskResults) -> str:
     if pair is None:
         return f"On {topic}, no personal adapter was compared with the same prompt without it."
     row, base = rows[pair[0]], rows[pair[1]]
-    show = _formats(one.kind)
+    show = formats(one.kind)
     say = {
         "classification": "On {}, personal adapters answer as the user did in {} of the queries, "
         "against {} {}",
@@ -54,7 +54,8 @@ def _controls(rows: Mapping[str, ScoreRow], method: str, show: Callable[[float],
     return f" As controls, {' and '.join(said)}." if said else ""
 
 
-def _formats(kind: str) -> Callable[[float], str]:
+def formats(kind: str) -> Callable[[float], str]:
+    """How values of a kind of task are written in sentences."""
     return (lambda value: f"{100 * value:.0f}\u00a0%") if kind == "classification" else (lambda v: f"{v:.2f}")
 
 

@@ -1,7 +1,11 @@
-"""What people call methods; :mod:`oppu_eval.reporting.findings` describes them in sentences."""
+"""What people call methods and data; :mod:`oppu_eval.reporting.findings` describes methods in sentences."""
 
 from oppu_core.errors import ConfigError
 from oppu_core.prompting.methods import parse_method
+from oppu_core.runs.run import Run
+
+from oppu_eval.reporting.examples import shorten
+from oppu_eval.scoring.evaluate import split_model
 
 _ADAPTERS = {"own": "OPPU", "pooled": "One adapter for all", "stranger": "A stranger’s adapter"}
 _ITEMS = {
@@ -23,6 +27,11 @@ _REFERENCES = {
 
 def title_of(method: str) -> str:
     """A method's name for people; the name itself if it is of no known method."""
+    method, model = split_model(method)
+    return _title(method) + model
+
+
+def _title(method: str) -> str:
     if method in _REFERENCES:
         return _REFERENCES[method]
     try:
@@ -38,3 +47,20 @@ def title_of(method: str) -> str:
         items = _ITEMS[parsed.retriever]
         parts.append(f"{parsed.k} {items.replace('item', 'items') if parsed.k > 1 else items}")
     return kind + " + ".join(parts) if parts else "Not personalized"
+
+
+_PEOPLE = {
+    "sample world": "Invented people of a sample world",
+    "oppu-release": "People of LaMP, from the OPPU authors’ release ({})",
+    "lamp": "People of LaMP ({})",
+    "longlamp": "People of LongLaMP ({})",
+}
+
+
+def people_of(run: Run) -> str:
+    """Whose data a run is about, and whether it is a public benchmark's."""
+    datasets = [run.dataset(task) for task in run.config.data]
+    kinds = {str(dataset.source.get("kind")) for dataset in datasets}
+    known = _PEOPLE.get(kinds.pop()) if len(kinds) == 1 else None
+    names = ", ".join(shorten(dataset.path.name, 40) for dataset in datasets)
+    return (known or "People of the data in {}").format(names)

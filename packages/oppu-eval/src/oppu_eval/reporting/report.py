@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from oppu_eval.reporting.examples import ExampleUser
-from oppu_eval.reporting.findings import describe_method, finding
+from oppu_eval.reporting.figures import personal_pair
+from oppu_eval.reporting.findings import describe_method, finding, formats
+from oppu_eval.reporting.method_titles import title_of
 from oppu_eval.reporting.paper import SOURCE, paper_value
 from oppu_eval.reporting.table import counts_text
 from oppu_eval.reporting.templating import render_page
@@ -22,6 +24,7 @@ def render_report(
     examples: Sequence[ExampleUser],
     run: Mapping[str, Any],
     *,
+    people: str | None = None,
     paper: bool = False,
     studies: Sequence[Mapping[str, Any]] = (),
 ) -> str:
@@ -33,6 +36,7 @@ def render_report(
         examples: What :func:`oppu_eval.reporting.examples.pick_examples` chose, for all tasks.
         run: How the numbers came about (model, data, seed, versions, command): {what: value}; values may
             be lists and mappings.
+        people: Whose data it is about (:func:`~oppu_eval.reporting.method_titles.people_of`), if known.
         paper: Show the numbers that the OPPU paper published beside ours.
         studies: What :func:`~oppu_eval.reporting.study_views.study_views` made of the run's studies.
 
@@ -44,6 +48,8 @@ def render_report(
     methods = dict.fromkeys(row.method for row in results.rows)
     return render_page(
         "report.html.j2",
+        people=people,
+        pairs=[pair for one in results.tasks.values() if (pair := _pair(one))],
         findings=[finding(one) for one in results.tasks.values()],
         tasks=[
             {
@@ -59,12 +65,13 @@ def render_report(
         ],
         # Those of other models come last.
         glossary=[
-            (method, describe_method(method))
+            (method, title_of(method), describe_method(method))
             for method in sorted(methods, key=lambda method: split_model(method)[1] != "")
         ],
         run=[(_label(key), _lines(value)) for key, value in run.items()],
         paper_source=SOURCE if paper else None,
         studies=studies,
+        title_of=title_of,
     )
 
 
@@ -77,6 +84,7 @@ def _task_view(one: TaskResults, paper: bool) -> dict[str, Any]:
         rows.append(
             {
                 **vars(row),
+                "title": title_of(method),
                 "values": [by_metric[metric] for metric in one.metrics],
                 "shares": {name: round(100 * count / total, 2) for name, count in row.wins.items()}
                 if row.wins and total
@@ -93,6 +101,29 @@ def _task_view(one: TaskResults, paper: bool) -> dict[str, Any]:
         "best": one.best_method(),
         "rows": rows,
         "counts": counts_text(one),
+    }
+
+
+def _pair(one: TaskResults) -> dict[str, Any] | None:
+    """The picture at the top: the adapter beside the same prompt without it; bars in % of the larger."""
+    pair = personal_pair(one)
+    if pair is None:
+        return None
+    rows = one.primary_rows()
+    values = [rows[method].value for method in reversed(pair)]
+    top = 1.0 if one.kind == "classification" else max(*values, 1e-9)
+    shown = formats(one.kind)
+    interval = rows[pair[0]].delta_same_prompt_ci95
+    sure = interval is not None and (interval[0] > 0 or interval[1] < 0)
+    return {
+        "title": one.title,
+        "metric": one.primary_title + ("" if one.higher_is_better else ", lower is better"),
+        "bars": [
+            {"title": title_of(method), "value": shown(value), "width": round(100 * value / top, 1)}
+            for method, value in zip(reversed(pair), values, strict=True)
+        ],
+        "better": one.sign * (values[1] - values[0]) > 0,
+        "sure": sure,
     }
 
 

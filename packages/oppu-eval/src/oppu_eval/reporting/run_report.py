@@ -15,6 +15,7 @@ from oppu_eval.lm_eval.files import HarnessResult, read_harness, scored_queries
 from oppu_eval.lm_eval.results import HarnessRows, check_fits, harness_rows
 from oppu_eval.reporting.examples import ExampleUser, pick_examples
 from oppu_eval.reporting.figures import comparison, draw_figures
+from oppu_eval.reporting.method_titles import people_of
 from oppu_eval.reporting.report import render_report
 from oppu_eval.reporting.study_views import study_views
 from oppu_eval.scoring.results import Results, TaskResults
@@ -58,7 +59,7 @@ def write_report(
         "versions": run.provenance["versions"],
         "command": " ".join([f"oppu report --run {run.path}", *(f"--harness {file}" for file in files)]),
     }
-    return _write(run.path, results, examples, facts | _harness_facts(harness), paper)
+    return _write(run.path, results, examples, facts | _harness_facts(harness), paper, people_of(run))
 
 
 def report_harness(
@@ -145,6 +146,7 @@ def _write(
     examples: Sequence[ExampleUser],
     facts: Mapping[str, Any],
     paper: bool,
+    people: str | None = None,
 ) -> Path:
     """Write the page and its pictures."""
     figures = draw_figures(results)
@@ -152,7 +154,8 @@ def _write(
         write_text(folder / FIGURES / f"{name.replace('/', '-')}.svg", svg)
     path = folder / REPORT
     studies = study_views(folder / STUDIES_FOLDER, folder)
-    write_text(path, render_report(results, figures, examples, facts, paper=paper, studies=studies))
+    page = render_report(results, figures, examples, facts, people=people, paper=paper, studies=studies)
+    write_text(path, page)
     return path
 
 
