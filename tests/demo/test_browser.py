@@ -158,11 +158,11 @@ def test_the_first_view_is_filled_with_people_who_answer_differently(
             "The model alone", predicted(finished, "lamp_2m", user_id, query_id)["non_personalized"]
         )  # fmt: skip
         assert people[0] == (
-            f"The model of {user_id}", predicted(finished, "lamp_2m", user_id, query_id)["oppu_k0"]
+            f"Person {user_id}", predicted(finished, "lamp_2m", user_id, query_id)["oppu_k0"]
         )  # fmt: skip
         assert len(people) == len(engine.users("lamp_2m")) == 3
         for whose, answer in people[1:]:
-            other = engine.users("lamp_2m")[whose.removeprefix("The model of ")]
+            other = engine.users("lamp_2m")[whose.removeprefix("Person ")]
             asked = asked_query(other, query.fields)
             assert answer == squeezed(engine.answer("lamp_2m", "oppu_k0", other, asked).text)
         expect(page.locator(".oppu-people h2")).to_have_text(served.page.task("lamp_2m").question)

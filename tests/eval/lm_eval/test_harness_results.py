@@ -227,7 +227,7 @@ def test_beside_a_run(
     assert (path, left_out) == (run.path / "report.html", [])
     page = path.read_text()
     assert page.count('<th scope="row">RAG: 1 similar item (gpt2)<code>rag_k1 (gpt2)</code></th>') == 1
-    assert "<div><dt>rag_k1 (gpt2)</dt>" in page  # an answer among the examples
+    assert "<div><dt>RAG: 1 similar item (gpt2)</dt>" in page  # an answer among the examples
     assert "Answered by gpt2 in lm-evaluation-harness." in page
     assert "out/openai__gpt2/results_2026-01-02" in page
     assert "rag_k1 (gpt2)" in (run.path / "figures/lamp_2m-comparison.svg").read_text()
