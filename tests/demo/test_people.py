@@ -1,16 +1,21 @@
 """One question to several people's models, and what a visitor is looking at."""
 
+import dataclasses
 from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any, cast
 
+import gradio as gr
 import pytest
 from oppu_core.data.types import HistoryItem, Query, User
 from oppu_core.errors import StoreError
 from oppu_core.tasks.task_files import get_task
+from oppu_demo.app import build
 from oppu_demo.engine import Engine
 from oppu_demo.looking import Asked, Looking
 from oppu_demo.people import Answers, People
+from oppu_demo.state import Page
+from oppu_demo.tabs.compare import FREE
 from oppu_demo.views.people import people_view
 
 
@@ -98,3 +103,25 @@ def test_the_latest_comparison_is_kept(pressed: bool) -> None:
     assert looking.asked is None and looking.pressed == pressed
     assert not looking.keep(old, one) and looking.asked is None
     assert looking.keep(new, one) and looking.asked is one
+
+
+def test_a_run_without_questions_has_a_page(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        engine, "users", lambda task: {
+            name: dataclasses.replace(user, queries=()) for name, user in Engine.users(engine, task).items()
+        },
+    )  # fmt: skip
+    page = Page(engine)
+    try:
+        who, query_id = page.telling("lamp_2m")
+        assert query_id == "" and page.looking(None) == Looking("lamp_2m", who, None)
+        assert page.queries("lamp_2m", page.engine.users("lamp_2m")[who]) == []
+        assert page.several.after("lamp_2m", who, "") == ("lamp_2m", who, "")
+        controls = [
+            block for block in build(page).blocks.values() if isinstance(block, gr.Radio | gr.Textbox)
+        ]
+        assert [one.choices for one in controls if isinstance(one, gr.Radio)] == [[(FREE, FREE)]]
+        boxes = [one for one in controls if isinstance(one, gr.Textbox) and one.visible]
+        assert "description" in [one.label for one in boxes]
+    finally:
+        page.close()

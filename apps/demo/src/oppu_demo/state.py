@@ -29,7 +29,7 @@ from oppu_demo.views.person import habit_line, person_view
 YOU = "you-e6f0b1d2c3a94857"
 UNUSED_SECONDS = 3600.0
 _OFFERED = 200  # of others' questions
-_WITH_HABITS = 1000  # people whose habits stand in the list, where they can be searched for
+_WITH_HABITS = 200  # people whose habits stand in the list, where they can be searched for
 
 
 class Page:
@@ -158,7 +158,8 @@ class Page:
         return shorten(" ".join(query.fields[self.task(task).long_field].split()), 90)
 
     def telling(self, task: str) -> tuple[str, str]:
-        """A user and a query to start with; if possible, one where the adapter helped in the run."""
+        """A user and a query ("" if there are none) to start with; if possible, one where the adapter helped
+        in the run."""
         personal = next(name for name in self.engine.methods if parse_method(name).personal)
         plain = parse_method(personal).without_adapter.name
         metric = metrics_for(self.task(task))[0]
@@ -172,7 +173,8 @@ class Page:
                     gains[key] = metric.sign * (after - before)
             if gains and max(gains.values()) > 0:
                 return max(gains, key=lambda key: gains[key])
-        first = next(iter(self.engine.users(task).values()))
+        users = self.engine.users(task).values()
+        first = next((user for user in users if user.queries), None) or next(iter(users))
         return first.user_id, first.queries[0].id if first.queries else ""
 
     def question(self, task: str, user: User, query_id: str | None, texts: Sequence[str]) -> Query:
@@ -235,7 +237,8 @@ class Page:
     def looking(self, visit: str | None) -> Looking:
         """What a visitor is looking at; at first, at what :meth:`telling` tells of the first task."""
         first = next(iter(self.engine.tasks))
-        at_first = Looking(first, *self.telling(first))
+        who, query_id = self.telling(first)
+        at_first = Looking(first, who, query_id or None)
         with self._lock:
             return self._looking.setdefault(visit, at_first) if visit in self._by_visit else at_first
 

@@ -102,11 +102,15 @@ class CompareTab:
         return [
             gr.update(
                 visible=kind == FREE and place < len(fields),
-                label=fields[place].replace("_", " ") if place < len(fields) else "",
+                label=_label(fields, place),
                 value="",
             )
             for place in range(FIELDS)
         ]
+
+
+def _label(fields: Sequence[str], place: int) -> str:
+    return fields[place].replace("_", " ") if place < len(fields) else ""
 
 
 def compare_tab(page: Page, task: gr.Dropdown) -> CompareTab:
@@ -114,6 +118,7 @@ def compare_tab(page: Page, task: gr.Dropdown) -> CompareTab:
     first = str(task.value)
     who, what = page.telling(first)
     person = page.engine.users(first)[who]
+    asks = page.queries(first, person)
     gr.HTML(render("one_person.html.j2"))
     with gr.Row(equal_height=False):
         with gr.Column(scale=1, min_width=280):
@@ -121,11 +126,15 @@ def compare_tab(page: Page, task: gr.Dropdown) -> CompareTab:
                 page.people(first, None), value=who, label="Person (type to search)",
                 info=page.habit(first, person),
             )  # fmt: skip
-            source = gr.Radio([THEIRS, FREE], value=THEIRS, label="Question")
-            query = gr.Dropdown(page.queries(first, person), value=what, label="Which question")
+            source = gr.Radio(
+                [THEIRS, FREE] if asks else [FREE], value=THEIRS if asks else FREE, label="Question"
+            )
+            query = gr.Dropdown(asks, value=what or None, label="Which question", visible=bool(asks))
+            fields = [] if asks else page.task(first).input_fields
             words = [
                 gr.Textbox(
-                    visible=False,
+                    visible=place < len(fields),
+                    label=_label(fields, place),
                     lines=3,
                     max_lines=8,
                     info=None if place else what_is_shown(page.engine.run),

@@ -8,7 +8,7 @@ import gradio as gr
 from oppu_core.errors import OppuError
 
 from oppu_demo.state import Page
-from oppu_demo.templating import problem
+from oppu_demo.templating import notice, problem
 from oppu_demo.views.about import about_view
 from oppu_demo.views.people import people_view
 
@@ -34,6 +34,9 @@ def people_part(page: Page, tasks: list[tuple[str, str]]) -> PeoplePart:
         gr.HTML(about_view())
 
     def show(asked: tuple[str, str, str]) -> Iterator[str]:
+        if not asked[2]:
+            yield notice("There are no questions here; ask in your own words below.")
+            return
         try:
             for answers in page.several.ask(*asked):
                 yield people_view(page.task(asked[0]), answers)
