@@ -236,8 +236,10 @@ class Page:
 
     def looking(self, visit: str | None) -> Looking:
         """What a visitor is looking at; at first, at what :meth:`telling` tells of the first task."""
+        if (known := self._looking.get(visit or "")) is not None:
+            return known
         first = next(iter(self.engine.tasks))
-        who, query_id = self.telling(first)
+        who, query_id = self.telling(first)  # reads files: only for a new visitor
         at_first = Looking(first, who, query_id or None)
         with self._lock:
             return self._looking.setdefault(visit, at_first) if visit in self._by_visit else at_first
