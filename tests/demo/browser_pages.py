@@ -10,6 +10,8 @@ from typing import Any
 from oppu_demo.state import Page as DemoPage
 from playwright.sync_api import Locator, Page, expect
 
+# Text that would be noticed if it ran.
+EVIL = "<script>window.hacked=1</script> <img src=x onerror=window.hacked=1>"
 TABS = ("Compare", "Person", "Your history", "Scores")
 SECONDS = 20.0
 CONTROLS = {

@@ -3,10 +3,12 @@
 For the tests of the page, a finished run as well, and one server of it.
 """
 
-from collections.abc import Iterator
+import os
+import shutil
+from collections.abc import Callable, Iterator
 
 import pytest
-from browser_pages import Served
+from browser_pages import Served, Visitor
 from oppu_core.data.dataset_writer import write_dataset
 from oppu_core.data.sample import sample_users
 from oppu_core.runs.config import resolve_config
@@ -21,6 +23,7 @@ from oppu_demo.launch import launch
 from oppu_demo.sessions import Session, Sessions
 from oppu_demo.state import Page
 from oppu_eval.scoring.run_results import evaluate_run
+from playwright.sync_api import Browser, sync_playwright
 
 TASKS = ("lamp_2m", "lamp_7")
 METHODS = ("non_personalized", "rag_k1", "oppu_k0", "oppu_rag_k1")
@@ -95,3 +98,38 @@ def served(finished: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield Served(page, address.rstrip("/"), cache)
         blocks.close(verbose=False)
         page.close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Headless Chromium."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None and not os.environ.get("CI"):
+        pytest.skip("There is no Chromium here; install Debian's package chromium.")
+    assert chromium, "The tests of the page need Debian's package chromium."
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def visit(browser: Browser, served: Served) -> Iterator[Callable[..., Visitor]]:
+    """Come to the page, each time as somebody else. At the end nobody met an error or another server."""
+    visitors: list[Visitor] = []
+
+    def come(width: int = 1280, theme: str = "light") -> Visitor:
+        context = browser.new_context(viewport={"width": width, "height": 844}, accept_downloads=True)
+        visitors.append(Visitor(context.new_page(), served.address, theme))
+        return visitors[-1]
+
+    yield come
+    for visitor in visitors:
+        hacked = None if visitor.page.is_closed() else visitor.page.evaluate("window.hacked")
+        visitor.page.context.close()
+        assert hacked is None
+        assert visitor.errors == []
+        elsewhere = [
+            url for url in visitor.requests if not url.startswith((served.address, "data:", "blob:"))
+        ]
+        assert elsewhere == []

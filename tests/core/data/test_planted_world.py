@@ -28,10 +28,10 @@ from world_toys import (
     EACH,
     RANKED,
     REVIEWERS_SAY,
-    _field_of,
-    _touched,
+    field_of,
     mean,
     scorer,
+    touched_fields,
 )
 
 # The users as they were before anything could be planted; runs and stored adapters rest on them.
@@ -106,8 +106,8 @@ def planted_part(task: Task, preferences: Any, query: Query) -> bool:
     """Whether the oracle's answer is the planted preferences', as far as it shows in every query."""
     oracle = query.oracle or ""
     if task.name == "lamp_1":
-        fields = [_field_of(query.fields[option]) for option in ("option_1", "option_2")]
-        if not set(fields) <= _touched(query.fields["title"]):
+        fields = [field_of(query.fields[option]) for option in ("option_1", "option_2")]
+        if not set(fields) <= touched_fields(query.fields["title"]):
             return True  # anybody would choose so
         return oracle == f"[{1 + fields.index(min(fields, key=preferences.index))}]"
     if task.name == "lamp_3":

@@ -23,12 +23,12 @@ from world_toys import (
     EACH,
     RANKED,
     REVIEWERS_SAY,
-    _field_of,
-    _touched,
+    field_of,
     input_text,
     mean,
     overlap,
     scorer,
+    touched_fields,
     words,
 )
 
@@ -101,15 +101,15 @@ def test_a_researcher_cites_by_one_order_of_the_fields(users_of: dict[str, list[
     for user in users_of["lamp_1"]:
         won: collections.Counter[tuple[str, str]] = collections.Counter()
         for item in user.history:
-            cited = _field_of(item.fields["citation"])
-            touched = _touched(item.fields["title"])
+            cited = field_of(item.fields["citation"])
+            touched = touched_fields(item.fields["title"])
             assert len(touched) == 3
             assert cited in touched
             won.update((cited, other) for other in touched - {cited})
         for query in user.queries:
-            fields = [_field_of(query.fields[option]) for option in ("option_1", "option_2")]
+            fields = [field_of(query.fields[option]) for option in ("option_1", "option_2")]
             assert fields[0] != fields[1]
-            related = [field in _touched(query.fields["title"]) for field in fields]
+            related = [field in touched_fields(query.fields["title"]) for field in fields]
             if not all(related):  # one option has nothing to do with the paper: anybody sees that
                 assert sum(related) == 1
                 assert query.gold == query.oracle == ("[1]" if related[0] else "[2]")

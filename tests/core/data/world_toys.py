@@ -52,11 +52,11 @@ def scorer(task: Task) -> Callable[[str, str], float]:
     return overlap if task.kind == "generation" else lambda answer, gold: float(answer == gold)
 
 
-def _field_of(reference: str) -> str:
+def field_of(reference: str) -> str:
     """The research field of a reference, by its subject."""
     (field,) = (name for name, field in FIELDS.items() if reference.startswith(field.subjects))
     return field
 
 
-def _touched(title: str) -> set[str]:
+def touched_fields(title: str) -> set[str]:
     return {name for name, field in FIELDS.items() if any(topic in title for topic in field.topics)}
