@@ -20,8 +20,7 @@ def predicted(run: Run, task: str, user: str, query: str) -> dict[str, str]:
 # How it looks
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize(("width", "theme"), [(1280, "dark"), (390, "light")])  # no size depends on a color
 def test_every_tab_fits_has_names_and_can_be_read(
     visit: Callable[..., Visitor], width: int, theme: str
 ) -> None:
