@@ -1,6 +1,8 @@
 """The page's named endpoints, as `gradio_client` and plain HTTP see them."""
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -160,3 +162,16 @@ def test_another_site_cannot_ask_through_a_visitors_browser(served: Served) -> N
     call = {"url": f"{served.address}/gradio_api/run/users", "json": {"data": ["lamp_2m"]}}
     assert httpx.post(**call).status_code == 200
     assert httpx.post(**call, headers={"Host": "evil.example:7860"}).status_code == 400
+
+
+def test_the_page_about_it_does_what_it_says(
+    served: Served, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "demo.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    address = '"http://127.0.0.1:7860"'
+    assert address in block and "\\n…" in block
+    # As many items as an adapter needs, where the page has three dots.
+    exec(block.replace(address, repr(served.address)).replace("\\n…", "\\nA ship sinks. => classic" * 4), {})
+    printed = capsys.readouterr().out
+    assert "oppu_k0" in printed and "rag_k1" in printed

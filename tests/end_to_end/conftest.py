@@ -87,6 +87,36 @@ def oppu(
     return run
 
 
+@pytest.fixture
+def lm_eval(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """The real `lm_eval` in this process, but for the harness's own tasks, whose reading takes seconds.
+
+    Returns what it prints.
+    """
+    import huggingface_hub.constants
+    from lm_eval.__main__ import cli_evaluate
+    from lm_eval.tasks import _index
+    from oppu_eval.lm_eval import plugin
+
+    plugin.register()
+    own = Path(sys.modules["lm_eval.tasks"].__file__ or "").parent
+    files = _index.TaskIndex._iter_yaml_files
+    without_own = staticmethod(lambda root: [] if root == own else files(root))
+    monkeypatch.setattr(_index.TaskIndex, "_iter_yaml_files", without_own)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)  # `dummy` wants a tokenizer
+    # What the command would change for good.
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
+    monkeypatch.setattr("lm_eval.__main__.setup_logging", lambda: None)
+
+    def run(*words: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["lm_eval", *words])
+        capsys.readouterr()
+        cli_evaluate()
+        return capsys.readouterr().out
+
+    return run
+
+
 # Imports what commands import, once, and runs each command in a fork of itself: importing torch, transformers
 # and matplotlib takes longer than most of these commands.
 FORKING = """

@@ -1,28 +1,24 @@
 """docs/lm-eval.md does what it says: its commands as they stand there.
 
-A quick run takes the quickstart's place. Blocks that begin with ``# on a GPU`` are not run; their commands
-have to be ones that the programs would take.
+A quick run takes the quickstart's place.
 """
 
 import json
 import re
 import shlex
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
-import huggingface_hub.constants
 import pytest
 import typer
-from lm_eval.__main__ import cli_evaluate
+from doc_blocks import ROOT, Block, blocks, parse_oppu
 from lm_eval._cli import HarnessCLI
 from lm_eval.api.registry import model_registry
 from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.tasks import TaskManager
-from lm_eval.tasks._index import TaskIndex
 from oppu_core.cli.main import app
 from oppu_core.data.dataset import Dataset
 from oppu_core.data.sample import GRAMMARS
@@ -35,8 +31,8 @@ from oppu_eval.quickstart import quickstart_data
 from oppu_eval.scoring.metrics import metrics_for
 from small_world import QUICK, sample_dataset
 
-PAGE = (Path(__file__).parents[2] / "docs" / "lm-eval.md").read_text(encoding="utf-8")
-GPU = "# on a GPU\n"
+FILE = ROOT / "docs" / "lm-eval.md"
+PAGE = FILE.read_text(encoding="utf-8")
 SERVER = "http://localhost:8000/"
 METHODS = "non_personalized,rag_k1,oppu_k0,oppu_rag_k1"
 ANSWER = "comedy"
@@ -46,14 +42,9 @@ ROW = re.compile(r"^\|([^|]*)\|[^|]*\|none *\| *0\|(\w+) *\|([↑↓]) *\|([^|]*
 Rows = dict[tuple[str, str], tuple[str, float, str]]  # {(task, metric): (arrow, value, standard error)}
 
 
-def blocks(language: str) -> list[str]:
-    found = re.findall(r"^```(\w*)\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
-    return [text for its, text in found if its == language]
-
-
-def commands(block: str) -> list[list[str]]:
-    """The words of each `uv run …`, without these two."""
-    lines = block.replace("\\\n", "").splitlines()
+def commands(block: Block) -> list[list[str]]:
+    """The words of each `uv run …`, without these two, loops as they are."""
+    lines = block.text.replace("\\\n", "").splitlines()
     return [shlex.split(line)[2:] for line in lines if line.lstrip().startswith("uv run ")]
 
 
@@ -68,28 +59,6 @@ def rows(printed: str) -> Rows:
 
 def option(words: Sequence[str], name: str) -> str:
     return words[words.index(name) + 1] if name in words else ""
-
-
-@pytest.fixture
-def lm_eval(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Rows]:
-    """The real command in this process, but for the harness's own tasks: reading them takes seconds."""
-    plugin.register()
-    own = Path(sys.modules["lm_eval.tasks"].__file__ or "").parent
-    files = TaskIndex._iter_yaml_files
-    without_own = staticmethod(lambda root: [] if root == own else files(root))
-    monkeypatch.setattr(TaskIndex, "_iter_yaml_files", without_own)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)  # `dummy` wants a tokenizer
-    # What the command would change for good.
-    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
-    monkeypatch.setattr("lm_eval.__main__.setup_logging", lambda: None)
-
-    def run(*words: str) -> Rows:
-        monkeypatch.setattr(sys, "argv", ["lm_eval", *words])
-        capsys.readouterr()
-        cli_evaluate()
-        return rows(capsys.readouterr().out)
-
-    return run
 
 
 @pytest.fixture
@@ -124,17 +93,17 @@ def server() -> Iterator[tuple[str, list[dict[str, Any]]]]:
 
 def test_the_commands(
     oppu: Callable[..., Any],
-    lm_eval: Callable[..., Rows],
+    lm_eval: Callable[..., str],
     server: tuple[str, list[dict[str, Any]]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for block in blocks("yaml"):
-        file = Path(block.splitlines()[0].removeprefix("# "))
+    for block in blocks(FILE, "yaml"):
+        file = Path(block.text.splitlines()[0].removeprefix("# "))
         file.parent.mkdir(exist_ok=True)
-        file.write_text(block)
-    here = [block for block in blocks("sh") if not block.startswith(GPU)]
+        file.write_text(block.text)
+    here = [block for block in blocks(FILE, "sh") if block.runs]
     start, *others = [words for block in here for words in commands(block)]
     assert start == ["oppu", "quickstart"] and len(others) >= 9
 
@@ -156,7 +125,7 @@ def test_the_commands(
             told.append(result.stdout)
             continue
         assert program == "lm_eval"
-        shown.append(lm_eval(*(word.replace(SERVER, server[0]) for word in words)))
+        shown.append(rows(lm_eval(*(word.replace(SERVER, server[0]) for word in words))))
         scored, model, given = shown[-1], option(words, "--model"), str(words)
         if model in ("oppu", "hf"):  # parity, of the exported base as well
             for (task, metric), (_, value, _) in scored.items():
@@ -172,7 +141,7 @@ def test_the_commands(
             _check_completions(scored, server[1], tmp_path / "quickstart")
 
     # What was pasted looks like what is printed.
-    pasted, compared = blocks("")
+    pasted, compared = (block.text for block in blocks(FILE) if not block.language)
     assert rows(pasted).keys() == shown[0].keys()
     for key, (arrow, _, error) in rows(pasted).items():
         assert (arrow, error == "N/A") == (shown[0][key][0], shown[0][key][2] == "N/A"), key
@@ -210,7 +179,7 @@ def _check_completions(scored: Rows, asked: Sequence[dict[str, Any]], folder: Pa
 
 
 def test_few_shot_examples_and_adapters_of_other_models_are_refused(
-    lm_eval: Callable[..., Rows], tmp_path: Path
+    lm_eval: Callable[..., str], tmp_path: Path
 ) -> None:
     """As the page says; the other options have tests of their own."""
     with pytest.raises(Exception, match=r"few-shot examples.*rag_k2"):
@@ -221,10 +190,10 @@ def test_few_shot_examples_and_adapters_of_other_models_are_refused(
 
 @pytest.mark.usefixtures("oppu")  # registers the commands
 def test_the_commands_for_a_gpu_are_ones_that_the_programs_take() -> None:
-    on_a_gpu = [block for block in blocks("sh") if block.startswith(GPU)]
+    on_a_gpu = [block for block in blocks(FILE, "sh") if not block.runs]
     assert len(on_a_gpu) == 2
     for block in on_a_gpu:
-        loops = re.findall(r"^for method in (.*); do$", block, re.MULTILINE)
+        loops = re.findall(r"^for method in (.*); do$", block.text, re.MULTILINE)
         methods = [name for names in loops for name in names.split()]
         for program, *words in commands(block):
             if program == "oppu":
@@ -243,16 +212,6 @@ def test_the_commands_for_a_gpu_are_ones_that_the_programs_take() -> None:
         trained = {name for words in commands(block) if "--methods" in words
                    for name in option(words, "--methods").split(",")}  # fmt: skip
         assert not loops or trained == set(loops[0].split())
-
-
-def parse_oppu(words: Sequence[str]) -> dict[str, Any]:
-    """The parameters of a command of `oppu`; raises for one that is not there."""
-    command: Any = typer.main.get_command(app)
-    rest = list(words)
-    while hasattr(command, "commands"):
-        command = command.commands[rest.pop(0)]
-    parameters: dict[str, Any] = command.make_context("oppu", rest).params
-    return {name: value for name, value in parameters.items() if value is not None}
 
 
 @pytest.mark.usefixtures("oppu")

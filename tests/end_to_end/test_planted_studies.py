@@ -20,6 +20,7 @@ World = Callable[..., StudyContext]
 NOTHING = Planted()
 # The effect is one of adapters; without retrieved items a third is to be trained.
 PAIR = ("non_personalized", "oppu_k0")
+EPOCHS = {"lamp_2m": 3, "lamp_4": 4}  # enough to see it
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -54,7 +55,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
         def resolve(peft: Peft) -> RunConfig:
             return resolve_config(RunOptions(
                 data=[place / name], model="tiny", methods=PAIR, preset="auto",
-                settings=["personal.epochs=4"], dtype="float32", seed=0, users=None, sample=False, peft=peft,
+                settings=[f"personal.epochs={EPOCHS[task]}"], dtype="float32", seed=0, users=None,
+                sample=False, peft=peft,
             ))  # fmt: skip
 
         return StudyContext(place / f"studies-{name}", place / "store", resolve("lora"), resolve, "cpu")
