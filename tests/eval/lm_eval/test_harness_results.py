@@ -230,8 +230,8 @@ def test_beside_a_run(
     assert "<div><dt>RAG: 1 similar item (gpt2)</dt>" in page  # an answer among the examples
     assert "Answered by gpt2 in lm-evaluation-harness." in page
     assert "out/openai__gpt2/results_2026-01-02" in page
-    assert "rag_k1 (gpt2)" in (run.path / "figures/lamp_2m-comparison.svg").read_text()
-    assert "oppu_k0 minus non_personalized, Accuracy" in page  # the run's own pair leads
+    assert "RAG: 1 similar item (gpt2)" in (run.path / "figures/lamp_2m-comparison.svg").read_text()
+    assert "OPPU minus Not personalized, Accuracy" in page  # the run's own pair leads
     assert ".587" in page  # the paper's accuracy with one retrieved item
 
 
@@ -321,7 +321,7 @@ def test_rows_on_fewer_queries_are_not_compared(
     assert row.users == (2 if log_samples else None)
     assert results.tasks["lamp_2m"].best_method() != "oppu_k0 (gpt2)"
     assert "not to be compared with it: oppu_k0 (gpt2) on 6." in notes_of(results)
-    assert "oppu_k0 (gpt2), 6 queries" in path.read_text()
+    assert "OPPU (gpt2), 6 queries" in path.read_text()
     assert not rows_of(results)["non_personalized (gpt2)"].other_queries
 
 

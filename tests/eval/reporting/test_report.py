@@ -196,7 +196,7 @@ def test_figures_are_valid_svg_without_outside_references(results: Results) -> N
         assert "<metadata" not in svg
         assert "clip-path" not in svg or 'id="' in svg
     texts = "".join(ET.fromstring(figures["lamp_2m/comparison"]).itertext())
-    assert all(row.method in texts for row in results.rows)
+    assert all(title_of(row.method) in texts for row in results.rows)
 
 
 def test_figures_without_adapters_show_the_comparison_alone(

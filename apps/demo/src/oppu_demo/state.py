@@ -11,7 +11,7 @@ from oppu_core.process import release_memory
 from oppu_core.prompting.methods import parse_method
 from oppu_core.runs.asking import asked_query
 from oppu_core.tasks.task import Task
-from oppu_eval.reporting.examples import shorten
+from oppu_core.texts import shorten
 from oppu_eval.reporting.habits import Habits, habits
 from oppu_eval.scoring.metrics import metrics_for
 from oppu_eval.scoring.results import Results

@@ -94,6 +94,15 @@ def unseen(text: str) -> bool:
     return 2 * len(_LATIN.findall(folded)) < len(_LETTERS.findall(folded))
 
 
+def shorten(text: str, limit: int) -> str:
+    """`text` on one line and at most `limit` characters long, cut at a space where there is one."""
+    text = " ".join(text.split())
+    if len(text) <= limit:
+        return text
+    cut = text[: limit - 2]
+    return cut[: cut.rfind(" ")] + " …" if cut.rfind(" ") > limit // 2 else cut + " …"
+
+
 def clock(seconds: float) -> str:
     """``45 s``, ``3 min``, ``1 h 20 min``."""
     if seconds < 90:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from oppu_core.modeling.base_files import TINY
 from oppu_core.runs.run import Run
-from oppu_eval.reporting.examples import shorten
+from oppu_core.texts import shorten
 from oppu_eval.reporting.method_titles import people_of
 
 

@@ -1,7 +1,7 @@
 """One question and the answers of several people's models as HTML."""
 
 from oppu_core.tasks.task import Task
-from oppu_eval.reporting.examples import shorten
+from oppu_core.texts import shorten
 
 from oppu_demo.people import Answers
 from oppu_demo.templating import render

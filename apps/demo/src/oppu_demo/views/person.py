@@ -16,7 +16,7 @@ from oppu_core.data.types import User
 from oppu_core.prompting.methods import variant_method
 from oppu_core.prompting.profiles import compute_profile
 from oppu_core.tasks.task import Task
-from oppu_eval.reporting.examples import shorten
+from oppu_core.texts import shorten
 from oppu_eval.reporting.findings import describe_prompt
 from oppu_eval.reporting.habits import FEATURES, Habits, habit_field, habits
 from rich.filesize import decimal

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from oppu_core.data.types import Query, User
 from oppu_core.tasks.task import Task
+from oppu_core.texts import shorten
 
 from oppu_eval.reporting.figures import personal_pair
 from oppu_eval.scoring.evaluate import Predictions, method_order
@@ -156,12 +157,3 @@ def _answer(task: Task, metric: Metric, method: str, text: str, query: Query) ->
     perfect = 1.0 if metric.higher_is_better else 0.0
     right = None if task.kind == "generation" else score == perfect
     return Answer(method, shorten(text, _ANSWER_CHARS), score, right)
-
-
-def shorten(text: str, limit: int) -> str:
-    """`text` on one line and at most `limit` characters long, cut at a space where there is one."""
-    text = " ".join(text.split())
-    if len(text) <= limit:
-        return text
-    cut = text[: limit - 2]
-    return cut[: cut.rfind(" ")] + " …" if cut.rfind(" ") > limit // 2 else cut + " …"

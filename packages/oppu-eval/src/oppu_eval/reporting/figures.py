@@ -16,6 +16,7 @@ from oppu_eval.reporting.drawing import (
     remark,
     svg_text,
 )
+from oppu_eval.reporting.method_titles import title_of
 from oppu_eval.scoring.evaluate import same_prompt, split_model
 from oppu_eval.scoring.results import Results, ScoreRow, TaskResults
 
@@ -101,8 +102,9 @@ def _comparison_panel(axes: Any, one: TaskResults, slots: int) -> None:
 
 
 def _label(row: ScoreRow) -> str:
-    """A row's name; where it cannot be compared with the others, that is in it."""
-    return f"{row.method}, {row.queries} queries" if row.other_queries else row.method
+    """A row's name for people; where it cannot be compared with the others, that is in it."""
+    title = title_of(row.method)
+    return f"{title}, {row.queries} queries" if row.other_queries else title
 
 
 def _room(label: str) -> float:
@@ -135,7 +137,8 @@ def differences(one: TaskResults, method: str, baseline: str) -> str:
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:+.2g}".replace("-", "−") if value else "0")
     axes.margins(y=0.08)
     turned = " (sign turned)" if one.sign < 0 else ""
-    heading(axes, f"{split_model(method)[0]} minus {baseline}, {one.primary_title}{turned}", lift=20)
+    ours, same = title_of(split_model(method)[0]), title_of(baseline)
+    heading(axes, f"{ours} minus {same}, {one.primary_title}{turned}", lift=20)
     x = 0.0
     for count, word, colour in ((better, "better", ACCENT), (equal, "equal", MUTED), (worse, "worse", WORSE)):
         text = f"{count} {word}"
@@ -151,7 +154,8 @@ def against_history(one: TaskResults, method: str, baseline: str) -> str:
     users = sorted(one.gains(method, baseline), key=lambda user: (lengths[user], user))
     x = np.array([max(lengths[user], 1) for user in users], dtype=float)
     with_adapter, without = (np.array([scores[name][user] for user in users]) for name in (method, baseline))
-    right = max(1.3, _room(method), _room(baseline))
+    names = title_of(baseline), title_of(method)
+    right = max(1.3, *map(_room, names))
     figure, (axes,) = make_panels(1, 2.7, left=0.5, right=right, top=0.35, bottom=0.5, extra=right - 1.3)
     axes.vlines(x, without, with_adapter, color=GRID, linewidth=0.9, alpha=0.7, zorder=1)
     axes.plot(x, without, "o", color=INK, markersize=3.6, alpha=0.7, markeredgewidth=0)
@@ -174,7 +178,7 @@ def against_history(one: TaskResults, method: str, baseline: str) -> str:
     if abs(ends[1] - ends[0]) < gap:
         upward = 1 if ends[1] >= ends[0] else -1
         ends = [middle - upward * gap / 2, middle + upward * gap / 2]
-    for name, y, colour in ((baseline, ends[0], INK), (method, ends[1], ACCENT)):
+    for name, y, colour in zip(names, ends, (INK, ACCENT), strict=True):
         axes.annotate(
             name, (1.0, y), xycoords=("axes fraction", "data"), xytext=(6, 0), textcoords="offset points",
             va="center", color=colour, annotation_clip=False,

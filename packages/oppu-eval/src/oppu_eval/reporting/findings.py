@@ -13,12 +13,18 @@ from oppu_eval.scoring.results import ScoreRow, TaskResults
 
 def finding(one: TaskResults) -> str:
     """The key finding of one task: adapter against the same prompt without it, and simple references."""
+    return " ".join(filter(None, finding_parts(one)))
+
+
+def finding_parts(one: TaskResults) -> tuple[str, str]:
+    """The finding in two: whether the adapters help, and how far controls and simple rules get that do not
+    reach them."""
     rows = one.primary_rows()
     topic = re.sub(r"^personalized ", "", one.title, flags=re.IGNORECASE)
     topic = topic if topic[:2].isupper() else topic[:1].lower() + topic[1:]
     pair = personal_pair(one)
     if pair is None:
-        return f"On {topic}, no personal adapter was compared with the same prompt without it."
+        return f"On {topic}, no personal adapter was compared with the same prompt without it.", ""
     row, base = rows[pair[0]], rows[pair[1]]
     show = formats(one.kind)
     say = {
@@ -37,7 +43,7 @@ def finding(one: TaskResults) -> str:
     sentence += _verdict(row.delta_same_prompt_ci95)
     if row.users != base.users:
         sentence += " The difference is taken over the users whom both have answered."
-    return sentence + _controls(rows, pair[0], show) + behind
+    return sentence, (_controls(rows, pair[0], show) + behind).strip()
 
 
 def _controls(rows: Mapping[str, ScoreRow], method: str, show: Callable[[float], str]) -> str:

@@ -3,8 +3,8 @@
 from oppu_core.errors import ConfigError
 from oppu_core.prompting.methods import parse_method
 from oppu_core.runs.run import Run
+from oppu_core.texts import shorten
 
-from oppu_eval.reporting.examples import shorten
 from oppu_eval.scoring.evaluate import split_model
 
 _ADAPTERS = {"own": "OPPU", "pooled": "One adapter for all", "stranger": "A stranger’s adapter"}

@@ -9,7 +9,7 @@ from typing import Any
 
 from oppu_eval.reporting.examples import ExampleUser
 from oppu_eval.reporting.figures import personal_pair
-from oppu_eval.reporting.findings import describe_method, finding, formats
+from oppu_eval.reporting.findings import describe_method, finding_parts, formats
 from oppu_eval.reporting.method_titles import title_of
 from oppu_eval.reporting.paper import SOURCE, paper_value
 from oppu_eval.reporting.table import counts_text
@@ -50,7 +50,7 @@ def render_report(
         "report.html.j2",
         people=people,
         pairs=[pair for one in results.tasks.values() if (pair := _pair(one))],
-        findings=[finding(one) for one in results.tasks.values()],
+        findings=[finding_parts(one) for one in results.tasks.values()],
         tasks=[
             {
                 **_task_view(one, paper),

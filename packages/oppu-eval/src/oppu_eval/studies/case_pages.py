@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from oppu_core.storage.files import canonical_json
+from oppu_core.texts import shorten
 
-from oppu_eval.reporting.examples import shorten
 from oppu_eval.reporting.findings import describe_method
 from oppu_eval.reporting.templating import render_page
 from oppu_eval.scoring.evaluate import method_order

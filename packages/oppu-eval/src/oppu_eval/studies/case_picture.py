@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from oppu_core.tasks.task import Kind
+from oppu_core.texts import shorten
 
 from oppu_eval.reporting.drawing import ACCENT, GRID, INK, MUTED, WIDTH, heading, make_panels
-from oppu_eval.reporting.examples import shorten
 from oppu_eval.reporting.table import number
 from oppu_eval.scoring.evaluate import method_order
 from oppu_eval.studies.case_content import Asked, Case, verdict
