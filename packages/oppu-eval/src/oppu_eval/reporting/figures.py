@@ -61,7 +61,7 @@ def comparison(tasks: Sequence[TaskResults]) -> str:
 
 
 def _comparison_panel(axes: Any, one: TaskResults, slots: int) -> None:
-    rows = list(one.primary_rows().values())
+    rows = sorted(one.primary_rows().values(), key=lambda row: row.reference)  # as in the table
     shown = slots - len(rows)  # panels side by side share their row height
     for position, row in enumerate(rows):
         y = -position
@@ -85,9 +85,9 @@ def _comparison_panel(axes: Any, one: TaskResults, slots: int) -> None:
             color=colour,
             annotation_clip=False,
         )
-    references = sum(row.reference for row in rows)
-    if 0 < references < len(rows):
-        axes.axhline(0.5 - references, color=GRID, linewidth=0.8, xmin=-0.4, clip_on=False)
+    models = sum(not row.reference for row in rows)
+    if 0 < models < len(rows):
+        axes.axhline(0.5 - models, color=GRID, linewidth=0.8, xmin=-0.4, clip_on=False)
     axes.set_yticks([-position for position in range(len(rows))], [_label(row) for row in rows])
     for label, row in zip(axes.get_yticklabels(), rows, strict=True):
         personal = row.method.startswith("oppu_")
