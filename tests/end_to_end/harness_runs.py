@@ -2,7 +2,7 @@
 
 import dataclasses
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ import torch
 from lm_eval.tasks import TaskManager
 from oppu_core.data.dataset import Dataset
 from oppu_core.data.dataset_writer import write_dataset
+from oppu_core.modeling.base import Base
+from oppu_core.runs.answering import generate_answers
 from oppu_core.runs.config import resolve_config
 from oppu_core.runs.execute import execute
 from oppu_core.runs.options import Compute, RunOptions
@@ -25,6 +27,7 @@ from oppu_eval.lm_eval import plugin
 from small_world import QUICK
 
 METHODS = ("non_personalized", "rag_k1", "oppu_k0", "oppu_rag_k1")
+USERS = ["test-000", "test-001", "test-002"]
 QueryId = tuple[str, str]  # (user id, query id)
 
 
@@ -138,3 +141,35 @@ def metrics(results: Any, task: str) -> dict[str, float]:
         for name, value in results["results"][task].items()
         if name.endswith(",none") and "_stderr" not in name
     }
+
+
+class Asked:
+    """Stands before the model.
+
+    Attributes:
+        batches: The groups of prompts of every batch that was answered.
+        before: Called with the base and the groups before each batch.
+    """
+
+    def __init__(self) -> None:
+        self.batches: list[list[list[str]]] = []
+        self.before: Callable[[Base, Sequence[Sequence[str]]], None] = lambda base, groups: None
+
+    def __call__(
+        self, base: Base, groups: Sequence[Sequence[str]], *rest: Any, **options: Any
+    ) -> list[list[str]]:
+        self.before(base, groups)
+        written = generate_answers(base, groups, *rest, **options)
+        self.batches.append([list(group) for group in groups])
+        return written
+
+    def count(self) -> int:
+        """How many prompts were answered since the last count."""
+        number = sum(len(group) for groups in self.batches for group in groups)
+        self.batches.clear()
+        return number
+
+
+def requests_of(results: Any, task: str) -> list[tuple[Any, Any]]:
+    """(doc, arguments) as they were asked."""
+    return [(sample["doc"], sample["arguments"]) for sample in results["samples"][task]]
