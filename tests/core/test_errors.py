@@ -4,7 +4,7 @@ from concurrent.futures import CancelledError
 
 import pytest
 import torch
-from oppu_core.cli.main import _take_debug
+from oppu_core.cli.main import _give_ray_an_address, _take_debug
 from oppu_core.errors import ConfigError, ModelError, TrainingError, explained
 
 
@@ -57,3 +57,18 @@ def test_too_little_memory_names_what_takes_less(error: Exception) -> None:
 def test_debug_may_stand_anywhere(given: list[str], left: list[str], found: bool) -> None:
     assert _take_debug(given) is found
     assert given == left
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        (["oppu", "run", "--ray"], ["oppu", "run", "--ray", "local"]),
+        (["oppu", "run", "--ray", "--users", "2"], ["oppu", "run", "--ray", "local", "--users", "2"]),
+        (["oppu", "run", "--ray", "auto"], ["oppu", "run", "--ray", "auto"]),
+        (["oppu", "run", "--ray=1.2.3.4:6379"], ["oppu", "run", "--ray=1.2.3.4:6379"]),
+        (["oppu", "ask", "--", "--ray"], ["oppu", "ask", "--", "--ray"]),
+    ],
+)
+def test_ray_needs_no_address(given: list[str], read: list[str]) -> None:
+    _give_ray_an_address(given)
+    assert given == read

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from oppu_core.cli.main import app
+from oppu_core.cli.main import _give_ray_an_address, app
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -83,6 +83,7 @@ def parse_oppu(words: Sequence[str]) -> dict[str, Any]:
     """The parameters of a command of `oppu`; raises for one that is not there."""
     command: Any = typer.main.get_command(app)
     rest = list(words)
+    _give_ray_an_address(rest)
     while hasattr(command, "commands") and rest and rest[0] in command.commands:
         command = command.commands[rest.pop(0)]
     parameters: dict[str, Any] = command.make_context("oppu", rest).params

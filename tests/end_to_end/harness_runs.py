@@ -22,7 +22,8 @@ from oppu_core.runs.start import start_run
 from oppu_core.runs.variants import Variant, find_variant
 from oppu_core.storage.files import read_json
 from oppu_core.storage.keys import Key
-from oppu_core.storage.store import CONFIG_FILE, Store
+from oppu_core.storage.store import Store
+from oppu_core.storage.weights import CONFIG_FILE
 from oppu_eval.lm_eval import plugin
 from small_world import QUICK
 

@@ -53,14 +53,14 @@ class World:
             profile = self.builder.profile_for(method, user)
             return keys.of_adapter(key, self.dataset.task, config, user, profile)
 
-        personal.train_personal(
+        keyed = [(user, key_of(user)) for user in users]
+        cohorts = personal.LocalCohorts(
             trainer,
-            [(user, key_of(user)) for user in users],
+            keyed,
             lambda user: tokenize(self.builder.history_examples(self.variant, user), self.base.tokenizer),
             self.store,
-            done.append,
-            plan=CohortPlan(size=size),
         )
+        personal.train_personal(cohorts, keyed, self.store, done.append, plan=CohortPlan(size=size))
         self.base = dataclasses.replace(trainer.base, model=trainer.base.model.unload())
         return done
 

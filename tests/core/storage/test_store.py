@@ -17,7 +17,8 @@ from oppu_core.modeling.adapters import OWN, adapter_config_json, peft_config
 from oppu_core.modeling.base_files import BaseIdentity
 from oppu_core.modeling.dtypes import Dtype
 from oppu_core.storage.keys import Key, adapter_key, task_lora_key
-from oppu_core.storage.store import CONFIG_FILE, WEIGHTS_FILE, Store
+from oppu_core.storage.store import Store
+from oppu_core.storage.weights import CONFIG_FILE, WEIGHTS_FILE
 from oppu_core.tasks.task_files import TASKS
 from oppu_core.training.config import TrainConfig, personal_config
 from oppu_core.training.keys import history_hash, of_adapter
@@ -242,7 +243,7 @@ def test_weights_of_another_entry_are_refused(store: Store) -> None:
 
 def test_a_folder_without_a_row_does_not_exist(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(Store, "_write", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(Store, "record", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):  # killed between the folder and the row
             store.put(KEY, CONFIG, STATE, {})
     assert (store.path / KEY.folder / WEIGHTS_FILE).is_file()

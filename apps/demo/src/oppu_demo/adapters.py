@@ -4,7 +4,8 @@ import contextlib
 import dataclasses
 
 from oppu_core.data.types import User
-from oppu_core.storage.store import WEIGHTS_FILE, Store
+from oppu_core.storage.store import Store
+from oppu_core.storage.weights import WEIGHTS_FILE
 
 from oppu_demo.engine import Engine
 from oppu_demo.sessions import Session

@@ -24,6 +24,7 @@ from oppu_core.errors import ConfigError, Interrupted, OppuError, reason
 from oppu_core.process import tune_process
 from oppu_core.runs.options import (
     BatchOption,
+    Cluster,
     CohortOption,
     Compute,
     DeviceOption,
@@ -114,8 +115,10 @@ def base_train(
 
 
 @personal_app.command("train", epilog="Example: [bold]oppu personal train --run runs/movies[/bold]")
+@with_options
 def personal_train(
     run: RunOption,
+    cluster: Cluster,
     device: DeviceOption = "auto",
     cohort: CohortOption = "auto",
     report_to: ReportToOption = "none",
@@ -123,7 +126,13 @@ def personal_train(
     """Train one adapter per test user on the frozen task bases of a run, from their own history alone."""
     from oppu_core.runs.run import open_run
 
-    work(open_run(run), ["bases", "personal", "pooled"], Compute(device=device, cohort=cohort), report_to)
+    work(
+        open_run(run),
+        ["bases", "personal", "pooled"],
+        Compute(device=device, cohort=cohort),
+        report_to,
+        cluster,
+    )
 
 
 @app.command(rich_help_panel=TRAIN, epilog="Example: [bold]oppu answer --run runs/movies[/bold]")
@@ -281,6 +290,14 @@ def _take_debug(arguments: list[str]) -> bool:
     return len(left) < end
 
 
+def _give_ray_an_address(arguments: list[str]) -> None:
+    """Write ``--ray local`` for a ``--ray`` without an address, since typer has no options like that."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    for place in reversed(range(end)):
+        if arguments[place] == "--ray" and (place + 1 == end or arguments[place + 1].startswith("-")):
+            arguments.insert(place + 1, "local")
+
+
 def _interrupted(text: str) -> NoReturn:
     Console(stderr=True).print(text)
     sys.exit(130)
@@ -290,6 +307,7 @@ def main() -> None:
     """Run the command line; errors become one message, with a traceback only for ``--debug``."""
     tune_process()
     debug = _take_debug(sys.argv)
+    _give_ray_an_address(sys.argv)
 
     def fail(text: str, code: int) -> NoReturn:
         if debug:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from typer.core import TyperGroup
 
 from oppu_core.errors import Interrupted
-from oppu_core.runs.options import Compute, Job
+from oppu_core.runs.options import Cluster, Compute, Job
 from oppu_core.runs.tracking import ReportTo
 
 if TYPE_CHECKING:
@@ -48,14 +48,20 @@ def interruptible() -> Iterator[None]:
         raise Interrupted("Interrupted. Start the same command again to continue.") from error
 
 
-def work(run: "Run", jobs: Sequence[Job], compute: Compute, report_to: ReportTo = "none") -> None:
+def work(
+    run: "Run",
+    jobs: Sequence[Job],
+    compute: Compute,
+    report_to: ReportTo = "none",
+    cluster: Cluster | None = None,
+) -> None:
     """Do a run's jobs with live progress."""
     from rich.console import Console
 
     with interruptible():
         with Console(stderr=True).status("loading torch …"):  # some seconds
             from oppu_core.runs.execute import execute_visibly
-        execute_visibly(run, jobs, compute, report_to)
+        execute_visibly(run, jobs, compute, report_to, cluster)
 
 
 def next_steps(*commands: Sequence[str | Path]) -> None:

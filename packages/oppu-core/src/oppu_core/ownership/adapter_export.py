@@ -18,7 +18,8 @@ from oppu_core.ownership.card import Score, adapter_card
 from oppu_core.runs.run import Run
 from oppu_core.runs.variants import Variant
 from oppu_core.storage.keys import Key
-from oppu_core.storage.store import CONFIG_FILE, WEIGHTS_FILE, Store
+from oppu_core.storage.store import Store
+from oppu_core.storage.weights import CONFIG_FILE, WEIGHTS_FILE
 
 
 def export_adapter(

@@ -28,7 +28,8 @@ from oppu_core.runs.run import Run
 from oppu_core.runs.start import differences
 from oppu_core.runs.variants import Variant, find_variant
 from oppu_core.storage.files import canonical_json
-from oppu_core.storage.store import WEIGHTS_FILE, Store
+from oppu_core.storage.store import Store
+from oppu_core.storage.weights import WEIGHTS_FILE
 from oppu_core.training.config import TrainConfig
 
 

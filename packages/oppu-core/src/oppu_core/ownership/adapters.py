@@ -17,7 +17,8 @@ from oppu_core.ownership.plugins import ADVICE, installed
 from oppu_core.runs.run import Run
 from oppu_core.runs.variants import Variant, find_variant, variants_of
 from oppu_core.storage.keys import Key
-from oppu_core.storage.store import WEIGHTS_FILE, Entry, Store, is_store
+from oppu_core.storage.store import Store, is_store
+from oppu_core.storage.weights import WEIGHTS_FILE, Entry
 from oppu_core.tasks.task_files import TASKS
 
 

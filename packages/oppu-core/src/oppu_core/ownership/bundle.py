@@ -28,7 +28,7 @@ from typing import Any
 from oppu_core.data.schema import shown
 from oppu_core.errors import ConfigError, DataError
 from oppu_core.storage.files import new_dir, write_bytes
-from oppu_core.storage.store import CONFIG_FILE, WEIGHTS_FILE
+from oppu_core.storage.weights import CONFIG_FILE, WEIGHTS_FILE
 
 Bundle = Mapping[str, bytes]  # content by name
 

@@ -23,7 +23,7 @@ from oppu_core.prompting.methods import Method
 from oppu_core.runs.config import RunConfig
 from oppu_core.runs.predictions import Answer, QueryId
 from oppu_core.runs.variants import Variant
-from oppu_core.storage.store import Store
+from oppu_core.storage.weights import Weights
 from oppu_core.tasks.task import Task
 
 
@@ -51,7 +51,7 @@ def answer_rules(config: RunConfig, task: Task, tokenizer: Tokenizer) -> AnswerR
     )
 
 
-def load_adapter(store: Store, variant: Variant, method: Method, user: User) -> State:
+def load_adapter(store: Weights, variant: Variant, method: Method, user: User) -> State:
     """The adapter by which a method answers a user's queries.
 
     Raises:

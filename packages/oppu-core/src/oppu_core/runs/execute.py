@@ -1,7 +1,7 @@
 """Doing a run's jobs for all its variants."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from rich.console import Console
 
@@ -9,8 +9,9 @@ from oppu_core.modeling.base_files import base_tokenizer
 from oppu_core.modeling.tokenizer import Tokenizer
 from oppu_core.runs.cautions import scoring_warnings, tokenizer_warnings, version_warnings
 from oppu_core.runs.jobs import VariantJobs
-from oppu_core.runs.options import JOBS, Compute, Job
+from oppu_core.runs.options import JOBS, Cluster, Compute, Job
 from oppu_core.runs.progress import ProgressReporter, quiet
+from oppu_core.runs.ray_cluster import RayCluster
 from oppu_core.runs.run import Run
 from oppu_core.runs.start import versions
 from oppu_core.runs.tracking import ReportTo, reporting
@@ -24,6 +25,7 @@ def execute(
     jobs: Sequence[Job] = JOBS,
     compute: Compute | None = None,
     reporter: ProgressReporter | None = None,
+    cluster: Cluster | None = None,
 ) -> None:
     """Do whatever is missing of a run's jobs.
 
@@ -32,12 +34,13 @@ def execute(
         jobs: Some of task bases, personal adapters and answers.
         compute: Device and batch sizes.
         reporter: Shows progress and logs events; by default nothing is shown.
+        cluster: Where personal adapters are trained; by default in this process.
 
     Raises:
         OppuError: see :meth:`VariantJobs.do`.
     """
     reporter = reporter or quiet()
-    with contextlib.closing(Store(run.store_path)) as store:
+    with contextlib.closing(Store(run.store_path)) as store, _connected(cluster, reporter) as elsewhere:
         tokenizer = base_tokenizer(run.config.model, run.config.prompt_format)
         warnings = version_warnings(run.provenance.get("versions", {}), versions())
         if run.config.prompt_format == "plain" and tokenizer.hf.chat_template:
@@ -48,7 +51,7 @@ def execute(
         for warning in warnings:
             reporter.warn(warning)
         warned: set[str] = set()
-        work = [VariantJobs(variant, store, compute, reporter) for variant in variants_of(run)]
+        work = [VariantJobs(variant, store, compute, reporter, elsewhere) for variant in variants_of(run)]
         todo = [one.todo(jobs) for one in work]
         reporter.expect([unit for one in todo for unit in one.units])
         for one, missing in zip(work, todo, strict=True):
@@ -65,8 +68,21 @@ def execute(
                 write_jsonl(run.profiles_path(task), rows)
 
 
+@contextlib.contextmanager
+def _connected(cluster: Cluster | None, reporter: ProgressReporter) -> Iterator[RayCluster | None]:
+    if cluster is None or cluster.ray is None:
+        yield None
+        return
+    with contextlib.closing(RayCluster(cluster, reporter)) as connection:
+        yield connection
+
+
 def execute_visibly(
-    run: Run, jobs: Sequence[Job], compute: Compute | None = None, report_to: ReportTo = "none"
+    run: Run,
+    jobs: Sequence[Job],
+    compute: Compute | None = None,
+    report_to: ReportTo = "none",
+    cluster: Cluster | None = None,
 ) -> None:
     """Lock a run and do its jobs, with progress on the terminal and a log in its folder.
 
@@ -75,9 +91,10 @@ def execute_visibly(
         jobs: Some of task bases, personal adapters and answers.
         compute: Device and batch sizes.
         report_to: Where to send training losses as well.
+        cluster: Where personal adapters are trained.
     """
     with run.lock(), reporting(report_to, run) as tracker:
-        execute(run, jobs, compute, ProgressReporter(Console(stderr=True), run.log_path, tracker))
+        execute(run, jobs, compute, ProgressReporter(Console(stderr=True), run.log_path, tracker), cluster)
 
 
 def _warn(variant: Variant, tokenizer: Tokenizer, reporter: ProgressReporter) -> None:

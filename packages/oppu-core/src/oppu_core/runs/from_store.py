@@ -12,7 +12,8 @@ from oppu_core.prompting.methods import Method
 from oppu_core.runs.config import RunConfig
 from oppu_core.runs.run import Run, profile_hashes
 from oppu_core.storage.files import content_id
-from oppu_core.storage.store import Entry, Store, is_store
+from oppu_core.storage.store import Store, is_store
+from oppu_core.storage.weights import Entry
 from oppu_core.training.config import TrainConfig
 
 

@@ -5,8 +5,10 @@ All that uses one task base is done while it is loaded; so the jobs are one clas
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
@@ -24,12 +26,15 @@ from oppu_core.runs.predictions import Journal
 from oppu_core.runs.progress import ProgressReporter, Stage, quiet
 from oppu_core.runs.todo import Todo
 from oppu_core.runs.variants import Variant
-from oppu_core.storage.store import Store
+from oppu_core.storage.weights import Weights
 from oppu_core.training import personal, task_base
 from oppu_core.training.loop import Progress
 from oppu_core.training.plan import CohortPlan
 from oppu_core.training.pooled import train_pooled
 from oppu_core.training.trainer import Trainer
+
+if TYPE_CHECKING:
+    from oppu_core.runs.ray_cluster import RayCluster
 
 
 class VariantJobs:
@@ -37,19 +42,21 @@ class VariantJobs:
 
     Args:
         variant: The variant.
-        store: The store of its weights.
+        store: Its weights.
         compute: Device and batch sizes.
         reporter: Shows progress and logs events; by default nothing is shown.
+        cluster: Trains personal adapters, if given.
     """
 
     def __init__(
         self,
         variant: Variant,
-        store: Store,
+        store: Weights,
         compute: Compute | None = None,
         reporter: ProgressReporter | None = None,
+        cluster: "RayCluster | None" = None,
     ) -> None:
-        self.variant, self.store = variant, store
+        self.variant, self.store, self._cluster = variant, store, cluster
         self._compute, self._reporter = compute or Compute(), reporter or quiet()
         self._run, self._users = variant.run, variant.users
 
@@ -90,12 +97,20 @@ class VariantJobs:
                 f"There is no pooled adapter for {variant.title}. Run `oppu personal train --run "
                 f"{self._run.path}` first."
             )
+        train = todo.train
+        if self._cluster and "personal" in train:
+            if todo.no_base:
+                self.task_base()
+            self._train_elsewhere(self._cluster)
+            train.remove("personal")
+            if not (open_methods or train):
+                return
         base, builder = self.task_base()
         for method in open_methods:
             if not method.adapter:
                 self._answer(base, method, builder)
-        if todo.train or any(method.adapter for method in open_methods):
-            base, builder = self.with_adapter(base, builder, todo.train)
+        if train or any(method.adapter for method in open_methods):
+            base, builder = self.with_adapter(base, builder, train)
         for method in open_methods:
             if method.adapter:
                 self._answer(base, method, builder)
@@ -173,7 +188,8 @@ class VariantJobs:
                         stage, 100, lambda step: reporter.report(f"{variant.title}/task LoRA", step.loss)
                     )
                     result = task_base.train_task_lora(*arguments, on_step, self._others())
-        entry = next(self.store.entries(variant.task_lora.config_id))
+        entry = self.store.entry(variant.task_lora)
+        assert entry is not None
         reporter.event("task_lora", variant=variant.title, folder=entry.folder, **entry.facts)
         return result, builder
 
@@ -199,17 +215,35 @@ class VariantJobs:
             builder: Its prompt builder.
             train: Which adapters to train where the store does not have them: ``personal``, ``pooled``.
         """
-        config = self.variant.personal_config
-        builder = dataclasses.replace(builder, counter=base.tokenizer.leaving(config.prefix))
-        with explained(f"Training the adapters of {self.variant.title}", TrainingError):
-            trainer = Trainer.of(base, config)
-            if "personal" in train:
-                self._train(trainer, builder)
-            if "pooled" in train:
+        trainer, builder = self.trainer(base, builder)
+        if "personal" in train:
+            with explained(f"Training the adapters of {self.variant.title}", TrainingError):
+                self._train(self.cohorts(trainer, builder), self._plan)
+        if "pooled" in train:
+            with explained(f"Training the pooled adapter of {self.variant.title}", TrainingError):
                 self._train_pooled(trainer, builder)
         return trainer.base, builder
 
-    def _train(self, trainer: Trainer, builder: PromptBuilder) -> None:
+    def trainer(self, base: Base, builder: PromptBuilder) -> tuple[Trainer, PromptBuilder]:
+        """A trainer of adapters on the task base, and a prompt builder that leaves room for their tokens."""
+        config = self.variant.personal_config
+        builder = dataclasses.replace(builder, counter=base.tokenizer.leaving(config.prefix))
+        with explained(f"Attaching an adapter of {self.variant.title}", TrainingError):
+            return Trainer.of(base, config), builder
+
+    def _train_elsewhere(self, cluster: "RayCluster") -> None:
+        with (
+            explained(f"Training the adapters of {self.variant.title}", TrainingError),
+            cluster.cohorts(self.variant, self._compute.device, self.store, self._plan) as cohorts,
+        ):
+            self._train(cohorts, self._plan)
+
+    @functools.cached_property
+    def _plan(self) -> CohortPlan:
+        path = self._run.plan_path(self.variant.task.name)
+        return CohortPlan(path, self.variant.name, self._compute.users_at_once)
+
+    def _train(self, cohorts: personal.Cohorts, plan: CohortPlan) -> None:
         variant, reporter = self.variant, self._reporter
         with reporter.stage(f"{variant.title} adapters", len(self._users), "users") as stage:
 
@@ -229,14 +263,23 @@ class VariantJobs:
                     )
 
             personal.train_personal(
-                trainer,
+                cohorts,
                 [(user, variant.key_of(user)) for user in self._users],
-                lambda user: tokenize(builder.history_examples(variant.name, user), trainer.base.tokenizer),
                 self.store,
                 on_user,
                 _on_step(stage, 1),
-                CohortPlan(self._run.plan_path(variant.task.name), variant.name, self._compute.users_at_once),
+                plan,
             )
+
+    def cohorts(self, trainer: Trainer, builder: PromptBuilder) -> personal.LocalCohorts:
+        """Whoever trains cohorts of this variant's users in this process."""
+        variant, tokenizer = self.variant, trainer.base.tokenizer
+        return personal.LocalCohorts(
+            trainer,
+            ((user, variant.key_of(user)) for user in self._users),
+            lambda user: tokenize(builder.history_examples(variant.name, user), tokenizer),
+            self.store,
+        )
 
     def _train_pooled(self, trainer: Trainer, builder: PromptBuilder) -> None:
         variant, reporter, tokenizer = self.variant, self._reporter, trainer.base.tokenizer

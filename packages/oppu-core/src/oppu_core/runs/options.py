@@ -15,6 +15,7 @@ from oppu_core.modeling.dtypes import Dtype, PromptFormatOption, Quantize
 from oppu_core.prompting.methods import DEFAULT_METHODS, METHODS, Examples, parse_method
 from oppu_core.training.config import Peft, Preset
 
+CLUSTER = "On a Ray cluster"
 MORE = "More options"  # the heading, in --help, of those that are seldom needed
 
 Job = Literal["bases", "personal", "pooled", "answers"]
@@ -118,6 +119,58 @@ class Compute:
     def users_at_once(self) -> int | None:
         """How many users to train at once; None decides by free memory."""
         return None if self.cohort == "auto" else int(self.cohort)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """Where personal adapters are trained: in this process, or by workers on a Ray cluster.
+
+    Attributes:
+        ray: The cluster's address; ``local`` starts one on this machine, ``auto`` takes the one that is
+            found; None trains here.
+        workers: How many workers train at the same time; None takes as many as there is room for.
+        cpus_per_worker: Cores of each.
+        gpus_per_worker: GPUs of each; None is one where there are any. A share lets several workers use one.
+    """
+
+    ray: str | None = option(
+        Annotated[
+            str | None,
+            typer.Option(
+                "--ray",
+                metavar="[ADDRESS]",
+                rich_help_panel=CLUSTER,
+                help="Train adapters by workers on Ray: without an address on this machine, with auto on the "
+                "cluster that is found. Needs oppu-core\\[ray], and folders that all of its machines share.",
+            ),
+        ],
+        None,
+    )
+    workers: int | None = option(
+        Annotated[
+            int | None,
+            typer.Option(
+                min=1,
+                rich_help_panel=CLUSTER,
+                help="Workers that train at the same time; by default as many as there is room for.",
+            ),
+        ],
+        None,
+    )
+    cpus_per_worker: int = option(
+        Annotated[int, typer.Option(min=1, rich_help_panel=CLUSTER, help="Cores of each worker.")], 1
+    )
+    gpus_per_worker: float | None = option(
+        Annotated[
+            float | None,
+            typer.Option(
+                min=0,
+                rich_help_panel=CLUSTER,
+                help="GPUs of each worker, e.g. 0.5; by default one where there are any.",
+            ),
+        ],
+        None,
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -14,22 +14,19 @@ Layout::
 """
 
 import contextlib
-import dataclasses
 import json
 import shutil
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import tenacity
 
 from oppu_core.errors import StoreError
-from oppu_core.storage.files import canonical_json, content_id, file_sha256, new_dir, write_json
+from oppu_core.storage.files import canonical_json
 from oppu_core.storage.keys import Key
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from oppu_core.storage.weights import Entry, Weights, digest_of
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS entries (
@@ -46,23 +43,7 @@ CREATE TABLE IF NOT EXISTS entries (
 """
 _MANIFEST = "manifest.sqlite"
 _BUSY_SECONDS = 60  # how long one process waits for another
-CONFIG_FILE = "adapter_config.json"
-WEIGHTS_FILE = "adapter_model.safetensors"
-
-
-@dataclasses.dataclass(frozen=True)
-class Entry:
-    """A row of the manifest: `facts` are counts, losses and seconds, `sha256` covers the folder's files."""
-
-    folder: str
-    kind: str
-    user_id: str | None
-    status: str
-    reason: str | None
-    facts: Mapping[str, Any]
-    config_id: str
-    identity: Mapping[str, Any]
-    sha256: str | None
+_SELECT = "SELECT folder, kind, user_id, status, reason, facts, config_id, identity, sha256 FROM entries"
 
 
 def is_store(path: Path) -> bool:
@@ -94,7 +75,7 @@ def _opened(file: Path) -> sqlite3.Connection:
     return manifest
 
 
-class Store:
+class Store(Weights):
     """A folder of trained weights; safe to use from several processes at once.
 
     Args:
@@ -105,7 +86,7 @@ class Store:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        super().__init__(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
             self._manifest = _opened(path / _MANIFEST)
@@ -116,83 +97,13 @@ class Store:
         """Close the manifest."""
         self._manifest.close()
 
-    def has(self, key: Key) -> bool:
-        """Whether these weights are stored."""
-        row = self._row(key)
-        return row is not None and row[0] == "ok"
-
-    def digest(self, key: Key) -> str | None:
-        """The sha256 of stored weights and their configuration; None if they are not stored."""
-        row = self._row(key)
-        return row[1] if row is not None and row[0] == "ok" else None
-
-    def intact(self, key: Key) -> bool:
-        """Whether these weights are stored and undamaged."""
-        row = self._row(key)
-        if row is None or row[0] != "ok":
-            return False
-        try:
-            return _digest(self.path / key.folder) == row[1]
-        except OSError:
-            return False
-
-    def load(self, key: Key) -> "dict[str, Tensor]":
-        """The stored tensors.
-
-        Raises:
-            StoreError: they are missing, or their bytes have changed since they were written.
-        """
-        from safetensors.torch import load_file  # not at the top: lists of what is stored need no torch
-
-        row = self._row(key)
-        whom = f"of user {key.user_id!r} " if key.user_id is not None else ""
-        if row is None or row[0] != "ok":
-            raise StoreError(
-                f"The store {self.path} has no {key.kind} {whom}at {key.folder}; train it first."
-            )
-        folder = self.path / key.folder
-        if not self.intact(key):
-            raise StoreError(
-                f"The {key.kind} {whom}in {folder} is damaged: its bytes are not those that were stored. "
-                "`oppu run` or `oppu personal train` makes it again."
-            )
-        state: dict[str, Tensor] = load_file(folder / WEIGHTS_FILE)
-        return state
-
-    def put(
-        self, key: Key, config: Mapping[str, Any], state: "Mapping[str, Tensor]", facts: Mapping[str, Any]
-    ) -> None:
-        """Store weights: first the folder, then the row of the manifest that makes it count."""
-        from safetensors import SafetensorError
-        from safetensors.torch import save_file
-
-        with new_dir(self.path / key.folder) as folder:
-            write_json(folder / CONFIG_FILE, dict(config))
-            try:
-                save_file(dict(state), folder / WEIGHTS_FILE, metadata={"format": "pt"})
-            except SafetensorError as error:  # raised when the disk is full
-                raise StoreError(f"{self.path / key.folder} cannot be written: {error}.") from error
-            sha256 = _digest(folder)
-        self._write(key, "ok", None, sha256, facts)
-
-    def put_failure(self, key: Key, reason: str) -> None:
-        """Record that training failed, and why; it is tried again the next time it is needed."""
-        if not self.has(key):  # another process may have succeeded meanwhile
-            self._write(key, "failed", reason, None, {})
-
     def entries(self, config_id: str | None = None) -> Iterator[Entry]:
         """The manifest's rows, sorted by folder; of one configuration or of all."""
         with self._readable():
             rows = self._manifest.execute(
-                "SELECT folder, kind, user_id, status, reason, facts, config_id, identity, sha256 "
-                "FROM entries WHERE ?1 IS NULL OR config_id = ?1 ORDER BY folder",
-                (config_id,),
+                f"{_SELECT} WHERE ?1 IS NULL OR config_id = ?1 ORDER BY folder", (config_id,)
             ).fetchall()
-        for row in rows:
-            folder, kind, user_id, status, reason, facts, group, identity, sha256 = row
-            yield Entry(
-                folder, kind, user_id, status, reason, json.loads(facts), group, json.loads(identity), sha256
-            )
+        yield from map(_entry, rows)
 
     def unlisted(self) -> list[str]:
         """Folders of weights that are not in the manifest, left by killed writers."""
@@ -232,14 +143,9 @@ class Store:
         if entry.status != "ok":
             return "failed"
         try:
-            return "ok" if _digest(self.path / entry.folder) == entry.sha256 else "damaged"
+            return "ok" if digest_of(self.path / entry.folder) == entry.sha256 else "damaged"
         except OSError:
             return "damaged" if (self.path / entry.folder).is_dir() else "missing"
-
-    def failure(self, key: Key) -> str | None:
-        """Why training this entry failed, if it did."""
-        row = self._row(key)
-        return row[2] if row is not None and row[0] == "failed" else None
 
     @contextlib.contextmanager
     def _readable(self) -> Iterator[None]:
@@ -251,34 +157,33 @@ class Store:
                 "If it is damaged, remove the store; everything in it can be trained again."
             ) from error
 
-    def _row(self, key: Key) -> tuple[str, str, str] | None:
+    def entry(self, key: Key) -> Entry | None:
+        """See :meth:`Weights.entry`."""
         with self._readable():
-            row: tuple[str, str, str] | None = self._manifest.execute(
-                "SELECT status, sha256, reason FROM entries WHERE folder = ?", (key.folder,)
-            ).fetchone()
-        if row is not None and row[0] == "ok" and not (self.path / key.folder).is_dir():
-            return None  # removed by hand: train it again
-        return row
+            row = self._manifest.execute(f"{_SELECT} WHERE folder = ?", (key.folder,)).fetchone()
+        return None if row is None else _entry(row)
 
-    def _write(
-        self, key: Key, status: str, reason: str | None, sha256: str | None, facts: Mapping[str, Any]
-    ) -> None:
+    def record(self, entry: Entry) -> None:
+        """Write an entry into the manifest, in place of an earlier one of its folder."""
         with self._readable(), self._manifest:
             self._manifest.execute(
                 "INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
-                    key.folder,
-                    key.kind,
-                    key.config_id,
-                    key.user_id,
-                    status,
-                    reason,
-                    sha256,
-                    canonical_json(dict(key.identity)),
-                    canonical_json(dict(facts)),
+                    entry.folder,
+                    entry.kind,
+                    entry.config_id,
+                    entry.user_id,
+                    entry.status,
+                    entry.reason,
+                    entry.sha256,
+                    canonical_json(dict(entry.identity)),
+                    canonical_json(dict(entry.facts)),
                 ),
             )
 
 
-def _digest(folder: Path) -> str:
-    return content_id([file_sha256(folder / name) for name in (CONFIG_FILE, WEIGHTS_FILE)])
+def _entry(row: tuple[Any, ...]) -> Entry:
+    folder, kind, user_id, status, reason, facts, group, identity, sha256 = row
+    return Entry(
+        folder, kind, user_id, status, reason, json.loads(facts), group, json.loads(identity), sha256
+    )

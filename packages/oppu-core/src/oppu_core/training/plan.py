@@ -88,6 +88,22 @@ class CohortPlan:
             write_jsonl(self.path, [*others, *rows])
         return [cohort for cohort in cohorts if any(one in missing for one in cohort)]
 
+    def split(self, folders: Sequence[str]) -> list[list[str]]:
+        """Make two cohorts of one that is too large; the plan is recorded.
+
+        Raises:
+            DataError: the record cannot be read.
+        """
+        halves = [list(folders[: len(folders) // 2]), list(folders[len(folders) // 2 :])]
+        if self.path:
+            rows = self._read()
+            number = max((row["cohort"] for row in rows if row["variant"] == self.variant), default=-1) + 1
+            second = set(halves[1])
+            mine = [row for row in rows if row["variant"] == self.variant and row["folder"] in second]
+            rest = [row for row in rows if not (row["variant"] == self.variant and row["folder"] in second)]
+            write_jsonl(self.path, [*rest, *({**row, "cohort": number} for row in mine)])
+        return halves
+
     def _read(self) -> list[dict[str, Any]]:
         if self.path is None or not self.path.exists():
             return []

@@ -11,7 +11,7 @@ from oppu_core.errors import TrainingError
 from oppu_core.modeling.adapters import adapter_config_json
 from oppu_core.modeling.packing import TokenizedExample
 from oppu_core.storage.keys import Key
-from oppu_core.storage.store import Store
+from oppu_core.storage.weights import Weights
 from oppu_core.training.loop import Progress
 from oppu_core.training.trainer import Trainer
 
@@ -20,7 +20,7 @@ def train_pooled(
     trainer: Trainer,
     key: Key,
     examples: Sequence[TokenizedExample],
-    store: Store,
+    store: Weights,
     on_step: Callable[[Progress], None] | None = None,
 ) -> str | None:
     """Train and store the pooled adapter.

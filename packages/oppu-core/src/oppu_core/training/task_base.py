@@ -16,7 +16,7 @@ from oppu_core.modeling.packing import tokenize
 from oppu_core.prompting.builder import Example, PromptBuilder
 from oppu_core.prompting.methods import Examples
 from oppu_core.storage.keys import Key
-from oppu_core.storage.store import Store
+from oppu_core.storage.weights import Weights
 from oppu_core.training.config import TrainConfig
 from oppu_core.training.loop import Progress
 from oppu_core.training.trainer import Trainer
@@ -28,7 +28,7 @@ def train_task_lora(
     dataset: Dataset,
     builder: PromptBuilder,
     config: TrainConfig,
-    store: Store,
+    store: Weights,
     on_step: Callable[[Progress], None] | None = None,
     others: Iterable[User] | None = None,
 ) -> Base:

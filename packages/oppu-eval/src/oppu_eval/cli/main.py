@@ -7,7 +7,7 @@ import typer
 from oppu_core.cli.data import app as data_app
 from oppu_core.cli.dataclass_options import ReportToOption, RunOption, with_options
 from oppu_core.cli.shared import EVALUATE, START, interruptible, next_steps, work
-from oppu_core.runs.options import JOBS, Compute, DeviceOption, DtypeOption, ModelOption, RunOptions
+from oppu_core.runs.options import JOBS, Cluster, Compute, DeviceOption, DtypeOption, ModelOption, RunOptions
 from rich.console import Console
 
 from oppu_eval.cli import harness
@@ -59,6 +59,7 @@ def run(
     run: RunOption,
     options: RunOptions,
     compute: Compute,
+    cluster: Cluster,
     report_to: ReportToOption = "none",
     paper: PaperOption = False,
 ) -> None:
@@ -69,7 +70,7 @@ def run(
     from oppu_core.runs.start import start_run
 
     started = start_run(run, options)
-    work(started, JOBS, compute, report_to)
+    work(started, JOBS, compute, report_to, cluster)
     _finish(started, paper)
 
 

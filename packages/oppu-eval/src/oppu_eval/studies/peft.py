@@ -9,7 +9,8 @@ import numpy as np
 from oppu_core.modeling.base_files import base_folder
 from oppu_core.modeling.skeleton import skeleton_of
 from oppu_core.runs.variants import find_variant
-from oppu_core.storage.store import WEIGHTS_FILE, Store
+from oppu_core.storage.store import Store
+from oppu_core.storage.weights import WEIGHTS_FILE
 from oppu_core.tasks.task import Task
 from oppu_core.training.config import Peft
 
