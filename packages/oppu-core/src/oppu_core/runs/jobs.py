@@ -8,7 +8,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from rich.markup import escape
 
@@ -33,8 +33,15 @@ from oppu_core.training.plan import CohortPlan
 from oppu_core.training.pooled import train_pooled
 from oppu_core.training.trainer import Trainer
 
-if TYPE_CHECKING:
-    from oppu_core.runs.ray_cluster import RayCluster
+
+class Elsewhere(Protocol):
+    """Whoever trains personal adapters outside of this process (:mod:`oppu_core.runs.ray_cluster`)."""
+
+    def cohorts(
+        self, variant: Variant, device: str, weights: Weights, plan: CohortPlan
+    ) -> contextlib.AbstractContextManager[personal.Cohorts]:
+        """Trains cohorts of a variant, whose task LoRA is stored, within a block."""
+        ...
 
 
 class VariantJobs:
@@ -54,7 +61,7 @@ class VariantJobs:
         store: Weights,
         compute: Compute | None = None,
         reporter: ProgressReporter | None = None,
-        cluster: "RayCluster | None" = None,
+        cluster: Elsewhere | None = None,
     ) -> None:
         self.variant, self.store, self._cluster = variant, store, cluster
         self._compute, self._reporter = compute or Compute(), reporter or quiet()
@@ -231,7 +238,7 @@ class VariantJobs:
         with explained(f"Attaching an adapter of {self.variant.title}", TrainingError):
             return Trainer.of(base, config), builder
 
-    def _train_elsewhere(self, cluster: "RayCluster") -> None:
+    def _train_elsewhere(self, cluster: Elsewhere) -> None:
         with (
             explained(f"Training the adapters of {self.variant.title}", TrainingError),
             cluster.cohorts(self.variant, self._compute.device, self.store, self._plan) as cohorts,
