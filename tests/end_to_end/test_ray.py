@@ -1,10 +1,11 @@
 """Training by workers on a real Ray cluster on this machine: same bytes, whatever happens to the workers."""
 
 import ipaddress
+import itertools
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,18 +76,7 @@ def expected(
     return trained
 
 
-@pytest.mark.parametrize(("peft", "workers"), [("lora", 2), ("ia3", 1), ("prompt_tuning", 1)])
-def test_adapters_have_the_bytes_of_this_process(
-    tmp_path: Path, people: Dataset, shallow: Path, peft: Peft, workers: int
-) -> None:
-    here = train(new_run(tmp_path / "here", people, shallow, peft), None)
-    there = new_run(tmp_path / "there", people, shallow, peft)
-    assert train(there, Cluster(ray="local", workers=workers)) == here and len(here) == 5
-    with_facts = [entry for entry in Store(there.store_path).entries() if entry.user_id]
-    assert all(entry.facts["cohort"] in (1, 2) and entry.facts["steps"] > 0 for entry in with_facts)
-
-
-def test_a_worker_that_is_killed_is_missed_by_nobody(
+def test_adapters_have_the_bytes_of_this_process_though_a_worker_is_killed(
     tmp_path: Path,
     people: Dataset,
     shallow: Path,
@@ -104,9 +94,29 @@ def test_a_worker_that_is_killed_is_missed_by_nobody(
     monkeypatch.setattr(ray_cluster, "_WAIT_SECONDS", 0.01)  # sees it while it trains
     monkeypatch.setattr(RayCohorts, "_count_steps", kill_the_first)
     run = new_run(tmp_path, people, shallow)
-    assert train(run, ONE) == expected and len(killed) == 1
-    events = [row["event"] for row in read_jsonl(run.log_path)] if run.log_path.exists() else []
-    assert events.count("worker_died") <= 1
+    assert train(run, Cluster(ray="local", workers=2)) == expected and len(killed) == 1
+    entries = [entry for entry in Store(run.store_path).entries() if entry.user_id]
+    assert all(entry.facts["cohort"] in (1, 2) and entry.facts["steps"] > 0 for entry in entries)
+
+
+@pytest.mark.parametrize("peft", ["ia3", "prompt_tuning"])
+def test_so_have_adapters_of_other_kinds(tmp_path: Path, people: Dataset, shallow: Path, peft: Peft) -> None:
+    """What a worker does, without another process."""
+    expected = train(new_run(tmp_path / "here", people, shallow, peft), None)
+    run = new_run(tmp_path / "there", people, shallow, peft)
+    execute(run, ["bases"], HERE)
+    variant, store = find_variant(run, None, None, personal=True), Store(run.store_path)
+    known = store.entry(variant.task_lora)
+    assert known is not None
+    worker = Worker(run.path, "lamp_2m", "base", "cpu", [known])
+    assert worker.together()
+    plan = read_jsonl(new_run(tmp_path / "here", people, shallow, peft).plan_path("lamp_2m"))
+    for _, rows in itertools.groupby(plan, key=lambda row: row["cohort"]):
+        folders = [row["folder"] for row in rows]
+        for entry in worker.train(folders, folders):
+            store.record(entry)
+        assert worker.steps() and not worker.steps()
+    assert adapters(run.store_path) == expected and len(expected) == 5
 
 
 class Deadly(Worker):
@@ -149,6 +159,7 @@ def test_an_interrupted_training_ends_its_workers_and_goes_on_later(
     shallow: Path,
     expected: dict[tuple[str, str], bytes],
     monkeypatch: pytest.MonkeyPatch,
+    oppu: Callable[..., Any],
 ) -> None:
     run = new_run(tmp_path, people, shallow)
     with monkeypatch.context() as patch:
