@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator
 
 import pytest
-from browser_pages import Served, Visitor
+from browser_pages import SECONDS, Served, Visitor
 from oppu_core.data.dataset_writer import write_dataset
 from oppu_core.data.sample import sample_users
 from oppu_core.runs.config import resolve_config
@@ -23,7 +23,7 @@ from oppu_demo.launch import launch
 from oppu_demo.sessions import Session, Sessions
 from oppu_demo.state import Page
 from oppu_eval.scoring.run_results import evaluate_run
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 
 TASKS = ("lamp_2m", "lamp_7")
 METHODS = ("non_personalized", "rag_k1", "oppu_k0", "oppu_rag_k1")
@@ -107,6 +107,7 @@ def browser() -> Iterator[Browser]:
     if chromium is None and not os.environ.get("CI"):
         pytest.skip("There is no Chromium here; install Debian's package chromium.")
     assert chromium, "The tests of the page need Debian's package chromium."
+    expect.set_options(timeout=1000 * SECONDS)  # a loaded machine takes its time
     with sync_playwright() as playwright:
         running = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         yield running

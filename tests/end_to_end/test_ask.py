@@ -121,4 +121,12 @@ def test_the_run_used_last_its_first_task_and_user_are_asked_unless_told(
     found = oppu("ask", "A title")
     assert found.returncode == 0 and "runs/new: lamp_1, user 't0'" in found.stdout
     assert "user" not in oppu("ask", "A title", "--run", tmp_path / "runs" / "old", "--user", "t1").stdout
-    assert asked == [("new", "t0", "A title", "lamp_1"), ("old", "t1", "A title", None)]
+    assert asked == [("new", "t0", "A title", "lamp_1"), ("old", "t1", "A title", "lamp_1")]
+
+    unknown = oppu("ask", "A title", "--task", "nope")
+    assert unknown.returncode == 0 and asked.pop() == (
+        "new",
+        None,
+        "A title",
+        "nope",
+    )  # which says what there is

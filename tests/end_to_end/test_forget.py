@@ -213,6 +213,22 @@ def test_a_dry_run_shows_it_and_changes_nothing(oppu, workspace: Path) -> None:
     assert not (workspace / "runs" / "forgotten.json").exists()
 
 
+def test_what_cannot_be_searched_is_named(oppu, workspace: Path) -> None:
+    (path,) = {Path(path) for path in open_run(workspace / "runs" / "movies").config.data.values()}
+    path.rename(path.with_name("moved"))
+    for more in (["--dry-run"], ["--yes"]):
+        result = oppu("forget", USER, "--runs", workspace / "runs", *more)
+        said = "".join(result.stdout.split())
+        assert result.returncode == 0 and "Notfound,sonotsearched" in said and str(path) in said
+    assert "forgotten, in what was found" in " ".join(result.stdout.split())
+    again = oppu("forget", USER, "--runs", workspace / "runs", "--data", path.with_name("moved"), "--yes")
+    assert again.returncode == 0 and "Not found" not in again.stdout
+
+    (workspace / "runs" / "movies" / "run.json").write_text("{")
+    damaged = oppu("forget", "test-000", "--runs", workspace / "runs", "--dry-run")
+    assert damaged.returncode == 2 and "move the folder away if nobody needs it" in damaged.stderr
+
+
 def test_a_second_call_has_nothing_to_do_and_an_unknown_user_is_an_error(oppu, workspace: Path) -> None:
     unknown = oppu("forget", "tset-001", "--runs", workspace / "runs", "--yes")
     assert unknown.returncode == 1

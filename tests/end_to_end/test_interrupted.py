@@ -27,7 +27,7 @@ def kill_at(module, name, n, after=False):
 """
 POINTS = {
     "while a task LoRA is trained": 'kill_at("oppu_core.training.cohort", "Cohort._step", 2)',
-    "when its folder is there, not in the manifest": 'kill_at("oppu_core.storage.store", "Store._write", 1)',
+    "when its folder is there, not in the manifest": 'kill_at("oppu_core.storage.store", "Store.record", 1)',
     "after the first unit of answers": 'kill_at("oppu_core.runs.predictions", "Journal.add", 1, after=True)',
     "before it is written who is trained together": 'kill_at("oppu_core.training.plan", "write_jsonl", 1)',
     "in the middle of writing the second user's weights": (

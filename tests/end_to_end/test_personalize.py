@@ -148,6 +148,19 @@ def test_an_id_counts_once(tmp_path: Path) -> None:
     assert (len(history.items), history.problems) == (1, ("line 2: id occurs twice ('a')",))
 
 
+def test_a_history_of_several_people_is_nobodys(tmp_path: Path) -> None:
+    rows = [
+        f"{user},A cat number {number}.,comedy" for number, user in enumerate(("ann", "bob", "ann", "cy"))
+    ]
+    (tmp_path / "all.csv").write_text("\n".join(["user_id,input,output", *rows]))
+    with pytest.raises(
+        DataError, match=r"records of 3 people \(user_id 'ann', 'bob', 'cy'\).*oppu data import"
+    ):
+        personalize.read_history(tmp_path / "all.csv", get_task("lamp_2m"))
+    (tmp_path / "one.csv").write_text("\n".join(["user_id,input,output", rows[0], rows[2]]))
+    assert len(personalize.read_history(tmp_path / "one.csv", get_task("lamp_2m")).items) == 2
+
+
 def test_a_table_and_lines_say_the_same(tmp_path: Path) -> None:
     (tmp_path / "my.csv").write_text(
         'text,score,time\n"good, ""very""\ngood",5,2020-02-01\nbad,1,2020-01-01\n'

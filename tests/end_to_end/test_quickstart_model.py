@@ -63,6 +63,13 @@ def test_a_base_that_is_not_there_is_said_before_anything_is_made(oppu: Oppu, ba
         assert "Getting ready" not in result.stderr and not Path("runs").exists()
 
 
+def test_a_file_is_no_place_for_a_run(oppu: Oppu, base: Path) -> None:
+    Path("likes.csv").touch()
+    result = oppu("quickstart", "--run", "likes.csv")
+    assert result.returncode == 2 and "likes.csv is a file" in result.stderr
+    assert not Path("likes.csv-data").exists()
+
+
 def test_a_run_has_its_own_base(oppu: Oppu, base: Path) -> None:
     result = oppu("demo", "--run", "runs/x", "--model", base)
     assert result.returncode == 2 and "--run has its own base" in result.stderr

@@ -14,6 +14,13 @@ def test_a_damaged_description_is_said_with_what_to_do(tmp_path: Path, content: 
         open_run(tmp_path)
 
 
+def test_what_may_not_be_read_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "run.json").write_text("{}")
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: (_ for _ in ()).throw(PermissionError(13, "no")))
+    with pytest.raises(ConfigError, match="cannot be read: you have no permission to"):
+        open_run(tmp_path)
+
+
 def test_what_is_no_run_is_said(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is no run"):
         open_run(tmp_path)

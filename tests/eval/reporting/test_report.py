@@ -420,3 +420,9 @@ def test_whose_data_it_is(kinds: list[str], said: str) -> None:
     }
     run = SimpleNamespace(config=SimpleNamespace(data=datasets), dataset=datasets.__getitem__)
     assert people_of(cast(Run, run)) == said
+
+
+def test_numbers_of_users_are_a_column_only_where_they_differ(page: str, results: Results) -> None:
+    assert ">Queries</th>" not in page
+    fewer = with_rows(results, lambda row: {"users": 1} if row.method == "rag_k1" else {})
+    assert ">Queries</th>" in render_report(fewer, {}, [], {})

@@ -62,7 +62,7 @@ def demo(
         open_run(run)  # before what takes seconds to load
     from oppu_demo.serve import serve
 
-    with interruptible():
+    with interruptible("Stopped."):
         serve(run, model or "tiny", host, port, auth, browser, device)
 
 

@@ -100,6 +100,8 @@ def quickstart_run(path: Path, tasks: Sequence[str], model: str = TINY, dtype: D
     from oppu_core.runs.start import start_run
 
     base_folder(model)  # refused before anything is written
+    if path.exists() and not path.is_dir():
+        raise ConfigError(f"{path} is a file; choose another --run.")
     if (path / "run.json").exists():
         before = open_run(path)
         if before.begun and before.config.data.keys() != set(tasks):

@@ -39,7 +39,7 @@ def audit(
     dataset = Dataset.open(data)
     # Test users are read twice, as the others are compared with them.
     total = dataset.counts["others"]["users"] + 2 * dataset.counts["test"]["users"]
-    with ProgressReporter(Console(stderr=True)).stage("reading", total, "users") as stage:
+    with ProgressReporter(Console(stderr=True)).stage("reading", total, "readings of users") as stage:
         findings = audit_dataset(dataset, examples, on_user=stage.advance)
     if json_file is not None:
         write_json(

@@ -60,6 +60,13 @@ def forget(
             _show_kept(console, traces)
             return
         _show(console, traces, dry_run)
+        absent = space.absent if not data else ()
+        if absent:
+            names = escape(", ".join(map(str, absent)))
+            console.print(
+                f"[yellow]Not found, so not searched: {names}. Name the place of moved data with --data.[/]",
+                soft_wrap=True,
+            )
         if dry_run:
             return
         if not yes:
@@ -68,8 +75,8 @@ def forget(
             typer.confirm("Remove all this? It cannot be undone", abort=True)
         erase(space, traces)
     console.print(
-        f"User {escape(repr(user))} is forgotten. What was exported or pushed, the files that datasets were "
-        "imported from, and backups are not in reach of this command.",
+        f"User {escape(repr(user))} is forgotten{', in what was found' if absent else ''}. What was exported "
+        "or pushed, the files that data was imported from, and backups are not in reach of this command.",
         highlight=False,
     )
     for name in sorted({name for name, *_ in traces.pending.runs}):

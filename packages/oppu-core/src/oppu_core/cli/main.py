@@ -172,19 +172,21 @@ def ask(
     from oppu_core.runs.asking import ask as ask_run
     from oppu_core.runs.asking import read_fields
     from oppu_core.runs.run import last_run, open_run
+    from oppu_core.texts import shorten
 
     console = Console()
-    named = user is not None
+    named = user is not None and (task is not None or run is not None)
     opened = open_run(run or last_run(Path("runs")))
-    if user is None:
-        task = task or next(iter(opened.config.data))
+    task = task or next(iter(opened.config.data))
+    if user is None and task in opened.config.data:
         user = next(iter(opened.dataset(task).user_ids("test")))
-    if run is None or not named:
+    if user is not None and (run is None or not named):
         whom = f"{opened.path}: {f'{task}, ' if task else ''}user {user!r}"
         console.print(f"[dim]{escape(whom)} (others by --run, --task, --user)[/]", highlight=False)
     with interruptible(), Console(stderr=True).status("thinking …"):
         answers = ask_run(opened, user, text, task, device, read_fields(field or []))
-    table = Table("method", "answer", title=escape(f"{user}: {' '.join(text.split())[:80]}"))
+    console.print(escape(f"{user}: {shorten(text, 300)}"), highlight=False)
+    table = Table("method", "answer")
     for method, words in answers.items():
         style = "bold" if method.startswith("oppu") else ""
         table.add_row(method, escape(words) or "[dim](empty)[/dim]", style=style)

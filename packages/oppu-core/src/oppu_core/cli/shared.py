@@ -40,12 +40,12 @@ class Grouped(TyperGroup):
 
 
 @contextlib.contextmanager
-def interruptible() -> Iterator[None]:
+def interruptible(said: str = "Interrupted. Start the same command again to continue.") -> Iterator[None]:
     """Say how to continue when someone presses Ctrl-C."""
     try:
         yield
     except KeyboardInterrupt as error:
-        raise Interrupted("Interrupted. Start the same command again to continue.") from error
+        raise Interrupted(said) from error
 
 
 def work(

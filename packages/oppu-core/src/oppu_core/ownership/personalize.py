@@ -6,7 +6,7 @@ store they are a user like any other: the same history gives the same bytes.
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,11 +64,18 @@ def read_history(path: Path, task: Task) -> History:
 
 
 def usable(records: Records, task: Task) -> History:
-    """The usable items among some records, as in :func:`read_history`."""
+    """The usable items among some records, as in :func:`read_history`.
+
+    Raises:
+        DataError: the records are of several people.
+    """
     items: list[HistoryItem] = []
     problems: list[str] = []
     ids: set[str] = set()
+    people: set[str] = set()
     for number, record in records.rows:
+        if isinstance(record, Mapping) and "user_id" in record and "user_id" not in task.history_fields:
+            people.add(str(record["user_id"]))
         try:
             item = _item(task, record, number)
             if item.id in ids:
@@ -79,6 +86,12 @@ def usable(records: Records, task: Task) -> History:
         else:
             ids.add(item.id)
             items.append(item)
+    if len(people) > 1:
+        some = ", ".join(map(shown, sorted(people)[:3])) + (" …" if len(people) > 3 else "")
+        raise DataError(
+            f"These are records of {len(people)} people (user_id {some}), and an adapter is one person's. "
+            "Keep those of one, or import all with `oppu data import`."
+        )
     return History(tuple(in_order(items)), tuple(problems))
 
 

@@ -161,6 +161,8 @@ def open_run(path: str | Path) -> Run:
     try:
         values = read_json(file)
     except DataError as error:
+        if isinstance(error.__cause__, PermissionError):
+            raise ConfigError(f"{file} cannot be read: you have no permission to.") from error
         raise ConfigError(
             f"{str(error).rstrip('.')}. It is damaged: start a new run with the same options beside it; "
             "what the store has is not trained again."

@@ -105,13 +105,16 @@ def _task_view(one: TaskResults, paper: bool) -> dict[str, Any]:
 
 
 def _pair(one: TaskResults) -> dict[str, Any] | None:
-    """The picture at the top: the adapter beside the same prompt without it; bars in % of the larger."""
+    """The picture at the top: the adapter beside the same prompt without it.
+
+    Bars are in % of the best possible score; those of errors in % of the larger one.
+    """
     pair = personal_pair(one)
     if pair is None:
         return None
     rows = one.primary_rows()
     values = [rows[method].value for method in reversed(pair)]
-    top = 1.0 if one.kind == "classification" else max(*values, 1e-9)
+    top = max(*values, 1e-9) if one.kind == "rating" else 1.0
     shown = formats(one.kind)
     interval = rows[pair[0]].delta_same_prompt_ci95
     sure = interval is not None and (interval[0] > 0 or interval[1] < 0)

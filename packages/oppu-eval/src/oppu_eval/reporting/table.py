@@ -50,7 +50,8 @@ def render_table(results: Results, paper: bool = False) -> ResultsTable:
 def counts_text(one: TaskResults) -> str:
     """How much was scored: ``10 users, 100 queries``, of several rows the most."""
     users, queries = max((row.users or 0, row.queries) for row in one.rows)
-    return f"{users} users, {queries} queries" if users else f"{queries} queries"
+    asked = f"{queries} {'query' if queries == 1 else 'queries'}"
+    return f"{users} {'user' if users == 1 else 'users'}, {asked}" if users else asked
 
 
 def number(value: float | None) -> str:

@@ -26,6 +26,7 @@ class Workspace:
         keepers: The keepers of other packages.
         kept: Their own folders.
         derived: Derived datasets in these folders.
+        absent: Datasets that runs name and that are not there.
     """
 
     folder: Path
@@ -35,6 +36,7 @@ class Workspace:
     keepers: Sequence[NamedKeeper]
     kept: Sequence[tuple[NamedKeeper, KeptFolder]]
     derived: Sequence[Dataset]
+    absent: Sequence[Path]
 
 
 def open_workspace(folder: Path, data: Sequence[Path] = (), stores: Sequence[Path] = ()) -> Workspace:
@@ -57,7 +59,7 @@ def open_workspace(folder: Path, data: Sequence[Path] = (), stores: Sequence[Pat
     asked = keepers()
     _restore_datasets(folder)
     folders = [folder, *_folders(folder)]
-    runs = [open_run(path) for path in folders if (path / "run.json").is_file()]
+    runs = [_opened(path) for path in folders if (path / "run.json").is_file()]
     kept = [(keeper, one) for keeper in asked for one in keeper.ask(lambda k: k.folders(folders, runs))]
     kept = list({(keeper.name, one.path.resolve()): (keeper, one) for keeper, one in kept}.values())
     all_runs = [*runs, *(run for _, one in kept for run in one.runs)]
@@ -77,7 +79,18 @@ def open_workspace(folder: Path, data: Sequence[Path] = (), stores: Sequence[Pat
         asked,
         kept,
         derived,
+        distinct([path for run in runs for path in map(Path, run.config.data.values()) if not path.is_dir()]),
     )
+
+
+def _opened(path: Path) -> Run:
+    try:
+        return open_run(path)
+    except ConfigError as error:
+        raise ConfigError(
+            f"{error} Until {path} can be read, it is not known what it holds of whom: put its run.json "
+            "back, or move the folder away if nobody needs it."
+        ) from error
 
 
 def distinct(paths: Sequence[Path]) -> list[Path]:
