@@ -166,9 +166,7 @@ class RayCluster:
             try:
                 ray.init(**where, log_to_driver=False, logging_level="error")
                 break
-            except (
-                Exception
-            ) as error:  # Ray raises plain ones, too: a busy machine takes too long to start it
+            except Exception as error:  # plain ones, too: a busy machine may be too slow for it
                 ray.shutdown()
                 if attempt == _ATTEMPTS or self._cluster.ray != LOCAL:
                     raise ConfigError(
