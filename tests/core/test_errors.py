@@ -6,6 +6,7 @@ import pytest
 import torch
 from oppu_core.cli.main import _give_ray_an_address, _take_debug
 from oppu_core.errors import ConfigError, ModelError, TrainingError, explained
+from oppu_core.runs.options import Cluster
 
 
 @pytest.mark.parametrize(
@@ -72,3 +73,10 @@ def test_debug_may_stand_anywhere(given: list[str], left: list[str], found: bool
 def test_ray_needs_no_address(given: list[str], read: list[str]) -> None:
     _give_ray_an_address(given)
     assert given == read
+
+
+def test_workers_need_a_cluster() -> None:
+    for options in ({"workers": 2}, {"cpus_per_worker": 2}, {"gpus_per_worker": 0.5}):
+        with pytest.raises(ConfigError, match="add --ray"):
+            Cluster(**options)
+        assert Cluster(ray="auto", **options).ray == "auto"

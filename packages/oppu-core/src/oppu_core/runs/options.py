@@ -172,6 +172,13 @@ class Cluster:
         None,
     )
 
+    def __post_init__(self) -> None:
+        """Refuse workers without a cluster."""
+        if self.ray is None and (self.workers, self.cpus_per_worker, self.gpus_per_worker) != (None, 1, None):
+            raise ConfigError(
+                "--workers, --cpus-per-worker and --gpus-per-worker are of a cluster: add --ray."
+            )
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunOptions:
