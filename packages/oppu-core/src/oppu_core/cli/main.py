@@ -175,13 +175,14 @@ def ask(
     from oppu_core.texts import shorten
 
     console = Console()
-    named = user is not None and (task is not None or run is not None)
     opened = open_run(run or last_run(Path("runs")))
-    task = task or next(iter(opened.config.data))
-    if user is None and task in opened.config.data:
+    tasks = list(opened.config.data)
+    told = run is not None and user is not None and (task is not None or len(tasks) == 1)
+    task = task or tasks[0]
+    if user is None and task in tasks:
         user = next(iter(opened.dataset(task).user_ids("test")))
-    if user is not None and (run is None or not named):
-        whom = f"{opened.path}: {f'{task}, ' if task else ''}user {user!r}"
+    if user is not None and not told:
+        whom = f"{opened.path}: {task}, user {user!r}"
         console.print(f"[dim]{escape(whom)} (others by --run, --task, --user)[/]", highlight=False)
     with interruptible(), Console(stderr=True).status("thinking …"):
         answers = ask_run(opened, user, text, task, device, read_fields(field or []))
