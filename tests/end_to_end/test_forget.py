@@ -221,6 +221,8 @@ def test_what_cannot_be_searched_is_named(oppu, workspace: Path) -> None:
         said = "".join(result.stdout.split())
         assert result.returncode == 0 and "Notfound,sonotsearched" in said and str(path) in said
     assert "forgotten, in what was found" in " ".join(result.stdout.split())
+    nothing = "".join(oppu("forget", USER, "--runs", workspace / "runs").stdout.split())
+    assert "isleft" in nothing and "Notfound,sonotsearched" in nothing
     again = oppu("forget", USER, "--runs", workspace / "runs", "--data", path.with_name("moved"), "--yes")
     assert again.returncode == 0 and "Not found" not in again.stdout
 

@@ -1,5 +1,6 @@
 """Training by workers on a real Ray cluster on this machine: same bytes, whatever happens to the workers."""
 
+import contextlib
 import ipaddress
 import itertools
 import os
@@ -162,37 +163,36 @@ def test_an_interrupted_training_ends_its_workers_and_goes_on_later(
     oppu: Callable[..., Any],
 ) -> None:
     run = new_run(tmp_path, people, shallow)
-    with monkeypatch.context() as patch:
-        patch.setattr(Store, "record", interrupting(Store.record, after=3))
-        with pytest.raises(KeyboardInterrupt):
-            train(run)
-    workers = [
-        one for one in psutil.Process().children(recursive=True) if "ray::Worker" in " ".join(cmd(one))
-    ]
-    psutil.wait_procs(workers, timeout=10)
-    assert not [one for one in workers if one.is_running()]
-    assert 0 < len(adapters(run.store_path)) < 5
-    assert train(run) == expected
+    plain, calls, alive = Store.record, itertools.count(), list[psutil.Process]()
 
-
-def cmd(process: psutil.Process) -> list[str]:
-    try:
-        return process.cmdline()
-    except psutil.Error:
-        return []
-
-
-def interrupting(plain: Any, after: int) -> Any:
-    calls = 0
-
-    def record(*arguments: Any) -> None:
-        nonlocal calls
-        calls += 1
-        if calls > after:
+    def interrupted(*arguments: Any) -> None:
+        if next(calls) == 3:  # the task LoRA, two users of the first cohort, and the next one
+            alive.extend(workers())
             raise KeyboardInterrupt
         plain(*arguments)
 
-    return record
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "record", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train(run, ONE)
+    assert alive, "there were workers"
+    assert psutil.wait_procs(alive, timeout=20)[1] == []
+    assert 0 < len(adapters(run.store_path)) < 5
+    result = oppu(
+        "personal", "train", "--run", run.path, "--device", "cpu", "--cohort", "2", "--workers", "1", "--ray"
+    )
+    assert result.returncode == 0, result.stderr
+    assert adapters(run.store_path) == expected
+
+
+def workers() -> list[psutil.Process]:
+    """The processes of workers."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if "ray::Worker" in " ".join(process.cmdline()):
+                found.append(process)
+    return found
 
 
 def test_a_worker_whose_machine_lacks_the_run_is_left_out(

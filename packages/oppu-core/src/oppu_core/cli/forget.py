@@ -55,11 +55,6 @@ def forget(
                 stack.enter_context(run.lock())
         space = open_workspace(runs, data or [], store or [])
         traces = find_traces(space, user, task_bases)
-        if traces.nothing_left:
-            console.print(f"Nothing of user {escape(repr(user))} is left.", highlight=False)
-            _show_kept(console, traces)
-            return
-        _show(console, traces, dry_run)
         absent = space.absent if not data else ()
         if absent:
             names = escape(", ".join(map(str, absent)))
@@ -67,6 +62,11 @@ def forget(
                 f"[yellow]Not found, so not searched: {names}. Name the place of moved data with --data.[/]",
                 soft_wrap=True,
             )
+        if traces.nothing_left:
+            console.print(f"Nothing of user {escape(repr(user))} is left.", highlight=False)
+            _show_kept(console, traces)
+            return
+        _show(console, traces, dry_run)
         if dry_run:
             return
         if not yes:

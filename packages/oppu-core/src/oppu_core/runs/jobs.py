@@ -225,7 +225,7 @@ class VariantJobs:
         trainer, builder = self.trainer(base, builder)
         if "personal" in train:
             with explained(f"Training the adapters of {self.variant.title}", TrainingError):
-                self._train(self.cohorts(trainer, builder), self._plan)
+                self._train(self.cohorts(trainer, builder))
         if "pooled" in train:
             with explained(f"Training the pooled adapter of {self.variant.title}", TrainingError):
                 self._train_pooled(trainer, builder)
@@ -243,14 +243,14 @@ class VariantJobs:
             explained(f"Training the adapters of {self.variant.title}", TrainingError),
             cluster.cohorts(self.variant, self._compute.device, self.store, self._plan) as cohorts,
         ):
-            self._train(cohorts, self._plan)
+            self._train(cohorts)
 
     @functools.cached_property
     def _plan(self) -> CohortPlan:
         path = self._run.plan_path(self.variant.task.name)
         return CohortPlan(path, self.variant.name, self._compute.users_at_once)
 
-    def _train(self, cohorts: personal.Cohorts, plan: CohortPlan) -> None:
+    def _train(self, cohorts: personal.Cohorts) -> None:
         variant, reporter = self.variant, self._reporter
         with reporter.stage(f"{variant.title} adapters", len(self._users), "users") as stage:
 
@@ -275,7 +275,7 @@ class VariantJobs:
                 self.store,
                 on_user,
                 _on_step(stage, 1),
-                plan,
+                self._plan,
             )
 
     def cohorts(self, trainer: Trainer, builder: PromptBuilder) -> personal.LocalCohorts:

@@ -82,7 +82,6 @@ class Worker:
 
     def train(self, folders: Sequence[str], wanted: Collection[str]) -> list[Entry]:
         """Train a cohort, and hand over what is known of the wanted adapters."""
-        self._steps = []
         return list(self._loaded().train([folders], wanted, self._steps.append))
 
     def steps(self) -> list[Progress]:
